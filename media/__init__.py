@@ -1,0 +1,1 @@
+"""Packets and ports. Knows endpoints and payload types; never SIP or SDP."""

@@ -1,0 +1,1 @@
+"""The application: wiring, policy, life-cycle, faces for operators."""

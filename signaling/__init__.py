@@ -1,0 +1,1 @@
+"""SIP and SDP. No media, no policy, and in the protocol cores no I/O."""
