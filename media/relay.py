@@ -1,0 +1,178 @@
+"""The relay as the rest of the process sees it: one-way commands down, events and counters up."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol
+
+Address = tuple[str, int]
+Side = Literal["a", "b"]
+
+
+class Learn(Enum):
+    """How an end's source address is found (design.md s.4.6). Once found it is locked."""
+
+    OFF = "off"  # only the signalled address and port
+    PORT = "port"  # the signalled address (`expect`), any port, within the window
+    ANY = "any"  # any address within the window; `expect` wins over strangers where it is given
+
+
+@dataclass(frozen=True, slots=True)
+class PortPair:
+    """Two of our UDP ports, `rtp` even and `rtcp` the next one (RFC 3550 s.11), on the bind address `host`."""
+
+    network: str
+    host: str
+    rtp: int
+    rtcp: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One side of a stream.
+
+    `remote` is where packets to this end go, None while unknown. `remote_rtcp` likewise for RTCP. With
+    `rtcp_mux` RTCP uses the RTP port (RFC 5761). `expect` is the only host that learning trusts, where known.
+    `receive`: packets that come from this end are forwarded (else counted and dropped). `send`: packets are
+    forwarded to this end. `codecs` maps payload type to (encoding name, clock rate in Hz), for jitter and MOS.
+    `epoch` grows whenever a new source is allowed to be learned again (address change, re-INVITE).
+    """
+
+    local: PortPair
+    remote: Address | None = None
+    remote_rtcp: Address | None = None
+    rtcp_mux: bool = False
+    learn: Learn = Learn.OFF
+    expect: str | None = None
+    receive: bool = True
+    send: bool = True
+    codecs: tuple[tuple[int, str, int], ...] = ()
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """One m= line of one call: two ends. `kind` "rtp" or "udptl" (T.38: one port, no RTP checks, no RTCP).
+
+    Silence limits in seconds, 0 switches one off: `start_s` without any packet since opening, `silence_s` after
+    the last one. A stream is silent when neither side that may send (`receive`) sends.
+    """
+
+    id: int
+    call: str
+    kind: Literal["rtp", "udptl"]
+    a: End
+    b: End
+    window_s: float = 10.0
+    start_s: float = 0.0
+    silence_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What came from one end (RTP unless the name says RTCP), cumulative since the stream was opened.
+
+    `lost` by RFC 3550 s.A.3 (may be negative with duplicates), `jitter_ms` by s.A.8, `max_jitter_ms` its peak,
+    `rtt_ms` from RTCP (s.6.4.1) or None, `mos` by ITU-T G.107 or None without RTP. `strangers`: packets from a
+    source that is not ours. `muted`: packets that came while `receive` was false. `malformed`: not RTP at all.
+    `source` the locked RTP source. `last_s` seconds since the last packet, None for never.
+    """
+
+    packets: int = 0
+    bytes: int = 0
+    forwarded: int = 0
+    lost: int = 0
+    jitter_ms: float = 0.0
+    max_jitter_ms: float = 0.0
+    reordered: int = 0
+    resets: int = 0
+    ssrc_changes: int = 0
+    rtcp_packets: int = 0
+    rtt_ms: float | None = None
+    mos: float | None = None
+    strangers: int = 0
+    muted: int = 0
+    malformed: int = 0
+    payload_types: tuple[int, ...] = ()
+    source: Address | None = None
+    last_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCounters:
+    """Counters of one stream: what came from end a and what came from end b."""
+
+    id: int
+    call: str
+    a: Counters
+    b: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLocked:
+    """End `side` of a stream now has a known source."""
+
+    stream: int
+    call: str
+    side: Side
+    source: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No packet for `seconds`; `ever` tells whether there had been any."""
+
+    stream: int
+    call: str
+    seconds: float
+    ever: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A stream is gone and its ports are free; the final counters."""
+
+    stream: int
+    call: str
+    counters: StreamCounters
+
+
+@dataclass(frozen=True, slots=True)
+class BindFailed:
+    """A port of a stream could not be bound (somebody else has it)."""
+
+    stream: int
+    call: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestarted:
+    """A relay worker died and was replaced; `streams` were opened again on their ports."""
+
+    worker: int
+    streams: int
+
+
+RelayEvent = SourceLocked | Silence | Closed | BindFailed | WorkerRestarted
+
+
+class Relay(Protocol):
+    """Opens, changes and closes streams. Commands return at once and are carried out in order."""
+
+    on_event: Callable[[RelayEvent], None]
+
+    def open(self, spec: StreamSpec) -> None:
+        """Bind the ports of both ends and begin to relay."""
+
+    def change(self, stream: int, side: Side, end: End) -> None:
+        """Replace what is known of one end. A new `local` moves the end to other ports."""
+
+    def limits(self, stream: int, start_s: float, silence_s: float) -> None:
+        """Change the silence limits (a call on hold is silent by right)."""
+
+    def close(self, stream: int) -> None:
+        """Stop relaying; a `Closed` event follows."""
+
+    def query(self, streams: Sequence[int]) -> Awaitable[list[StreamCounters]]:
+        """Counters as of now; streams that are not open are left out."""

@@ -1,0 +1,43 @@
+"""A flow: the one way back to a peer, whatever carries it."""
+
+from dataclasses import dataclass
+
+Address = tuple[str, int]
+"""(literal IPv4 or IPv6 address without brackets, port)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One of our listeners and one remote address (RFC 5626 s.3, for every transport).
+
+    `network` is the name of the network in the configuration, `transport` is "udp" or "tcp" (later "tls", "ws",
+    "wss"), `local` the bound address of our listener, `connection` the number of the stream connection, 0 for
+    datagrams and for a stream connection that has yet to be opened.
+    """
+
+    network: str
+    transport: str
+    local: Address
+    remote: Address
+    connection: int = 0
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the transport retransmits for us (RFC 3261 s.17)."""
+        return self.transport != "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One bound SIP port: `local` is bound, `advertised` is what Via and Contact say (RFC 3261 s.18.1.1)."""
+
+    network: str
+    transport: str
+    local: Address
+    advertised: Address
+
+
+def host_port(address: Address) -> str:
+    """`address` as SIP writes it: brackets round IPv6 (RFC 3261 s.25.1 hostport)."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
