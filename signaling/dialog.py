@@ -1,0 +1,144 @@
+"""A dialog (RFC 3261 s.12): what two user agents keep of each other between requests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from signaling.errors import PeerError
+from signaling.message import Message, Request, Response
+from signaling.uri import SipUri, Uri, parse_uri
+
+
+class Dialog:
+    """Tags, CSeq numbers, remote target and route set of one dialog.
+
+    `local` and `remote` are the To or From values without tag, as they go on the wire. `remote_cseq` is None
+    until the peer has sent a request (s.12.1.2). A dialog is early while `confirmed` is False.
+    """
+
+    __slots__ = (
+        "call_id",
+        "confirmed",
+        "local",
+        "local_cseq",
+        "local_tag",
+        "remote",
+        "remote_cseq",
+        "remote_tag",
+        "remote_target",
+        "route_set",
+    )
+
+    def __init__(self, call_id: str, local: str, local_tag: str, remote: str, remote_tag: str) -> None:
+        self.call_id = call_id
+        self.local = local
+        self.local_tag = local_tag
+        self.remote = remote
+        self.remote_tag = remote_tag
+        self.local_cseq = 0
+        self.remote_cseq: int | None = None
+        self.remote_target = ""
+        self.route_set: tuple[str, ...] = ()
+        self.confirmed = False
+
+    @classmethod
+    def of_request(cls, request: Request, local_tag: str) -> "Dialog":
+        """The dialog that our answer to `request` creates (s.12.1.1)."""
+        local, remote = untagged(request.get("To") or ""), untagged(request.get("From") or "")
+        dialog = cls(request.call_id, local, local_tag, remote, request.from_.tag or "")
+        dialog.remote_cseq = request.cseq.number
+        dialog.route_set = tuple(request.values("Record-Route"))
+        dialog.refresh_target(request)
+        if not dialog.remote_target:
+            raise PeerError(400, "INVITE without Contact (RFC 3261 s.8.1.1.8)", "no-contact")
+        return dialog
+
+    def fork(self, response: Response) -> "Dialog":
+        """The dialog that `response` to our INVITE creates beside this half-made one (s.12.1.2)."""
+        dialog = Dialog(self.call_id, self.local, self.local_tag, self.remote, response.to.tag or "")
+        dialog.local_cseq = self.local_cseq
+        dialog.remote_target = self.remote_target
+        dialog.learn_route(response)
+        return dialog
+
+    def learn_route(self, response: Response) -> None:
+        """Route set and target as the answer to our INVITE gives them (s.12.1.2: in reverse order)."""
+        self.route_set = tuple(reversed(response.values("Record-Route")))
+        self.refresh_target(response)
+
+    def refresh_target(self, message: Message) -> None:
+        """Take the Contact as the new remote target (s.12.2.1.2, s.12.2.2). A broken one changes nothing."""
+        contacts = message.contacts
+        if contacts and contacts[0].uri_text != "*":
+            self.remote_target = contacts[0].uri_text
+
+    def accept(self, request: Request) -> None:
+        """Check and note the CSeq of a request inside the dialog (s.12.2.2): 500 when out of order."""
+        number = request.cseq.number
+        if self.remote_cseq is not None and number < self.remote_cseq:
+            raise PeerError(500, "CSeq out of order", "cseq-out-of-order")
+        self.remote_cseq = number
+
+    def request(
+        self, method: str, fields: Sequence[tuple[str, str]], body: bytes = b"", cseq: int | None = None
+    ) -> Request:
+        """A request inside the dialog (s.12.2.1.1); ACK and CANCEL name the `cseq` of their INVITE."""
+        if cseq is None:
+            self.local_cseq += 1
+            cseq = self.local_cseq
+        uri, routes = self.next_hop()
+        head = [
+            ("Max-Forwards", "70"),
+            ("From", f"{self.local};tag={self.local_tag}"),
+            ("To", f"{self.remote};tag={self.remote_tag}" if self.remote_tag else self.remote),
+            ("Call-ID", self.call_id),
+            ("CSeq", f"{cseq} {method}"),
+        ]
+        head.extend(("Route", route) for route in routes)
+        head.extend(fields)
+        return Request(method, uri, head, body)
+
+    def next_hop(self) -> tuple[str, tuple[str, ...]]:
+        """Request-URI and Route values for the next request (s.12.2.1.1), a strict router first included."""
+        routes = self.route_set
+        if not routes:
+            return self.remote_target, ()
+        first = route_uri(routes[0])
+        if isinstance(first, SipUri) and first.param("lr") is None:
+            return str(first), (*routes[1:], f"<{self.remote_target}>")
+        return self.remote_target, routes
+
+    def destination(self) -> SipUri | None:
+        """The URI whose host the next request goes to: first route, or the remote target."""
+        uri = route_uri(self.route_set[0]) if self.route_set else parse_uri(self.remote_target)
+        return uri if isinstance(uri, SipUri) else None
+
+    def snapshot(self) -> dict[str, Any]:
+        """The dialog as plain data; `restore` is the way back."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def restore(cls, data: dict[str, Any]) -> "Dialog":
+        """The dialog that `snapshot` wrote."""
+        dialog = cls(data["call_id"], data["local"], data["local_tag"], data["remote"], data["remote_tag"])
+        dialog.local_cseq = data["local_cseq"]
+        dialog.remote_cseq = data["remote_cseq"]
+        dialog.remote_target = data["remote_target"]
+        dialog.route_set = tuple(data["route_set"])
+        dialog.confirmed = data["confirmed"]
+        return dialog
+
+
+def route_uri(route: str) -> Uri:
+    """The URI inside a Route or Record-Route value."""
+    start = route.find("<")
+    end = route.find(">", start)
+    return parse_uri(route[start + 1 : end] if 0 <= start < end else route)
+
+
+def untagged(value: str) -> str:
+    """A From or To value without its tag parameter; other parameters stay (s.12.1.1 compares URIs only)."""
+    close = value.rfind(">")
+    head, params = (value[: close + 1], value[close + 1 :]) if close >= 0 else ("", value)
+    parts = params.split(";")
+    kept = [part for part in parts[1:] if not part.strip().lower().startswith("tag=")]
+    return ";".join([head + parts[0], *kept]) if head or parts[0] else value

@@ -1,0 +1,149 @@
+"""Call events: what one leg tells the other. Nothing crosses the border unless one of these carries it.
+
+An event has no addresses, tags or identifiers of the network it comes from: identities and header fields are
+host-less (`signaling.topology`), `sdp` is a body that the anchor rewrites on the way, `early` is an opaque
+number of an early dialog inside the call.
+"""
+
+from dataclasses import dataclass, field
+
+from signaling.topology import Carried, Identity
+
+NOTHING = Carried()
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An INVITE that opens a call. `sdp` is None for a late offer (RFC 3264 s.5)."""
+
+    user: str
+    caller: Identity
+    called: Identity
+    sdp: bytes | None
+    carried: Carried
+    max_forwards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A provisional answer above 100, of early dialog `early`; `sdp` is early media."""
+
+    status: int
+    reason: str
+    early: int
+    sdp: bytes | None = None
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A 2xx to the INVITE. `sdp` is the answer, or the offer when the INVITE had none."""
+
+    early: int
+    sdp: bytes | None = None
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The ACK; `sdp` is the answer to an offer that the 2xx made."""
+
+    sdp: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The call or the update will not be. `rule` names why ("peer-rejected", "server-timeout")."""
+
+    status: int
+    reason: str
+    rule: str
+    carried: Carried = NOTHING
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """A 3xx. `contacts` are URIs for policy to follow; only their `users` cross to the other leg."""
+
+    status: int
+    reason: str
+    contacts: tuple[str, ...]
+    users: tuple[str, ...] = ()
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A re-INVITE or an UPDATE that changes the session; `sdp` None asks the other side for an offer."""
+
+    sdp: bytes | None
+    method: str
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateAccepted:
+    """A 2xx to an `Updated`: the answer, or the offer when the update had none."""
+
+    sdp: bytes | None
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRejected:
+    """A failure of an `Updated`; the session in force stays (RFC 3261 s.14.1)."""
+
+    status: int
+    reason: str
+    rule: str
+    carried: Carried = NOTHING
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Informed:
+    """A request inside the dialog that is no session change: INFO, MESSAGE, OPTIONS, NOTIFY."""
+
+    number: int
+    method: str
+    content_type: str
+    body: bytes
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class InformAnswered:
+    """The final answer to the `Informed` with the same number."""
+
+    number: int
+    status: int
+    reason: str
+    content_type: str = ""
+    body: bytes = b""
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The leg is over. `cause` is a slug: "bye", "cancel", "no-ack", "session-timer", "media-silence"."""
+
+    cause: str
+    text: str = ""
+    carried: Carried = field(default=NOTHING)
+
+
+Event = (
+    Offered
+    | Progressed
+    | Answered
+    | Confirmed
+    | Rejected
+    | Redirected
+    | Updated
+    | UpdateAccepted
+    | UpdateRejected
+    | Informed
+    | InformAnswered
+    | Released
+)

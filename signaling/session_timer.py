@@ -1,0 +1,102 @@
+"""Session timers (RFC 4028): what the two sides of one leg agreed, and when which of them must act."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from signaling.errors import PeerError
+from signaling.headers import parse_params
+from signaling.message import Message, Request, Response
+
+Refresher = Literal["local", "remote"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimer:
+    """An agreed session interval in seconds and who refreshes it."""
+
+    interval_s: int
+    refresher: Refresher
+
+    def due(self, now: float) -> float:
+        """When to refresh (s.7.4: half of the interval), or to hang up (s.10: before it ends)."""
+        if self.refresher == "local":
+            return now + self.interval_s / 2
+        return now + self.interval_s - min(32.0, self.interval_s / 3)
+
+
+def session_expires(message: Message) -> tuple[int, str | None] | None:
+    """The Session-Expires field as (seconds, refresher parameter), None without one; 400 if broken."""
+    value = message.get("Session-Expires")
+    if value is None:
+        return None
+    seconds, _, rest = value.partition(";")
+    params = dict(parse_params(rest)) if rest else {}
+    return delta_seconds(seconds, "Session-Expires"), (params.get("refresher") or "").lower() or None
+
+
+def min_se(message: Message) -> int | None:
+    """The Min-SE field in seconds, None where there is none; 400 if broken."""
+    value = message.get("Min-SE")
+    return None if value is None else delta_seconds(value.partition(";")[0], "Min-SE")
+
+
+def delta_seconds(text: str, field: str) -> int:
+    """A bounded number of seconds (RFC 3261 s.25.1 delta-seconds)."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise PeerError(400, f"{field} is not a number of seconds", "bad-session-timer")
+    return int(text)
+
+
+def supports_timer(message: Message) -> bool:
+    """Whether the sender knows session timers."""
+    return any(
+        value.lower() == "timer" for name in ("Supported", "Require") for value in message.values(name)
+    )
+
+
+def serve(request: Request, ours_s: int, min_se_s: int) -> SessionTimer | None:
+    """What we answer to `request` (s.9): the agreement, or None. 422 when theirs is too small."""
+    wanted = session_expires(request)
+    knows = supports_timer(request)
+    if wanted is None:
+        if not ours_s:
+            return None
+        return SessionTimer(max(ours_s, min_se(request) or 0), "remote" if knows else "local")
+    seconds, refresher = wanted
+    if seconds < min_se_s:
+        if knows:
+            raise PeerError(422, "Session Interval Too Small", "session-interval-too-small")
+        seconds = min_se_s
+    if ours_s and ours_s < seconds:
+        seconds = max(ours_s, min_se(request) or 0, min_se_s)
+    if not knows:
+        return SessionTimer(seconds, "local")
+    return SessionTimer(seconds, "local" if refresher == "uas" else "remote")
+
+
+def served_fields(timer: SessionTimer | None, request: Request) -> list[tuple[str, str]]:
+    """The fields of our 2xx to `request` (s.9 table 2)."""
+    if timer is None:
+        return []
+    remote = timer.refresher == "remote"
+    fields = [("Session-Expires", f"{timer.interval_s};refresher={'uac' if remote else 'uas'}")]
+    if remote and supports_timer(request):
+        fields.append(("Require", "timer"))
+    return fields
+
+
+def asked_fields(interval_s: int, min_se_s: int, timer: SessionTimer | None) -> list[tuple[str, str]]:
+    """The fields of our INVITE or UPDATE (s.7.1, s.7.4); in a refresh the role is kept."""
+    if not interval_s:
+        return []
+    role = "" if timer is None else f";refresher={'uac' if timer.refresher == 'local' else 'uas'}"
+    return [("Session-Expires", f"{interval_s}{role}"), ("Min-SE", str(min_se_s))]
+
+
+def agreed(response: Response) -> SessionTimer | None:
+    """What a 2xx to our request agrees to (s.7.2); without Session-Expires there is no timer."""
+    answer = session_expires(response)
+    if answer is None or answer[0] == 0:
+        return None
+    return SessionTimer(answer[0], "remote" if answer[1] == "uas" else "local")
