@@ -1,0 +1,165 @@
+"""The pool of media ports: even/odd pairs per network, which rest before they are used again."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+from media.relay import PortPair
+
+Range = tuple[str, int, int]
+"""(bind address, first port, last port), both inclusive."""
+
+# Some phones go on sending to the port of the previous call, and packets in flight arrive after the BYE: a
+# pair rests before the next call gets it, so that nobody hears the end of somebody else's conversation.
+QUARANTINE_S = 30.0
+
+# The next pair is picked among this many of those that have been free for longest: the choice cannot be
+# guessed from the last one, and a pair still rests as long as the pool allows.
+CHOICE = 256
+
+
+class PoolExhausted(Exception):
+    """No pair is free on `network`; `resting` pairs are in quarantine."""
+
+    def __init__(self, network: str, resting: int) -> None:
+        super().__init__(f"no media port pair free on {network} ({resting} resting)")
+        self.network = network
+        self.resting = resting
+
+
+class _Network:
+    """The pairs of one network, each known by its even (RTP) port."""
+
+    __slots__ = ("first", "free", "host", "in_use", "last", "resting")
+
+    def __init__(self, host: str, first: int, last: int) -> None:
+        if not 0 < first <= last <= 65535:
+            raise ValueError(f"port range {first}-{last} is not within 1-65535")
+        self.host = host
+        self.first = first + first % 2
+        self.last = last
+        # RFC 3550 s.11: RTP on the even port, RTCP on the next one; a range may begin odd or end even.
+        self.free = deque(range(self.first, last, 2))
+        self.in_use: set[int] = set()
+        self.resting: deque[tuple[float, int]] = deque()
+
+    def wake(self, now: float) -> None:
+        """Move the pairs that have rested long enough to the free ones; amortised O(1) per release."""
+        resting = self.resting
+        while resting and resting[0][0] <= now:
+            self.free.append(resting.popleft()[1])
+
+
+class PortPool:
+    """Pairs of ports for every network in `ranges`; allocate and release are O(1).
+
+    The key is any name: a network with two bind addresses has two keys. A pair that is released rests for
+    `quarantine_s` seconds (0: none) before it can be allocated again. `pick(n)` gives an index below n and
+    chooses among the longest free pairs (`random.SystemRandom().randrange` in production); without it the
+    pool simply rotates. Raises ValueError when two keys would hand out the same port of the same address.
+    """
+
+    def __init__(
+        self,
+        ranges: Mapping[str, Range],
+        quarantine_s: float = QUARANTINE_S,
+        pick: Callable[[int], int] | None = None,
+    ) -> None:
+        self._quarantine_s = quarantine_s
+        self._pick = pick
+        self._networks: dict[str, _Network] = {}
+        # Pairs handed out before a reload took their network or address away.
+        self._orphans: set[PortPair] = set()
+        self.reconfigure(ranges, quarantine_s)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names that can be allocated from."""
+        return tuple(self._networks)
+
+    def allocate(self, network: str, now: float) -> PortPair:
+        """A pair of free ports on `network`, ours until `release`. Raises PoolExhausted, KeyError."""
+        pool = self._networks[network]
+        if pool.resting and pool.resting[0][0] <= now:
+            pool.wake(now)
+        free = pool.free
+        if not free:
+            raise PoolExhausted(network, len(pool.resting))
+        if self._pick is not None:
+            index = self._pick(min(len(free), CHOICE))
+            free[0], free[index] = free[index], free[0]
+        port = free.popleft()
+        pool.in_use.add(port)
+        return PortPair(network, pool.host, port, port + 1)
+
+    def release(self, pair: PortPair, now: float) -> None:
+        """Give a pair back. Raises ValueError when it is not in use: a second release would, once the pair
+        belongs to another call, take it away from there, so it is an error and not a no-op."""
+        if pair in self._orphans:
+            self._orphans.remove(pair)
+            pools = [pool for pool in self._networks.values() if pool.host == pair.host]
+        else:
+            pool = self._networks.get(pair.network)
+            if pool is None or pool.host != pair.host or pair.rtp not in pool.in_use:
+                raise ValueError(f"{pair.network} {pair.host}:{pair.rtp} is not in use")
+            pool.in_use.remove(pair.rtp)
+            pools = [pool]
+        for pool in pools:
+            # A reload may have shrunk the range meanwhile: then the pair is dropped.
+            if pool.first <= pair.rtp < pool.last:
+                if self._quarantine_s > 0:
+                    pool.resting.append((now + self._quarantine_s, pair.rtp))
+                else:
+                    pool.free.append(pair.rtp)
+
+    def reconfigure(self, ranges: Mapping[str, Range], quarantine_s: float) -> None:
+        """Change the ranges (configuration reload). Pairs in use stay valid until they are released."""
+        _check_overlap(ranges)
+        networks: dict[str, _Network] = {}
+        for name, (host, first, last) in ranges.items():
+            fresh = networks[name] = _Network(host, first, last)
+            old = self._networks.get(name)
+            if old is not None and old.host == host:
+                fresh.in_use = old.in_use
+                fresh.resting = deque(entry for entry in old.resting if fresh.first <= entry[1] < last)
+        for name, old in self._networks.items():
+            if name not in networks or networks[name].in_use is not old.in_use:
+                self._orphans.update(PortPair(name, old.host, port, port + 1) for port in old.in_use)
+        for fresh in networks.values():
+            taken = fresh.in_use | {port for _, port in fresh.resting}
+            taken |= {pair.rtp for pair in self._orphans if pair.host == fresh.host}
+            fresh.free = deque(port for port in fresh.free if port not in taken)
+        self._networks = networks
+        self._quarantine_s = quarantine_s
+
+    def size(self, network: str) -> int:
+        """How many pairs the range of `network` holds."""
+        pool = self._networks[network]
+        return max(0, (pool.last - pool.first + 1) // 2)
+
+    def in_use(self, network: str) -> int:
+        """How many pairs of `network` are handed out."""
+        return len(self._networks[network].in_use)
+
+    def free(self, network: str, now: float) -> int:
+        """How many pairs of `network` could be allocated at this moment."""
+        pool = self._networks[network]
+        pool.wake(now)
+        return len(pool.free)
+
+    def resting(self, network: str, now: float) -> int:
+        """How many pairs of `network` are in quarantine."""
+        pool = self._networks[network]
+        pool.wake(now)
+        return len(pool.resting)
+
+    def total_in_use(self) -> int:
+        """Pairs handed out on all networks, those of networks that a reload removed included."""
+        return sum(len(pool.in_use) for pool in self._networks.values()) + len(self._orphans)
+
+
+def _check_overlap(ranges: Mapping[str, Range]) -> None:
+    spans = sorted((host, first, last, name) for name, (host, first, last) in ranges.items())
+    for (host, _, last, name), (next_host, next_first, _, next_name) in pairwise(spans):
+        if host == next_host and next_first <= last:
+            raise ValueError(f"media ports of {name} and {next_name} overlap on {host}")
