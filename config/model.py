@@ -1,0 +1,453 @@
+"""What the configuration is made of: every key with its unit, its default and what it does.
+
+The models are frozen and hold checked values only. `config.load` makes them from YAML, `config.check` compares
+them with each other, `config.reference` turns the descriptions below into documentation.
+
+Some fields are written in the file in a shorter form than they have here: `udp:5060` is a `Listen`,
+`20000-39999` a `PortRange`, `sip:10.0.0.20` a `SipServer`, `198.51.100.0/24` a network of `ipaddress`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from config.values import (
+    MAX_NAMES,
+    RANGE_SCHEMA,
+    Advertised,
+    Count,
+    Domain,
+    HostAddress,
+    Listen,
+    Listeners,
+    Model,
+    Name,
+    Names,
+    Pattern,
+    PortRange,
+    Positive,
+    PositiveSeconds,
+    Prefixes,
+    Rate,
+    Seconds,
+    Servers,
+    SipServer,
+    StatusCode,
+    Text,
+    WholeSeconds,
+    as_list,
+    bad,
+)
+
+__all__ = ["Config", "Listen", "Network", "PortRange", "Route", "SipServer", "Trunk", "schema"]
+
+
+class Network(Model):
+    """A network that we stand in: our addresses and ports there, and how its peers see us."""
+
+    name: SkipJsonSchema[Annotated[Name, Field(description="Set from the key.")]]
+    address: Annotated[
+        HostAddress,
+        Field(description="Our IP address in this network, IPv4 or IPv6. Give either this or `interface`."),
+    ] = ""
+    interface: Annotated[
+        Text | None,
+        Field(
+            description="Network interface whose first address is ours, instead of `address`; looked up at start."
+        ),
+    ] = None
+    address6: Annotated[
+        HostAddress | None,
+        Field(description="A second address of ours, IPv6, when `address` is IPv4: SIP and media use both."),
+    ] = None
+    advertise: Annotated[
+        Advertised | None,
+        Field(
+            description="Address that peers reach us at, when it differs from `address` (1:1 NAT). Written to Via, "
+            "Contact and SDP. None: `address`."
+        ),
+    ] = None
+    listen: Annotated[
+        Listeners,
+        Field(description="SIP ports, as transport:port; transports are udp and tcp."),
+    ] = (Listen(transport="udp", port=5060), Listen(transport="tcp", port=5060))
+    media_ports: Annotated[
+        PortRange,
+        WithJsonSchema(RANGE_SCHEMA),
+        Field(
+            description="UDP ports for media, FIRST-LAST; each stream takes an even port and the next odd one."
+        ),
+    ] = PortRange(first=20000, last=39999)
+    media_address: Annotated[
+        HostAddress | None, Field(description="Address of ours for media. None: the same as for SIP.")
+    ] = None
+    media_address6: Annotated[
+        HostAddress | None, Field(description="IPv6 address of ours for media. None: `address6`.")
+    ] = None
+    nat: Annotated[
+        Literal["none", "far-end"],
+        Field(
+            description="far-end: peers may sit behind NAT, so SIP answers and media go to where their packets "
+            "really come from. none: what peers write in SIP and SDP is right."
+        ),
+    ] = "none"
+    domain: Annotated[
+        Domain | None,
+        Field(
+            description="Host name in From, To and identity headers sent here. None: `advertise` or `address`."
+        ),
+    ] = None
+    user_agent: Annotated[
+        Text | None, Field(description="Value of User-Agent and Server sent here. None: neither is sent.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_way_to_an_address(self) -> "Network":
+        if not self.address and self.interface is None:
+            raise bad(
+                "missing", "no address; write address: with one of our own, or interface: with its name"
+            )
+        return self
+
+    @property
+    def sip_addresses(self) -> tuple[str, ...]:
+        """Our addresses for SIP that are known so far (none while `interface` is not resolved)."""
+        return tuple(x for x in (self.address, self.address6) if x)
+
+    @property
+    def media_addresses(self) -> tuple[str, ...]:
+        """Our addresses for media that are known so far."""
+        return tuple(
+            x for x in (self.media_address or self.address, self.media_address6 or self.address6) if x
+        )
+
+
+class Check(Model):
+    """OPTIONS pings that find out which servers of a trunk are up."""
+
+    options_every_s: Annotated[
+        Seconds, Field(description="Time between pings to each server, s; 0: no pings.")
+    ] = 0
+    timeout_s: Annotated[
+        PositiveSeconds, Field(description="A ping without answer for so long has failed, s.")
+    ] = 4
+    down_after: Annotated[
+        Positive, Field(le=100, description="Failed pings in a row that mark a server down.")
+    ] = 2
+    up_after: Annotated[
+        Positive, Field(le=100, description="Answered pings in a row that mark it up again.")
+    ] = 1
+
+
+class Trunk(Model):
+    """A peer that calls come from and go to: a carrier, a PBX, a proxy, with one or more servers."""
+
+    name: SkipJsonSchema[Annotated[Name, Field(description="Set from the key.")]]
+    network: Annotated[Name, Field(description="Network that the peer is in.")]
+    servers: Annotated[
+        Servers,
+        Field(
+            description="SIP URIs of its servers, tried in order. Requests that come from the literal addresses "
+            "among them belong to this trunk too."
+        ),
+    ]
+    from_: Annotated[
+        Prefixes,
+        Field(
+            validation_alias="from",
+            serialization_alias="from",
+            description="Addresses and prefixes that its requests come from, besides those of `servers`.",
+        ),
+    ] = ()
+    check: Annotated[Check | None, Field(description="OPTIONS pings; None: servers always count as up.")] = (
+        None
+    )
+    failover_on: Annotated[
+        tuple[StatusCode, ...],
+        BeforeValidator(as_list),
+        Field(
+            max_length=100,
+            description="Final SIP answers after which the next server is tried; no answer at all always counts.",
+        ),
+    ] = (503,)
+    redirects: Annotated[
+        Literal["pass", "follow"],
+        Field(
+            description="What a 3xx answer does: go back to the caller, or be followed to the new target here."
+        ),
+    ] = "pass"
+    max_calls: Annotated[
+        Positive | None, Field(description="Most calls at a time over this trunk. None: `limits.max_calls`.")
+    ] = None
+    nat: Annotated[
+        Literal["none", "far-end"] | None,
+        Field(description="As in the network. None: what the network says."),
+    ] = None
+    domain: Annotated[
+        Domain | None,
+        Field(description="Host name in identity headers sent here. None: what the network says."),
+    ] = None
+
+
+class Reject(Model):
+    """An answer of our own instead of a trunk."""
+
+    status: Annotated[int, Field(strict=True, ge=400, le=699, description="SIP status code, 400 to 699.")] = (
+        403
+    )
+    reason: Annotated[
+        Text, Field(max_length=128, pattern=r"^[^\r\n]*$", description="Reason phrase sent with it.")
+    ] = "Forbidden"
+
+
+class Route(Model):
+    """Where calls go. Routes are tried from the top; the first that fits decides."""
+
+    from_: Annotated[
+        Name,
+        Field(
+            validation_alias="from",
+            serialization_alias="from",
+            description="Where the call comes from: the name of a network or a trunk, or `any`.",
+        ),
+    ] = "any"
+    match: Annotated[
+        Pattern | None,
+        Field(
+            description="Regular expression that must be found in the called user (of the Request-URI); "
+            "anchor it with ^ and $. None: every call."
+        ),
+    ] = None
+    from_match: Annotated[
+        Pattern | None, Field(description="The same for the calling user (of From). None: every caller.")
+    ] = None
+    to: Annotated[Names, Field(description="Trunks, tried in order.")] = ()
+    reject: Annotated[Reject | None, Field(description="Refuse the call instead of `to`.")] = None
+    strip: Annotated[
+        int, Field(strict=True, ge=0, le=64, description="Characters taken off the front of the called user.")
+    ] = 0
+    prepend: Annotated[
+        Text, Field(max_length=64, description="Text put before the called user, after `strip`.")
+    ] = ""
+    line: SkipJsonSchema[Annotated[int, Field(description="Line in the file.")]] = 0
+
+    @model_validator(mode="after")
+    def _one_outcome(self) -> "Route":
+        if bool(self.to) == (self.reject is not None):
+            raise bad(
+                "missing",
+                "a route needs either to: with trunks, or reject: with a status; not both, not none",
+            )
+        return self
+
+
+class Limits(Model):
+    """How much of everything there may be; beyond it is an answer with a reason or a counted drop."""
+
+    max_calls: Annotated[Positive, Field(description="Calls at a time.")] = 1000
+    calls_per_s: Annotated[Rate, Field(description="New calls a second, all together; 0: no limit.")] = 0
+    calls_per_s_per_source: Annotated[
+        Rate, Field(description="New calls a second from one address; 0: no limit.")
+    ] = 0
+    max_message_bytes: Annotated[
+        Positive, Field(ge=1300, le=1_048_576, description="Largest SIP message, bytes.")
+    ] = 65535
+    max_headers: Annotated[
+        Positive, Field(ge=16, le=10_000, description="Header lines of a SIP message.")
+    ] = 128
+    max_transactions: Annotated[Positive, Field(description="SIP transactions at a time, both ways.")] = (
+        50_000
+    )
+    tcp_connections: Annotated[Positive, Field(description="TCP connections at a time.")] = 1000
+    tcp_connections_per_source: Annotated[
+        Positive, Field(description="TCP connections from one address.")
+    ] = 20
+    tcp_idle_s: Annotated[
+        PositiveSeconds, Field(description="An unused TCP connection is closed after, s.")
+    ] = 600
+    queue_age_ms: Annotated[
+        Positive,
+        Field(description="A new call whose request waited longer than this is refused with 503, ms."),
+    ] = 500
+    max_forwards: Annotated[
+        Positive, Field(le=255, description="Max-Forwards of requests that have none.")
+    ] = 70
+    trace_messages: Annotated[
+        Count, Field(le=10_000, description="SIP messages kept per call for `sbc explain`.")
+    ] = 50
+    recent_calls: Annotated[Count, Field(le=100_000, description="Ended calls kept for `sbc explain`.")] = 200
+
+
+class Timers(Model):
+    """Every wait. 0 switches a timer off where the description says so."""
+
+    t1_ms: Annotated[
+        Positive, Field(le=10_000, description="RFC 3261 T1, estimate of the round trip, ms.")
+    ] = 500
+    t2_ms: Annotated[
+        Positive, Field(le=60_000, description="RFC 3261 T2, longest time between repeats, ms.")
+    ] = 4000
+    t4_ms: Annotated[
+        Positive, Field(le=60_000, description="RFC 3261 T4, longest life of a message in the network, ms.")
+    ] = 5000
+    trying_timeout_s: Annotated[
+        PositiveSeconds,
+        Field(description="A server that sent no provisional answer for so long is given up, s."),
+    ] = 4
+    no_answer_s: Annotated[
+        PositiveSeconds, Field(description="An unanswered call is cancelled after, s (RFC 3261 timer C).")
+    ] = 180
+    max_call_s: Annotated[Seconds, Field(description="Longest call, s; 0: no limit.")] = 14_400
+    session_expires_s: Annotated[
+        WholeSeconds,
+        Field(description="Session interval that we ask for, s (RFC 4028); 0: no session timers."),
+    ] = 1800
+    min_se_s: Annotated[
+        WholeSeconds, Field(description="Shortest session interval that we accept, s (RFC 4028 Min-SE).")
+    ] = 90
+    rtp_silence_s: Annotated[
+        Seconds, Field(description="A call without media from either side ends after, s; 0: never.")
+    ] = 60
+    rtp_start_s: Annotated[
+        Seconds, Field(description="The same while there never was any media, s; 0: never.")
+    ] = 60
+    rtp_hold_s: Annotated[Seconds, Field(description="The same for a call on hold, s; 0: never.")] = 3600
+    learn_window_s: Annotated[
+        PositiveSeconds, Field(description="How long a media source may be learned behind NAT, s.")
+    ] = 10
+    port_quarantine_s: Annotated[
+        Seconds, Field(description="Rest of a media port before its next use, s; 0: none.")
+    ] = 30
+    drain_s: Annotated[Seconds, Field(description="Calls in progress are given so long when we stop, s.")] = (
+        30
+    )
+    dialog_check_s: Annotated[
+        Seconds, Field(description="OPTIONS inside an established call every so often, s; 0: never.")
+    ] = 0
+
+
+class Media(Model):
+    """The media relay."""
+
+    engine: Annotated[
+        Literal["auto", "reference", "native"],
+        Field(description="Who relays in user space; auto: the best that there is."),
+    ] = "auto"
+    fastpath: Annotated[
+        Literal["auto", "on", "off"], Field(description="Relaying in the kernel; auto: where possible.")
+    ] = "auto"
+    workers: Annotated[Count, Field(le=256, description="Relay processes; 0: one per processor core.")] = 0
+    codecs: Annotated[
+        tuple[Annotated[Text, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ...] | None,
+        BeforeValidator(as_list),
+        Field(
+            description="Encoding names that may pass, like PCMA or opus; others are taken out. None: all."
+        ),
+    ] = None
+    dscp: Annotated[
+        int,
+        Field(
+            strict=True, ge=0, le=63, description="DiffServ code point of media packets (46: EF, RFC 4594)."
+        ),
+    ] = 46
+
+
+class Topology(Model):
+    """The runtime guard of topology hiding."""
+
+    verify: Annotated[
+        Literal["off", "count", "block"],
+        Field(
+            description="Scan every outgoing message for anything of the other side; count: log and count what is "
+            "found, block: do not send the message."
+        ),
+    ] = "count"
+
+
+class Log(Model):
+    """What is written down, and where."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="Least important lines that are written; debug shows messages."),
+    ] = "info"
+    file: Annotated[Text | None, Field(description="Log file. None: standard error (the journal).")] = None
+    cdr: Annotated[
+        Text | None, Field(description="File with one JSON line per ended call. None: no file.")
+    ] = None
+    trace: Annotated[
+        Literal["off", "lines", "full"],
+        Field(description="What is kept of the messages of a call: nothing, the first lines, everything."),
+    ] = "lines"
+
+
+class Control(Model):
+    """How `sbc calls`, `sbc explain` and `sbc reload` reach the running server."""
+
+    socket: Annotated[Text, Field(description="Path of the Unix socket.")] = "/run/sbc/control.sock"
+
+
+def _named(value: object) -> object:
+    """Gives the entries of a mapping their key as `name`."""
+    if not isinstance(value, dict):
+        return value
+    return {key: {**entry, "name": key} if isinstance(entry, dict) else entry for key, entry in value.items()}
+
+
+class Config(Model):
+    """The whole configuration."""
+
+    networks: Annotated[
+        dict[Name, Network],
+        BeforeValidator(_named),
+        Field(
+            min_length=1, max_length=MAX_NAMES, description="Networks that we stand in, by name; usually two."
+        ),
+    ]
+    trunks: Annotated[
+        dict[Name, Trunk],
+        BeforeValidator(_named),
+        Field(max_length=MAX_NAMES, description="Peers that calls come from and go to, by name."),
+    ] = {}
+    routes: Annotated[
+        tuple[Route, ...],
+        Field(max_length=10_000, description="Where calls go; the first route that fits decides."),
+    ] = ()
+    limits: Annotated[Limits, Field(description="How much of everything there may be.")] = Limits()
+    timers: Annotated[Timers, Field(description="Every wait.")] = Timers()
+    media: Annotated[Media, Field(description="The media relay.")] = Media()
+    topology: Annotated[Topology, Field(description="The guard of topology hiding.")] = Topology()
+    log: Annotated[Log, Field(description="Log, call records, traces.")] = Log()
+    control: Annotated[Control, Field(description="The control socket.")] = Control()
+    path: SkipJsonSchema[Annotated[str, Field(description="File that it was read from.")]] = ""
+
+    _marks: dict[str, tuple[int, int]] = PrivateAttr(default_factory=dict)
+
+    def position(self, key: str) -> tuple[int, int]:
+        """(line, column) in the file of a key such as `networks.public.listen[0]`, or of the nearest above it."""
+        while key and key not in self._marks:
+            key = key[: max(key.rfind("."), key.rfind("["), 0)]
+        return self._marks.get(key, (1, 1))
+
+    def with_marks(self, marks: dict[str, tuple[int, int]]) -> "Config":
+        """The same configuration that knows where its keys stand in the file."""
+        marked = self.model_copy()
+        marked._marks = marks
+        return marked
+
+    def __repr__(self) -> str:
+        # Not everything: values may have come from secret files.
+        counts = f"{len(self.networks)} networks, {len(self.trunks)} trunks, {len(self.routes)} routes"
+        return f"Config({self.path!r}, {counts})"
+
+    __str__ = __repr__
+
+
+INTERNAL_FIELDS = frozenset({"name", "line", "path", "from_"})
+"""Fields or Python names that are not keys of the file (a trunk's name is its key)."""
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

@@ -1,0 +1,308 @@
+"""Values that a key of the configuration can hold: text, addresses, ports, listeners, servers."""
+
+import ipaddress
+import re
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from config.pattern import refusal
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_NAMES = 1000
+"""Most entries of one list or mapping."""
+
+
+class Int(int):
+    """An integer that remembers how it was written, so that a key that holds text can have `0`, `49` or `1.0`."""
+
+    text: str
+
+
+class Float(float):
+    """A number with a fraction that remembers how it was written."""
+
+    text: str
+
+
+def bad(kind: str, message: str) -> PydanticCustomError:
+    """A mistake in one value, as a validator raises it: `message` is shown as it is."""
+    # The braces of pydantic's templates would trip over a `{` in what the user wrote.
+    return PydanticCustomError(kind, "{message}", {"message": message})
+
+
+def _as_text(value: object) -> object:
+    return value.text if isinstance(value, Int | Float) else value
+
+
+def as_list(value: object) -> object:
+    """A list of one where a single value stands for it."""
+    return [value] if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _address(text: str) -> str:
+    if text.startswith("["):
+        raise bad("address", "an IPv6 address stands here without brackets, like 2001:db8::1")
+    if "%" in text:
+        raise bad("address", "an address with a zone cannot be used; write a global or unique local address")
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise bad(
+            "address", f"{quoted(text)} is no IP address; write a literal one like 192.0.2.10 or 2001:db8::10"
+        ) from None
+    if address.is_multicast or text == "255.255.255.255":
+        raise bad("address", f"{text} is a multicast or broadcast address; write the address of one host")
+    return str(address)
+
+
+def _advertised(text: str) -> str:
+    if text == "auto":
+        raise bad(
+            "address",
+            "finding our public address by itself is not in this version yet; "
+            "write the literal address that peers reach us at",
+        )
+    return _address(text)
+
+
+def _ip_network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise bad(
+            "ip_network",
+            f"{quoted(value)} is no address or prefix; write one like 198.51.100.7, 198.51.100.0/24 or 2001:db8::/32",
+        ) from None
+    raise bad("ip_network", f"{value} has bits set to the right of the prefix; write {wider}")
+
+
+def _is_host(text: str) -> bool:
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and all(
+        re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", x) for x in labels
+    )
+
+
+def _domain(text: str) -> str:
+    if not _is_host(text):
+        raise bad(
+            "domain",
+            f"{quoted(text)} is no host name; write one like sip.example.com, without scheme or port",
+        )
+    return text.lower()
+
+
+def _pattern(text: str) -> str:
+    problem = refusal(text)
+    if problem is not None:
+        raise bad("pattern", problem)
+    return text
+
+
+def quoted(text: str) -> str:
+    """`text` as an error message shows it: bounded and printable, in quotation marks."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[:60])
+    return f'"{shown}{"..." if len(text) > 60 else ""}"'
+
+
+def port_number(text: str) -> int | None:
+    """A decimal UDP or TCP port, or None when it is none."""
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII):
+        return None
+    return int(text) if 1 <= int(text) <= 65535 else None
+
+
+Text = Annotated[str, BeforeValidator(_as_text), Field(max_length=1024)]
+Name = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+HostAddress = Annotated[Text, AfterValidator(_address)]
+Advertised = Annotated[Text, AfterValidator(_advertised)]
+Domain = Annotated[Text, AfterValidator(_domain)]
+Pattern = Annotated[Text, AfterValidator(_pattern)]
+Prefix = Annotated[
+    IpNetwork,
+    BeforeValidator(_ip_network),
+    WithJsonSchema({"type": "string", "description": "IP address or prefix"}),
+]
+Count = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=604_800)]
+PositiveSeconds = Annotated[float, Field(strict=True, gt=0, le=604_800)]
+WholeSeconds = Annotated[int, Field(strict=True, ge=0, le=604_800)]
+Rate = Annotated[float, Field(strict=True, ge=0, le=1_000_000)]
+StatusCode = Annotated[int, Field(strict=True, ge=300, le=699)]
+
+
+class Model(BaseModel):
+    """Frozen, and without keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class Listen(Model):
+    """One SIP port of a network, written `transport:port`: `udp:5060`."""
+
+    transport: Annotated[str, Field(description="udp or tcp.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="UDP or TCP port.")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, Int) or value is None:
+            value = getattr(value, "text", "")
+        if not isinstance(value, str):
+            return value
+        transport, colon, port_text = value.partition(":")
+        transport = transport.strip().lower()
+        if transport in {"tls", "ws", "wss", "sctp"}:
+            raise bad("listen", f"{transport} is not in this version yet; write udp:PORT or tcp:PORT")
+        if transport not in {"udp", "tcp"} or not colon:
+            raise bad("listen", f"{quoted(value)} is no listener; write udp:PORT or tcp:PORT, like udp:5060")
+        port = port_number(port_text.strip())
+        if port is None:
+            raise bad("listen", f"{quoted(port_text.strip())} is no port; write a number from 1 to 65535")
+        return {"transport": transport, "port": port}
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.port}"
+
+
+class PortRange(Model):
+    """UDP ports from `first` to `last`, both included, written `20000-39999`."""
+
+    first: Annotated[int, Field(ge=1, le=65535, description="Lowest port.")]
+    last: Annotated[int, Field(ge=1, le=65535, description="Highest port.")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, Int | Float):
+            value = value.text
+        if not isinstance(value, str):
+            return value
+        first_text, dash, last_text = value.partition("-")
+        first, last = port_number(first_text.strip()), port_number(last_text.strip())
+        if not dash or first is None or last is None:
+            raise bad(
+                "port_range",
+                f"{quoted(value)} is no port range; write FIRST-LAST from 1 to 65535, like 20000-39999",
+            )
+        if first >= last:
+            raise bad("port_range", f"{value} ends before it holds two ports; write the lower one first")
+        return {"first": first, "last": last}
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of an even RTP port and the next odd RTCP port that fit in (RFC 3550 s.11)."""
+        return max(0, (self.last - 1) // 2 - (self.first + 1) // 2 + 1)
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+class SipServer(Model):
+    """One server of a trunk, written as a SIP URI: `sip:10.0.0.20:5080;transport=tcp`."""
+
+    uri: Annotated[str, Field(description="As written in the configuration.")]
+    host: Annotated[str, Field(description="Literal address (IPv6 without brackets) or name.")]
+    port: Annotated[int | None, Field(ge=1, le=65535, description="Port, none for the default 5060.")] = None
+    transport: Annotated[str, Field(description="udp or tcp.")] = "udp"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return server_parts(value) if isinstance(value, str) else value
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def literal(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The address, when the host is one and not a name."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+
+def server_parts(text: str) -> dict[str, Any]:
+    """The fields of a `SipServer` from its URI; raises PydanticCustomError."""
+    example = "write one like sip:10.0.0.20, sip:pbx.example.com:5080 or sip:10.0.0.20;transport=tcp"
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() == "sips":
+        raise bad("server", f"{quoted(text)} asks for TLS, which is not in this version yet; write sip:")
+    if scheme.lower() != "sip" or not colon:
+        raise bad("server", f"{quoted(text)} is no SIP URI; {example}")
+    if "@" in rest or "?" in rest:
+        raise bad("server", f"{quoted(text)}: a server has neither a user part nor headers; {example}")
+    host_port, *params = rest.split(";")
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([^:]*))?", host_port)
+    if found is None:
+        raise bad("server", f"{quoted(text)} has no host in it (IPv6 needs brackets); {example}")
+    host, port_text = found[1] or found[2].lower(), found[3]
+    port = None if port_text is None else port_number(port_text)
+    if port_text is not None and port is None:
+        raise bad("server", f"{quoted(port_text)} is no port; write a number from 1 to 65535")
+    if found[1] is not None or re.fullmatch(r"[0-9.]+", host):
+        host = _address(host)
+    elif not _is_host(host):
+        raise bad("server", f"{quoted(host)} is no host name or address; {example}")
+    transport = "udp"
+    for param in params:
+        name, _, value = param.partition("=")
+        if name.lower() == "transport" and value.lower() in {"udp", "tcp"}:
+            transport = value.lower()
+        elif name.lower() == "transport":
+            raise bad(
+                "server", f"transport {quoted(value)} is not in this version; write transport=udp or tcp"
+            )
+        elif name.lower() != "lr":
+            raise bad(
+                "server", f"{quoted(param)} means nothing for a server; only ;transport= and ;lr can be given"
+            )
+    return {"uri": text, "host": host, "port": port, "transport": transport}
+
+
+_LISTEN_SCHEMA = {"type": "string", "pattern": "^(udp|tcp):[0-9]{1,5}$"}
+RANGE_SCHEMA = {"type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$"}
+_SERVER_SCHEMA = {"type": "string", "pattern": "^[sS][iI][pP]:.+$"}
+
+
+def _schema_list(items: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [items, {"type": "array", "items": items}]})
+
+
+Listeners = Annotated[
+    tuple[Listen, ...], BeforeValidator(as_list), Field(max_length=32), _schema_list(_LISTEN_SCHEMA)
+]
+Servers = Annotated[
+    tuple[SipServer, ...],
+    BeforeValidator(as_list),
+    Field(min_length=1, max_length=32),
+    _schema_list(_SERVER_SCHEMA),
+]
+Prefixes = Annotated[
+    tuple[Prefix, ...],
+    BeforeValidator(as_list),
+    Field(max_length=MAX_NAMES),
+    _schema_list({"type": "string"}),
+]
+Names = Annotated[
+    tuple[Name, ...], BeforeValidator(as_list), Field(max_length=MAX_NAMES), _schema_list({"type": "string"})
+]
