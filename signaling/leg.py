@@ -1,16 +1,14 @@
-"""One side of a call: SIP outside, call events inside (RFC 3261 s.13-15, RFC 3311, RFC 3264 s.4).
+"""One side of a call: SIP outside, call events inside (RFC 3261 s.12-15, RFC 3311, RFC 3264 s.4).
 
-A leg is told of SIP by `invited`, `request`, `ack`, `cancelled`, `response` and `failed`, of time by
-`handle_timer`, and of the other leg by `deliver`. Each returns effects in order; `Raise` is an event for the
-other side.
+A leg is told of SIP by `request`, `ack`, `cancelled`, `response` and `failed`, of time by `handle_timer`, and of
+the other leg by `deliver`. Each returns effects in order; `Raise` is an event for the other side. `Leg` is what
+both sides are once the call stands; `signaling.caller` and `signaling.callee` add how it comes to that.
 
 Offer and answer: `served` is the peer's INVITE or UPDATE until we have answered it and got the ACK, `asked`
 is ours until it is answered and acknowledged. While either stands a further offer is glare (RFC 3261 s.14).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any, assert_never
 
 from signaling import session_timer
@@ -31,158 +29,34 @@ from signaling.events import (
     Updated,
     UpdateRejected,
 )
-from signaling.flow import Address, Flow, host_port
-from signaling.message import Message, Request, Response, respond
-from signaling.multipart import part_of
-from signaling.session_timer import SessionTimer
-from signaling.topology import (
-    Carried,
-    Site,
-    carry_body,
-    carry_identity,
-    carry_request,
-    carry_response,
-    render,
+from signaling.exchange import (
+    ALLOW,
+    INSIDE,
+    KNOWN,
+    SDP,
+    SUPPORTED,
+    Asked,
+    CancelRequest,
+    Effect,
+    Ended,
+    LegSettings,
+    Phase,
+    Purpose,
+    Raise,
+    Respond,
+    SendAck,
+    SendRequest,
+    Served,
+    State,
+    check_extensions,
+    retry_after,
+    session_body,
 )
-from signaling.transaction import ClientTx, ServerTx
-from signaling.uri import SipUri, TelUri, parse_uri
-
-ALLOWED = ("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "INFO", "UPDATE", "MESSAGE", "NOTIFY")
-ALLOW = ", ".join(ALLOWED)
-INSIDE = ("INFO", "MESSAGE", "OPTIONS", "NOTIFY")
-KNOWN = (*ALLOWED, "REGISTER", "PRACK", "SUBSCRIBE", "REFER", "PUBLISH")
-SUPPORTED = "timer"
-SDP = "application/sdp"
-# A peer that re-INVITEs while we still work on its last one is told to come back (RFC 3261 s.14.2).
-RETRY_AFTER_S = 2
-
-
-class State(Enum):
-    """Where a leg stands."""
-
-    INVITED = "invited"  # the peer's INVITE has no final answer yet
-    CALLING = "calling"  # our INVITE has no final answer yet
-    CANCELLING = "cancelling"  # we gave up our INVITE; its final answer is outstanding
-    UP = "up"
-    LAST_ACK = "last-ack"  # to be released, but our 2xx has no ACK yet (RFC 3261 s.15)
-    RELEASING = "releasing"  # our BYE has no answer yet
-    ENDED = "ended"
-
-
-class Purpose(Enum):
-    """What a request of ours is for."""
-
-    CALL = "call"
-    UPDATE = "update"  # carries an `Updated` of the other leg
-    REFRESH = "refresh"  # session timer
-    INFORM = "inform"  # carries an `Informed` of the other leg
-    CHECK = "check"  # is the peer still there?
-    BYE = "bye"
-
-
-class Phase(Enum):
-    """How far an INVITE (or UPDATE) has come."""
-
-    PENDING = "pending"  # no final answer yet
-    ANSWERED = "answered"  # 2xx, the ACK is outstanding
-
-
-@dataclass(slots=True, eq=False)
-class Asked:
-    """A request of ours and the owner of its client transaction; `number` is that of an `Informed`."""
-
-    leg: "Leg"
-    purpose: Purpose
-    method: str
-    cseq: int
-    offer: bool = False
-    number: int = 0
-    phase: Phase = Phase.PENDING
-    tx: ClientTx | None = None
-    ack: Request | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Served:
-    """An INVITE or UPDATE of the peer; `response` is our 2xx while it waits for the ACK."""
-
-    tx: ServerTx
-    request: Request
-    offer: bool
-    phase: Phase = Phase.PENDING
-    response: Response | None = None
-    interval: float = 0.0
-    retry_at: float = 0.0
-    give_up_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LegSettings:
-    """The numbers a leg works by, in seconds; 0 switches a timer off."""
-
-    t1: float = 0.5
-    t2: float = 4.0
-    trying_timeout_s: float = 4.0
-    no_answer_s: float = 180.0
-    session_expires_s: int = 1800
-    min_se_s: int = 90
-    dialog_check_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SendRequest:
-    """Open a client transaction for `request`; its owner is `asked`."""
-
-    asked: Asked
-    request: Request
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class SendAck:
-    """Send the ACK of a 2xx (RFC 3261 s.13.2.2.4): no transaction."""
-
-    request: Request
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class Respond:
-    """Answer a server transaction."""
-
-    tx: ServerTx
-    response: Response
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequest:
-    """Cancel the client transaction of `asked` (RFC 3261 s.9.1)."""
-
-    asked: Asked
-    fields: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Requests with this Call-ID and this To tag belong to the leg from now on."""
-
-    call_id: str
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class Raise:
-    """Tell the other leg."""
-
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing more will come from this leg."""
-
-
-Effect = SendRequest | SendAck | Respond | CancelRequest | Opened | Raise | Ended
+from signaling.flow import Flow, host_port
+from signaling.message import Request, Response, respond
+from signaling.session_timer import SessionTimer
+from signaling.topology import Carried, Site, carry_body, carry_request, carry_response, render
+from signaling.transaction import ServerTx
 
 
 class Leg:
@@ -193,9 +67,7 @@ class Leg:
         "asked",
         "destination",
         "dialog",
-        "early",
         "flow",
-        "forks",
         "local_sdp",
         "name",
         "opened",
@@ -230,8 +102,6 @@ class Leg:
         self.tag = tag
         self.asked: Asked | None = None
         self.served: Served | None = None
-        self.early: dict[int, str] = {}  # caller's side: our tag for each early dialog of the other leg
-        self.forks: list[str] = []  # called side: the peer's tag of each early dialog
         self.opened: list[str] = []  # our tags that Opened has announced
         self.local_sdp: bytes | None = None
         self.remote_sdp: bytes | None = None
@@ -242,187 +112,7 @@ class Leg:
         self.reference = ""
         self._informs: dict[int, tuple[ServerTx, Request]] = {}
 
-    # -- the caller's side ---------------------------------------------------------------------------------
-
-    @classmethod
-    def invited(
-        cls, name: str, settings: LegSettings, site: Site, flow: Flow, tx: ServerTx, tag: Callable[[], str]
-    ) -> "tuple[Leg, list[Effect]]":
-        """The leg that a new INVITE opens. Raises PeerError for one that cannot be served."""
-        request = tx.request
-        check_extensions(request)
-        sdp = session_body(request)
-        dialog = Dialog.of_request(request, tag())
-        leg = cls(name, settings, site, flow, dialog, State.INVITED, tag)
-        leg.timer = session_timer.serve(request, settings.session_expires_s, settings.min_se_s)
-        leg.served = Served(tx, request, sdp is not None)
-        leg.remote_sdp = sdp
-        leg.remote_updates = allows(request, "UPDATE")
-        uri = parse_uri(request.uri)
-        user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
-        hops = request.max_forwards
-        offered = Offered(
-            user,
-            carry_identity(request.from_),
-            carry_identity(request.to),
-            sdp,
-            carry_request(request),
-            69 if hops is None else hops - 1,
-        )
-        leg.opened.append(dialog.local_tag)
-        return leg, [Opened(dialog.call_id, dialog.local_tag), Raise(offered)]
-
-    def _early_tag(self, early: int, effects: list[Effect]) -> str:
-        """Our To tag for an early dialog of the other leg; the first is the dialog's own (s.12.1)."""
-        tag = self.early.get(early)
-        if tag is None:
-            tag = self.tag() if self.early else self.dialog.local_tag
-            self.early[early] = tag
-            if tag != self.dialog.local_tag:
-                self.opened.append(tag)
-                effects.append(Opened(self.dialog.call_id, tag))
-        return tag
-
-    def _answer_fields(self, carried: Carried) -> list[tuple[str, str]]:
-        fields = [("Contact", self._contact()), ("Allow", ALLOW), ("Supported", SUPPORTED)]
-        fields.extend(self._own("Server"))
-        fields.extend(render(carried, self.site))
-        return fields
-
-    def _progress(self, event: Progressed) -> list[Effect]:
-        served = self.served
-        if self.state is not State.INVITED or served is None:
-            return []
-        effects: list[Effect] = []
-        tag = self._early_tag(event.early, effects)
-        # An offer in an unreliable provisional answer is none (RFC 3261 s.13.2.1), so only answers cross.
-        body = event.sdp or b"" if served.offer else b""
-        fields = [("Contact", self._contact()), ("Allow", ALLOW), *self._own("Server")]
-        fields.extend(
-            ("Record-Route", value) for value in served.request.get_all("Record-Route")
-        )  # RFC 3261 s.12.1.1
-        if body:
-            fields.append(("Content-Type", SDP))
-            self.local_sdp = body
-        fields.extend(render(event.carried, self.site))
-        effects.append(
-            Respond(served.tx, respond(served.request, event.status, event.reason, tag, fields, body))
-        )
-        return effects
-
-    def _accept(self, event: Answered, now: float) -> list[Effect]:
-        served = self.served
-        if self.state is not State.INVITED or served is None:
-            return []
-        effects: list[Effect] = []
-        self.dialog.local_tag = self._early_tag(event.early, effects)
-        self.dialog.confirmed = True
-        self.state = State.UP
-        self.early = {}
-        # Some callees send their answer only in the 183; ours repeats it in the 2xx (RFC 3261 s.13.2.1).
-        body = event.sdp or self.local_sdp or b""
-        effects.append(self._answer_invite(served, body, event.carried, now))
-        self._arm_session(now)
-        return effects
-
-    def _answer_invite(self, served: Served, body: bytes, carried: Carried, now: float) -> Effect:
-        """Our 2xx to an INVITE, to be repeated until the ACK (RFC 3261 s.13.3.1.4)."""
-        fields = self._answer_fields(carried)
-        fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
-        fields.extend(session_timer.served_fields(self.timer, served.request))
-        if body:
-            fields.append(("Content-Type", SDP))
-            self.local_sdp = body
-        served.response = respond(served.request, 200, "OK", self.dialog.local_tag, fields, body)
-        served.phase = Phase.ANSWERED
-        served.interval = self.settings.t1
-        served.retry_at = now + served.interval
-        served.give_up_at = now + 64 * self.settings.t1
-        self.timers["ack"] = served.retry_at
-        return Respond(served.tx, served.response)
-
-    def _refuse(self, event: Rejected | Redirected) -> list[Effect]:
-        served = self.served
-        if self.state is not State.INVITED or served is None:
-            return []
-        fields = [*self._own("Server"), *render(event.carried, self.site)]
-        if isinstance(event, Redirected):
-            fields.extend(("Contact", self._contact(user)) for user in event.users)
-        else:
-            fields.append(self._warning(event.rule))
-            if event.retry_after_s is not None:
-                fields.append(("Retry-After", str(event.retry_after_s)))
-        if event.status == 405:
-            fields.append(("Allow", ALLOW))
-        response = respond(served.request, event.status, event.reason, self.dialog.local_tag, fields)
-        return [Respond(served.tx, response), *self._end()]
-
-    def cancelled(self, carried: Carried) -> list[Effect]:
-        """A CANCEL for the peer's INVITE; after a final answer it has no effect (RFC 3261 s.9.2)."""
-        served = self.served
-        if served is None or served.phase is not Phase.PENDING:
-            return []
-        if self.state is State.INVITED:
-            response = respond(
-                served.request, 487, "Request Terminated", self.dialog.local_tag, self._own("Server")
-            )
-            return [
-                Respond(served.tx, response),
-                Raise(Released("cancel", "cancelled by the caller", carried)),
-                *self._end(),
-            ]
-        # A re-INVITE is already on its way to the other side and will be answered with what that side says:
-        # a 487 now would leave the two sides with different sessions.
-        return []
-
-    # -- the called side -----------------------------------------------------------------------------------
-
-    @classmethod
-    def calling(
-        cls,
-        name: str,
-        settings: LegSettings,
-        site: Site,
-        flow: Flow,
-        host: str,
-        user: str,
-        offered: Offered,
-        tag: Callable[[], str],
-        now: float,
-    ) -> "tuple[Leg, list[Effect]]":
-        """A leg that calls `user` at `host` by `flow` with what the other leg offered."""
-        domain = f"[{host}]" if ":" in host else host
-        userinfo = f"{user}@" if user else ""
-        transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-        dialog = Dialog(tag() + tag(), offered.caller.render(site), tag(), f"<sip:{userinfo}{domain}>", "")
-        address: Address = (host, flow.remote[1])
-        dialog.remote_target = f"sip:{userinfo}{host_port(address)}{transport}"
-        leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
-        effects = [Opened(dialog.call_id, dialog.local_tag), leg._invite(offered, now)]
-        leg.opened.append(dialog.local_tag)
-        return leg, effects
-
-    def _invite(self, offered: Offered, now: float) -> SendRequest:
-        fields = [
-            ("Contact", self._contact()),
-            ("Allow", ALLOW),
-            ("Supported", SUPPORTED),
-            *self._own("User-Agent"),
-            *session_timer.asked_fields(self.settings.session_expires_s, self.settings.min_se_s, None),
-            *render(offered.carried, self.site),
-        ]
-        body = offered.sdp or b""
-        if body:
-            fields.append(("Content-Type", SDP))
-            self.local_sdp = body
-        request = self.dialog.request("INVITE", fields, body)
-        request.replace("Max-Forwards", str(offered.max_forwards))
-        self.asked = Asked(self, Purpose.CALL, "INVITE", self.dialog.local_cseq, bool(body))
-        if self.settings.trying_timeout_s:
-            self.timers["trying"] = now + self.settings.trying_timeout_s
-        if self.settings.no_answer_s:
-            self.timers["no-answer"] = now + self.settings.no_answer_s
-        return SendRequest(self.asked, request, self.flow)
+    # -- responses to our requests -------------------------------------------------------------------------
 
     def response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
         """A response to a request of ours. Raises PeerError when it cannot be made sense of."""
@@ -455,90 +145,8 @@ class Leg:
         return self._update_response(asked, response, now)
 
     def _call_response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
-        status = response.status
-        if status < 200:
-            if self.state is not State.CALLING:
-                return []
-            self.timers.pop("trying", None)
-            return [] if status == 100 else self._provisional(response)
-        if status < 300:
-            return self._success(asked, response, now)
-        if self.state not in (State.CALLING, State.CANCELLING):
-            return []
-        if self.state is State.CANCELLING:
-            return self._end()
-        if 300 <= status < 400:
-            contacts = tuple(contact.uri_text for contact in response.contacts[:10])
-            carried = carry_response(response)
-            return [Raise(Redirected(status, response.reason, contacts, (), carried)), *self._end()]
-        retry = retry_after(response)
-        return [
-            Raise(Rejected(status, response.reason, "peer-rejected", carry_response(response), retry)),
-            *self._end(),
-        ]
-
-    def _provisional(self, response: Response) -> list[Effect]:
-        asked = self.asked
-        sdp = session_body(response) if asked is not None and asked.offer else None
-        if sdp is not None:
-            self.remote_sdp = sdp
-        early = self._fork(response.to.tag or "")
-        return [Raise(Progressed(response.status, response.reason, early, sdp, carry_response(response)))]
-
-    def _fork(self, tag: str) -> int:
-        """The number of the early dialog with the peer's `tag`; bounded, since the peer makes them up."""
-        if tag not in self.forks:
-            if len(self.forks) >= 16:
-                return 0
-            self.forks.append(tag)
-        return self.forks.index(tag)
-
-    def _success(self, asked: Asked, response: Response, now: float) -> list[Effect]:
-        tag = response.to.tag or ""
-        if self.dialog.confirmed and tag == self.dialog.remote_tag:
-            return [] if asked.ack is None else [SendAck(asked.ack, self.destination(self))]
-        if self.state is not State.CALLING:
-            # Another fork has won, or we gave up: accept and hang up (RFC 3261 s.13.2.2.4, s.9.1).
-            return self._decline_success(asked, response)
-        dialog = self.dialog
-        dialog.remote_tag = tag
-        dialog.confirmed = True
-        dialog.learn_route(response)
-        self.state = State.UP
-        self.timers.clear()
-        self.remote_updates = allows(response, "UPDATE")
-        sdp = session_body(response)
-        self.timer = session_timer.agreed(response)
-        self._arm_session(now)
-        asked.phase = Phase.ANSWERED
-        early = self._fork(tag)
-        effects: list[Effect] = []
-        if asked.offer:
-            effects.append(self._acknowledge(asked, b""))
-            if sdp is None:
-                sdp = self.remote_sdp if len(self.forks) == 1 else None
-        if sdp is not None:
-            self.remote_sdp = sdp
-        self.forks = []
-        effects.append(Raise(Answered(early, sdp, carry_response(response))))
-        return effects
-
-    def _decline_success(self, asked: Asked, response: Response) -> list[Effect]:
-        if self.state is State.CANCELLING:
-            dialog = self.dialog
-            dialog.remote_tag = response.to.tag or ""
-            dialog.confirmed = True
-            dialog.learn_route(response)
-            self.timers.clear()
-            return [self._acknowledge(asked, b""), *self._bye(())]
-        fork = self.dialog.fork(response)
-        ack = fork.request("ACK", [], cseq=asked.cseq)
-        bye = fork.request("BYE", self._own("User-Agent"))
-        flow = self.flow
-        return [
-            SendAck(ack, flow),
-            SendRequest(Asked(self, Purpose.BYE, "BYE", fork.local_cseq), bye, flow),
-        ]
+        """A response to the INVITE that opened the call: only the called side has one."""
+        return []
 
     def _acknowledge(self, asked: Asked, body: bytes) -> SendAck:
         """The ACK of our INVITE's 2xx; kept with the transaction, to be repeated when the 2xx is."""
@@ -553,18 +161,24 @@ class Leg:
     def failed(self, asked: Asked, cause: str, now: float) -> list[Effect]:
         """A client transaction got no answer: `cause` is "timeout" or "transport"."""
         if asked.purpose is Purpose.CALL:
-            if self.state is State.CANCELLING:
-                return self._end()
-            if self.state is not State.CALLING:
-                return []
-            rule = "server-timeout" if cause == "timeout" else "server-unreachable"
-            status, reason = (408, "Request Timeout") if cause == "timeout" else (503, "Service Unavailable")
-            return [Raise(Rejected(status, reason, rule)), *self._end()]
+            return self._call_failed(cause)
         if asked.purpose is Purpose.BYE:
             return self._end() if self.state is State.RELEASING else []
         if self.state is not State.UP:
             return []
         return self._lost(asked, 408, "Request Timeout", now)
+
+    def _call_failed(self, cause: str) -> list[Effect]:
+        """The INVITE that opened the call got no answer: only the called side has one."""
+        return []
+
+    def cancelled(self, carried: Carried) -> list[Effect]:
+        """A CANCEL of the peer.
+
+        A re-INVITE is already on its way to the other side and will be answered with what that side says: a
+        487 now would leave the two sides with different sessions.
+        """
+        return []
 
     def _lost(self, asked: Asked, status: int, reason: str, now: float) -> list[Effect]:
         """The peer has no such dialog, or is gone (RFC 3261 s.12.2.1.2): tell who asked, then hang up."""
@@ -685,6 +299,28 @@ class Leg:
             return [Raise(Confirmed(None)), Raise(released), *self._bye(())]
         return [Raise(Confirmed(sdp))]
 
+    def _answer_fields(self, carried: Carried) -> list[tuple[str, str]]:
+        fields = [("Contact", self._contact()), ("Allow", ALLOW), ("Supported", SUPPORTED)]
+        fields.extend(self._own("Server"))
+        fields.extend(render(carried, self.site))
+        return fields
+
+    def _answer_invite(self, served: Served, body: bytes, carried: Carried, now: float) -> Effect:
+        """Our 2xx to an INVITE, to be repeated until the ACK (RFC 3261 s.13.3.1.4)."""
+        fields = self._answer_fields(carried)
+        fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
+        fields.extend(session_timer.served_fields(self.timer, served.request))
+        if body:
+            fields.append(("Content-Type", SDP))
+            self.local_sdp = body
+        served.response = respond(served.request, 200, "OK", self.dialog.local_tag, fields, body)
+        served.phase = Phase.ANSWERED
+        served.interval = self.settings.t1
+        served.retry_at = now + served.interval
+        served.give_up_at = now + 64 * self.settings.t1
+        self.timers["ack"] = served.retry_at
+        return Respond(served.tx, served.response)
+
     def _update(self, event: Updated, now: float) -> list[Effect]:
         """Carry the other side's update to the peer."""
         if self.state is not State.UP or self.asked is not None or self.served is not None:
@@ -801,12 +437,8 @@ class Leg:
     def deliver(self, event: Event, now: float) -> list[Effect]:
         """An event of the other leg, its SDP already rewritten for this one."""
         match event:
-            case Progressed():
-                return self._progress(event)
-            case Answered():
-                return self._accept(event, now)
-            case Rejected() | Redirected():
-                return self._refuse(event)
+            case Progressed() | Answered() | Rejected() | Redirected():
+                return []  # the caller's side alone is still to be answered
             case Confirmed():
                 if self.asked is not None and self.asked.phase is Phase.ANSWERED:
                     return [self._acknowledge(self.asked, event.sdp or b"")]
@@ -822,7 +454,7 @@ class Leg:
             case Released():
                 return self._release(tuple(render(event.carried, self.site)), now)
             case Offered():
-                raise UsageError("a leg is offered a call by Leg.calling")
+                raise UsageError("a call is offered by making a CalleeLeg")
             case _:
                 assert_never(event)
 
@@ -847,7 +479,7 @@ class Leg:
                     )
                 return [*effects, *self._bye(fields)]
             case State.INVITED:
-                return self._refuse(Rejected(480, "Temporarily Unavailable", "released"))
+                return self.deliver(Rejected(480, "Temporarily Unavailable", "released"), now)
             case State.CANCELLING | State.LAST_ACK | State.RELEASING | State.ENDED:
                 return []
             case _:
@@ -890,14 +522,6 @@ class Leg:
         del self.timers[name]
         if name == "ack":
             return self._ack_due(now)
-        if name == "trying":
-            rejected = Rejected(408, "Request Timeout", "server-timeout")
-            return [Raise(rejected), *self._release((), now)]
-        if name == "no-answer":
-            rejected = Rejected(480, "Temporarily Unavailable", "no-answer")
-            return [Raise(rejected), *self._release((), now)]
-        if name == "cancel":
-            return self._end()
         if name == "check":
             return self._check(now)
         return self._session_due(now)
@@ -1003,37 +627,3 @@ class Leg:
 def same_flow(leg: Leg) -> Flow:
     """Requests inside the dialog go where the INVITE came from or went."""
     return leg.flow
-
-
-def check_extensions(request: Request) -> None:
-    """420 for an extension that the peer requires and we do not have (RFC 3261 s.8.2.2.3)."""
-    unknown = [value for value in request.values("Require") if value.lower() not in ("", "timer")]
-    if unknown:
-        raise PeerError(420, "Bad Extension", "unsupported:" + ",".join(unknown)[:80])
-
-
-def session_body(message: Message) -> bytes | None:
-    """The SDP of a message, None where there is no body; 415 for a body that we cannot serve (s.8.2.3)."""
-    if not message.body:
-        return None
-    if message.get("Content-Encoding"):
-        raise PeerError(415, "Unsupported Media Type", "content-encoding")
-    kind = message.content_type
-    if kind == SDP:
-        return message.body
-    if kind == "multipart/mixed":
-        return part_of(message.get("Content-Type") or "", message.body, SDP)
-    if "handling=optional" in (message.get("Content-Disposition") or "").replace(" ", "").lower():
-        return None
-    raise PeerError(415, "Unsupported Media Type", "unknown-body")
-
-
-def allows(message: Message, method: str) -> bool:
-    """Whether the sender lists `method` in Allow."""
-    return method in message.values("Allow")
-
-
-def retry_after(response: Response) -> int | None:
-    """The seconds of a Retry-After field, if it has a usable one (RFC 3261 s.20.33)."""
-    text = (response.get("Retry-After") or "").partition(";")[0].partition("(")[0].strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None

@@ -1,0 +1,184 @@
+"""What a leg exchanges with the wire: its requests, the peer's, and its effects."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from signaling.errors import PeerError
+from signaling.events import Event
+from signaling.flow import Flow
+from signaling.message import Message, Request, Response
+from signaling.multipart import part_of
+from signaling.transaction import ClientTx, ServerTx
+
+if TYPE_CHECKING:
+    from signaling.leg import Leg
+
+ALLOWED = ("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "INFO", "UPDATE", "MESSAGE", "NOTIFY")
+ALLOW = ", ".join(ALLOWED)
+INSIDE = ("INFO", "MESSAGE", "OPTIONS", "NOTIFY")
+KNOWN = (*ALLOWED, "REGISTER", "PRACK", "SUBSCRIBE", "REFER", "PUBLISH")
+SUPPORTED = "timer"
+SDP = "application/sdp"
+
+
+class State(Enum):
+    """Where a leg stands."""
+
+    INVITED = "invited"  # the peer's INVITE has no final answer yet
+    CALLING = "calling"  # our INVITE has no final answer yet
+    CANCELLING = "cancelling"  # we gave up our INVITE; its final answer is outstanding
+    UP = "up"
+    LAST_ACK = "last-ack"  # to be released, but our 2xx has no ACK yet (RFC 3261 s.15)
+    RELEASING = "releasing"  # our BYE has no answer yet
+    ENDED = "ended"
+
+
+class Purpose(Enum):
+    """What a request of ours is for."""
+
+    CALL = "call"
+    UPDATE = "update"  # carries an `Updated` of the other leg
+    REFRESH = "refresh"  # session timer
+    INFORM = "inform"  # carries an `Informed` of the other leg
+    CHECK = "check"  # is the peer still there?
+    BYE = "bye"
+
+
+class Phase(Enum):
+    """How far an INVITE (or UPDATE) has come."""
+
+    PENDING = "pending"  # no final answer yet
+    ANSWERED = "answered"  # 2xx, the ACK is outstanding
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request of ours and the owner of its client transaction; `number` is that of an `Informed`."""
+
+    leg: "Leg"
+    purpose: Purpose
+    method: str
+    cseq: int
+    offer: bool = False
+    number: int = 0
+    phase: Phase = Phase.PENDING
+    tx: ClientTx | None = None
+    ack: Request | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """An INVITE or UPDATE of the peer; `response` is our 2xx while it waits for the ACK."""
+
+    tx: ServerTx
+    request: Request
+    offer: bool
+    phase: Phase = Phase.PENDING
+    response: Response | None = None
+    interval: float = 0.0
+    retry_at: float = 0.0
+    give_up_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LegSettings:
+    """The numbers a leg works by, in seconds; 0 switches a timer off."""
+
+    t1: float = 0.5
+    t2: float = 4.0
+    trying_timeout_s: float = 4.0
+    no_answer_s: float = 180.0
+    session_expires_s: int = 1800
+    min_se_s: int = 90
+    dialog_check_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """Open a client transaction for `request`; its owner is `asked`."""
+
+    asked: Asked
+    request: Request
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class SendAck:
+    """Send the ACK of a 2xx (RFC 3261 s.13.2.2.4): no transaction."""
+
+    request: Request
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer a server transaction."""
+
+    tx: ServerTx
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Cancel the client transaction of `asked` (RFC 3261 s.9.1)."""
+
+    asked: Asked
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Requests with this Call-ID and this To tag belong to the leg from now on."""
+
+    call_id: str
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Tell the other leg."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more will come from this leg."""
+
+
+Effect = SendRequest | SendAck | Respond | CancelRequest | Opened | Raise | Ended
+
+
+def check_extensions(request: Request) -> None:
+    """420 for an extension that the peer requires and we do not have (RFC 3261 s.8.2.2.3)."""
+    unknown = [value for value in request.values("Require") if value.lower() not in ("", "timer")]
+    if unknown:
+        raise PeerError(420, "Bad Extension", "unsupported:" + ",".join(unknown)[:80])
+
+
+def session_body(message: Message) -> bytes | None:
+    """The SDP of a message, None where there is no body; 415 for a body that we cannot serve (s.8.2.3)."""
+    if not message.body:
+        return None
+    if message.get("Content-Encoding"):
+        raise PeerError(415, "Unsupported Media Type", "content-encoding")
+    kind = message.content_type
+    if kind == SDP:
+        return message.body
+    if kind == "multipart/mixed":
+        return part_of(message.get("Content-Type") or "", message.body, SDP)
+    if "handling=optional" in (message.get("Content-Disposition") or "").replace(" ", "").lower():
+        return None
+    raise PeerError(415, "Unsupported Media Type", "unknown-body")
+
+
+def allows(message: Message, method: str) -> bool:
+    """Whether the sender lists `method` in Allow."""
+    return method in message.values("Allow")
+
+
+def retry_after(response: Response) -> int | None:
+    """The seconds of a Retry-After field, if it has a usable one (RFC 3261 s.20.33)."""
+    text = (response.get("Retry-After") or "").partition(";")[0].partition("(")[0].strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None

@@ -1,0 +1,335 @@
+"""Calls that do not come about: refusals, redirects, CANCEL and its races, failover (RFC 3261 s.9, s.16.7)."""
+
+import pytest
+from signaling.message import Response
+
+from tests.harness.border import Border, audio, established, hang_up
+from tests.scenario.test_call import pair
+
+TWO_SERVERS = '{network: private, servers: ["sip:10.0.0.20", "sip:10.0.0.21"], from: [10.0.0.0/24]}'
+ONE_SERVER = '{network: private, servers: ["sip:10.0.0.20"], from: [10.0.0.0/24]}'
+
+
+def two_servers(text: str) -> str:
+    return text.replace(ONE_SERVER, TWO_SERVERS)
+
+
+def following(text: str) -> str:
+    return text.replace(ONE_SERVER, ONE_SERVER[:-1] + ", redirects: follow}")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(486, "Busy Here"), (404, "Not Found"), (500, "Oops"), (603, "Decline")]
+)
+def test_failure_keeps_its_status(status: int, reason: str) -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    invite = bob.expect("INVITE")
+    bob.answer(invite, status, reason, fields='Reason: Q.850;cause=17;text="busy at 10.0.0.20"')
+    bob.expect("ACK")
+    answer = alice.expect_answer(status)
+    assert "cause=17" in (answer.get("Reason") or "")
+    assert b"10.0.0" not in answer.encode()
+    assert border.records[0].id in (answer.get("Warning") or ""), "the reason id leads to the record"
+    alice.raw(
+        f"ACK sip:200@203.0.113.10:5060 SIP/2.0\r\nVia: {answer.get('Via')}\r\nFrom: {answer.get('From')}\r\n"
+        f"To: {answer.get('To')}\r\nCall-ID: {answer.call_id}\r\nCSeq: {answer.cseq.number} ACK\r\n\r\n"
+    )
+    border.at_rest()
+    assert border.records[0].final_status == status
+
+
+def test_challenge_of_a_trunk_does_not_reach_the_caller() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    bob.answer(
+        bob.expect("INVITE"),
+        407,
+        "Proxy Authentication Required",
+        fields='Proxy-Authenticate: Digest realm="x"',
+    )
+    answer = alice.expect_answer(403)
+    assert answer.get("Proxy-Authenticate") is None
+    border.at_rest()
+
+
+def test_503_keeps_retry_after() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    bob.answer(bob.expect("INVITE"), 503, "Busy", fields="Retry-After: 17")
+    assert alice.expect_answer(503).get("Retry-After") == "17"
+    border.at_rest()
+
+
+def test_no_route_is_refused_with_reason() -> None:
+    border = Border(changes=lambda text: text.replace("- {from: public, to: pbx}", ""))
+    alice, _ = pair(border)
+    alice.invite()
+    message = alice.next()
+    assert isinstance(message, Response) and message.status in (403, 404)
+    assert border.records[0].id in (message.get("Warning") or "")
+    border.at_rest()
+
+
+def test_302_passes_with_our_own_contact() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    bob.answer(bob.expect("INVITE"), 302, "Moved", fields="Contact: <sip:300@10.0.0.99>")
+    answer = alice.expect_answer(302)
+    assert all("10.0.0" not in value for value in answer.get_all("Contact"))
+    assert b"10.0.0" not in answer.encode()
+    border.at_rest()
+
+
+def test_302_is_followed_when_set() -> None:
+    border = Border(changes=following)
+    alice, bob = pair(border)
+    other = border.agent("private", "10.0.0.99:5080")
+    alice.invite()
+    first = bob.expect("INVITE")
+    text = (
+        f"SIP/2.0 302 Moved\r\nVia: {first.get('Via')}\r\nFrom: {first.get('From')}\r\nTo: {first.get('To')};tag=m\r\n"
+        f"Call-ID: {first.call_id}\r\nCSeq: {first.get('CSeq')}\r\nContact: <sip:300@10.0.0.99:5080>\r\n\r\n"
+    )
+    bob.raw(text)
+    bob.expect("ACK")
+    invite = other.expect("INVITE")
+    assert invite.uri.startswith("sip:300@10.0.0.99:5080")
+    other.answer(invite, 200, "OK", sdp=audio("10.0.0.99", 4002))
+    other.expect("ACK")
+    answer = alice.expect_answer(200)
+    alice.ack(answer)
+    hang_up(border, alice, other, answer)
+
+
+def test_cancel_before_any_answer_waits_for_one() -> None:
+    """RFC 3261 s.9.1: no CANCEL before a provisional answer."""
+    border = Border()
+    alice, bob = pair(border)
+    invite = alice.invite()
+    got = bob.expect("INVITE")
+    alice.cancel(invite)
+    assert {alice.next().encode()[:11], alice.next().encode()[:11]} == {b"SIP/2.0 200", b"SIP/2.0 487"}
+    bob.nothing()
+    bob.answer(got, 100, "Trying")
+    cancel = bob.expect("CANCEL")
+    bob.answer(cancel, 200)
+    bob.answer(got, 487, "Request Terminated")
+    bob.expect("ACK")
+    border.at_rest()
+
+
+def test_cancel_while_ringing() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    invite = alice.invite()
+    got = bob.expect("INVITE")
+    bob.answer(got, 180, "Ringing")
+    alice.expect_answer(180)
+    alice.cancel(invite)
+    assert {alice.next().encode()[:11], alice.next().encode()[:11]} == {b"SIP/2.0 200", b"SIP/2.0 487"}
+    bob.answer(bob.expect("CANCEL"), 200)
+    bob.answer(got, 487, "Request Terminated")
+    bob.expect("ACK")
+    border.at_rest()
+    assert border.records[0].end_cause == "cancel"
+
+
+def test_cancel_after_200_has_no_effect() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    invite = alice.invite()
+    got = bob.expect("INVITE")
+    bob.answer(got, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    bob.expect("ACK")
+    answer = alice.expect_answer(200)
+    alice.cancel(invite)
+    message = alice.next()
+    assert isinstance(message, Response) and message.cseq.method == "CANCEL"
+    bob.nothing()
+    alice.ack(answer)
+    hang_up(border, alice, bob, answer)
+
+
+def test_cancel_crossing_200_ends_in_ack_and_bye() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    invite = alice.invite()
+    got = bob.expect("INVITE")
+    bob.answer(got, 180, "Ringing")
+    alice.expect_answer(180)
+    alice.cancel(invite)
+    bob.answer(got, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    bob.expect("CANCEL")
+    bob.expect("ACK")
+    bob.answer(bob.expect("BYE"), 200)
+    border.at_rest()
+
+
+def test_cancelled_callee_that_never_answers_is_given_up() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    invite = alice.invite()
+    got = bob.expect("INVITE")
+    bob.answer(got, 180, "Ringing")
+    alice.cancel(invite)
+    border.at_rest()
+    assert border.records[0].end_cause == "cancel"
+
+
+def test_silent_server_is_passed_over() -> None:
+    border = Border(changes=two_servers)
+    alice, bob = pair(border)
+    second = border.agent("private", "10.0.0.21:5060")
+    alice.invite()
+    bob.expect("INVITE")
+    border.advance(4.1)
+    invite = second.expect("INVITE")
+    second.answer(invite, 200, "OK", sdp=audio("10.0.0.21", 4002))
+    second.expect("ACK")
+    answer = alice.expect_answer(200)
+    alice.ack(answer)
+    hang_up(border, alice, second, answer)
+
+
+def test_503_goes_to_the_next_server() -> None:
+    border = Border(changes=two_servers)
+    alice, bob = pair(border)
+    second = border.agent("private", "10.0.0.21:5060")
+    alice.invite()
+    bob.answer(bob.expect("INVITE"), 503, "Unavailable")
+    bob.expect("ACK")
+    invite = second.expect("INVITE")
+    alice.nothing()
+    second.answer(invite, 486, "Busy Here")
+    second.expect("ACK")
+    alice.expect_answer(486)
+    border.at_rest()
+    assert [tried.status for tried in border.records[0].targets] == [503, 486]
+
+
+def test_busy_does_not_fail_over() -> None:
+    border = Border(changes=two_servers)
+    alice, bob = pair(border)
+    second = border.agent("private", "10.0.0.21:5060")
+    alice.invite()
+    bob.answer(bob.expect("INVITE"), 486, "Busy Here")
+    alice.expect_answer(486)
+    second.nothing()
+    border.at_rest()
+
+
+def test_nobody_answers_at_all() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    bob.expect("INVITE")
+    border.advance(4.1)
+    alice.expect_answer(408)
+    border.at_rest()
+    assert border.records[0].final_status == 408
+
+
+def test_ringing_for_ever_ends_in_480() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    got = bob.expect("INVITE")
+    bob.answer(got, 180, "Ringing")
+    alice.expect_answer(180)
+    border.advance(181)
+    alice.expect_answer(480)
+    bob.answer(bob.expect("CANCEL"), 200)
+    bob.answer(got, 487, "Request Terminated")
+    border.at_rest()
+
+
+def test_unusable_offer_is_488_and_nobody_is_called() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite(sdp=audio("203.0.113.77").replace("RTP/AVP", "RTP/SAVP"))
+    alice.expect_answer(488)
+    bob.nothing()
+    border.at_rest()
+
+
+def test_broken_offer_is_refused_and_nobody_is_called() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite(sdp="v=0\r\nnonsense\r\n")
+    message = alice.next()
+    assert isinstance(message, Response) and message.status in (400, 488)
+    bob.nothing()
+    border.at_rest()
+
+
+def test_full_port_pool_is_503_with_reason() -> None:
+    border = Border(
+        changes=lambda text: text.replace("20000-20999", "20000-20001").replace(
+            "max_calls: 200", "max_calls: 1"
+        )
+    )
+    alice, bob = pair(border)
+    answer, _ = established(border, alice, bob)
+    border.calls.config.limits.__dict__["max_calls"] = 10
+    carol = border.agent("public", "203.0.113.78:5070")
+    border.calls.admission = type(border.calls.admission)(border.calls.config)
+    carol.invite()
+    refused = carol.expect_answer(503)
+    assert "media-ports-exhausted" in (refused.get("Warning") or "")
+    bob.nothing()
+    hang_up(border, alice, bob, answer)
+
+
+def test_required_extension_is_420() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite(fields="Require: 100rel")
+    assert alice.expect_answer(420).get("Unsupported") == "100rel"
+    bob.nothing()
+    border.at_rest()
+
+
+def test_max_forwards_zero_is_483() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    text = (
+        "INVITE sip:200@203.0.113.10 SIP/2.0\r\nVia: SIP/2.0/UDP 203.0.113.77:5070;branch=z9hG4bKmf0\r\n"
+        "Max-Forwards: 0\r\nFrom: <sip:1@203.0.113.77>;tag=1\r\nTo: <sip:200@203.0.113.10>\r\nCall-ID: mf0\r\n"
+        "CSeq: 1 INVITE\r\nContact: <sip:1@203.0.113.77:5070>\r\nContent-Length: 0\r\n\r\n"
+    )
+    alice.raw(text)
+    alice.expect_answer(483)
+    bob.nothing()
+    border.at_rest()
+
+
+def test_drain_refuses_new_calls_and_keeps_the_old() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    answer, _ = established(border, alice, bob)
+    border.calls.drain(border.now)
+    carol = border.agent("public", "203.0.113.78:5070")
+    carol.invite()
+    assert carol.expect_answer(503).get("Retry-After")
+    hang_up(border, alice, bob, answer)
+
+
+def test_overload_is_refused_before_parsing() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    border.lose = lambda data, flow: False
+    invite = alice.invite()
+    bob.answer(bob.expect("INVITE"), 486, "Busy Here")
+    alice.expect_answer(486)
+    late = invite.encode().replace(b"z9hG4bK", b"z9hG4bKlate").replace(b"-call-", b"-late-")
+    border.calls.receive(late, alice.flow, border.now, age_s=3.0)
+    answer = alice.expect_answer(503)
+    assert answer.get("Retry-After")
+    bob.inbox.clear()
+    border.advance(1)
+    bob.nothing()
