@@ -1,0 +1,408 @@
+"""What the figures of a call mean, in sentences: tables of rules over plain facts (no I/O, no SIP, no relay).
+
+The first rule of a table that holds speaks. Every rule is a row with a name, so that a test can ask for each.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from media.relay import Counters
+
+LOSS_HEAVY = 0.03
+"""Share of packets lost from which speech suffers audibly (ITU-T G.113 appendix I)."""
+JITTER_HEAVY_MS = 40.0
+"""Above two packets of 20 ms, common jitter buffers begin to drop."""
+MOS_POOR = 3.6
+"""Below this, many users are dissatisfied (ITU-T G.107 annex B)."""
+STRANGERS_MANY = 10
+"""A handful of packets from the old place of a peer is ordinary; more mean that"
+" somebody else is sending."""
+
+# RFC 1918, RFC 6598 (carrier-grade NAT), RFC 3927, RFC 4193, RFC 4291 s.2.5.6. `is_private` of the standard
+# library also counts loopback and the documentation networks, which labs use as public ones.
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7",
+        "fe80::/10",
+    )
+)  # fmt: skip
+# RFC 3551 s.6: payload types below 96 have a meaning by themselves.
+STATIC_CODECS = {
+    0: "PCMU", 3: "GSM", 4: "G723", 5: "DVI4", 6: "DVI4", 7: "LPC", 8: "PCMA", 9: "G722", 10: "L16",
+    11: "L16", 12: "QCELP", 13: "CN", 14: "MPA", 15: "G728", 18: "G729", 26: "JPEG", 31: "H261", 32: "MPV",
+    34: "H263",
+}  # fmt: skip
+# RFC 3389: comfort noise may come without having been negotiated, and harms nobody.
+_HARMLESS = frozenset({"CN"})
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One end of a stream. `name` "A" or "B"; `signalled` "host:port" of its SDP, "" if none.
+
+    `sends` and `receives`: what its SDP allows. `helped`: policy expects NAT here (`nat: far-end`).
+    """
+
+    name: str
+    network: str
+    signalled: str
+    counters: Counters
+    sends: bool = True
+    receives: bool = True
+    helped: bool = False
+
+    @property
+    def host(self) -> str:
+        """The signalled address without the port."""
+        return self.signalled.rpartition(":")[0].strip("[]")
+
+    @property
+    def private(self) -> bool:
+        """Whether the signalled address cannot be reached from elsewhere (RFC 1918, RFC"
+        " 4193, RFC 6598)."""
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return any(address.version == network.version and address in network for network in _PRIVATE)
+
+    @property
+    def expected(self) -> int:
+        """Packets that should have come."""
+        return self.counters.packets + max(0, self.counters.lost)
+
+    @property
+    def loss(self) -> float:
+        """Share of packets lost."""
+        return max(0, self.counters.lost) / self.expected if self.expected else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One m= line. `codec` as negotiated, `relayed` false once a side has refused it (port 0)."""
+
+    media: str
+    codec: str
+    a: Side
+    b: Side
+    relayed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call stands. `state` "ringing", "up", "ended" or "failed"; `by` "a", "b" or "sbc"."""
+
+    state: str
+    by: str = ""
+    cause: str = ""
+    text: str = ""
+    status: int = 0
+    target: str = ""
+    lasted_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the verdict looks at."""
+
+    ending: Ending
+    streams: tuple[Stream, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRule:
+    """A row of `MEDIA_RULES`: when it `holds` for what comes from a source to a sink, it `says` its text.
+
+    The text is a template over `_words`. `healthy` when it reproaches nobody.
+    """
+
+    name: str
+    holds: Callable[[Side, Side, Stream], bool]
+    says: str
+    healthy: bool = False
+
+
+def _unexpected(source: Side, stream: Stream) -> list[str]:
+    """Payload types with a fixed meaning that is not the negotiated codec."""
+    negotiated = {name.strip().partition("/")[0].upper() for name in stream.codec.split(",")}
+    meanings = ((number, STATIC_CODECS.get(number)) for number in source.counters.payload_types)
+    return [
+        f"{number} ({name})"
+        for number, name in meanings
+        if name is not None and name not in negotiated and name not in _HARMLESS
+    ]
+
+
+def _silent(source: Side) -> bool:
+    return source.counters.packets == 0
+
+
+# What comes from one side. Most telling first: a rule relies on those above it not holding.
+MEDIA_RULES: tuple[MediaRule, ...] = (
+    MediaRule(
+        "held",
+        lambda source, sink, stream: not source.sends or not sink.receives,
+        "{it} is silent by agreement: the session is on hold or one-way ({it} {way}, {other} {other_way})",
+        healthy=True,
+    ),
+    MediaRule(
+        "strangers-unhelped",
+        lambda source, sink, stream: _silent(source) and source.counters.strangers > 0 and not source.helped,
+        "{strangers} packets for {it} came from an address that is not the one it signalled"
+        " ({signalled}), and"
+        " were dropped: a SIP ALG rewrote the address, or {it} is behind a symmetric NAT; set"
+        " nat: far-end on"
+        " network {network} to let its address be learned",
+    ),
+    MediaRule(
+        "strangers-only",
+        lambda source, sink, stream: _silent(source) and source.counters.strangers > 0,
+        "{strangers} packets for {it} came from an address that is neither the one it"
+        " signalled ({signalled})"
+        " nor the one its SIP comes from, and were dropped: a SIP ALG, or media and SIP of {it} leave by"
+        " different ways",
+    ),
+    MediaRule(
+        "only-rtcp",
+        lambda source, sink, stream: _silent(source) and source.counters.rtcp_packets > 0,
+        "{it} sends RTCP ({rtcp} packets) but no RTP: it is alive and reachable, and has"
+        " muted its microphone or"
+        " waits for something",
+    ),
+    MediaRule(
+        "not-rtp",
+        lambda source, sink, stream: _silent(source) and source.counters.malformed > 0,
+        "{malformed} packets came from {it}, and none of them is RTP: does it send SRTP, T.38"
+        " or STUN to a plain"
+        " RTP port?",
+    ),
+    MediaRule(
+        "private-unhelped",
+        lambda source, sink, stream: _silent(source) and source.private and not source.helped,
+        "nothing has come from {it}, whose address {host} is private; if {it} is behind NAT,"
+        " set nat: far-end on"
+        " network {network}",
+    ),
+    MediaRule(
+        "nat-not-opened",
+        lambda source, sink, stream: _silent(source) and source.private,
+        "{it}'s address {host} is private and nothing has come from it: {it} is behind NAT"
+        " and has not opened"
+        " its port",
+    ),
+    MediaRule(
+        "nothing",
+        lambda source, sink, stream: _silent(source),
+        "nothing has come from {it} ({signalled}): it does not send, or a firewall between"
+        " {it} and us stops it",
+    ),
+    MediaRule(
+        "muted",
+        lambda source, sink, stream: not source.counters.forwarded and source.counters.muted > 0,
+        "{it} sends, but all {muted} packets came while it was not to send (hold), and were dropped",
+    ),
+    MediaRule(
+        "not-forwarded",
+        lambda source, sink, stream: not source.counters.forwarded,
+        "{it} sends, but we do not know where {other} is, so that nothing could be forwarded",
+    ),
+    MediaRule(
+        "wrong-codec",
+        lambda source, sink, stream: stream.codec != "" and bool(_unexpected(source, stream)),
+        "{it} sends payload type {unexpected}, which was not negotiated ({codec}): {other}"
+        " will probably not"
+        " play it",
+    ),
+    MediaRule(
+        "loss",
+        lambda source, sink, stream: source.loss >= LOSS_HEAVY,
+        "{it} is heard with gaps: {loss} of its packets were lost between {it} and us",
+    ),
+    MediaRule(
+        "jitter",
+        lambda source, sink, stream: source.counters.jitter_ms >= JITTER_HEAVY_MS,
+        "{it}'s packets come unevenly: jitter of {jitter} ms, more than the buffers of most phones even out",
+    ),
+    MediaRule(
+        "poor",
+        lambda source, sink, stream: source.counters.mos is not None and source.counters.mos < MOS_POOR,
+        "the sound from {it} is poor: MOS {mos}",
+    ),
+    MediaRule("healthy", lambda source, sink, stream: True, "{it} sends, we forward", healthy=True),
+)
+
+
+def _words(source: Side, sink: Side, stream: Stream) -> dict[str, object]:
+    counters = source.counters
+    return {
+        "it": source.name,
+        "other": sink.name,
+        "way": _way(source),
+        "other_way": _way(sink),
+        "network": source.network,
+        "signalled": source.signalled or "no address",
+        "host": source.host,
+        "codec": stream.codec,
+        "strangers": counters.strangers,
+        "rtcp": counters.rtcp_packets,
+        "malformed": counters.malformed,
+        "muted": counters.muted,
+        "unexpected": ", ".join(_unexpected(source, stream)),
+        "loss": f"{source.loss:.1%}",
+        "jitter": f"{counters.jitter_ms:.0f}",
+        "mos": "-" if counters.mos is None else f"{counters.mos:.1f}",
+    }
+
+
+def _way(side: Side) -> str:
+    if side.sends:
+        return "sendrecv" if side.receives else "sendonly"
+    return "recvonly" if side.receives else "inactive"
+
+
+def media_rule(source: Side, sink: Side, stream: Stream) -> MediaRule:
+    """The rule that speaks for what comes from `source`."""
+    return next(rule for rule in MEDIA_RULES if rule.holds(source, sink, stream))
+
+
+def judge_stream(stream: Stream) -> list[str]:
+    """The sentences on one stream."""
+    a, b = stream.a, stream.b
+    if not stream.relayed:
+        return [f"The {stream.media} stream was refused by one side and is not relayed."]
+    from_a, from_b = media_rule(a, b, stream), media_rule(b, a, stream)
+    both = {from_a.name, from_b.name}
+    if both == {"healthy"}:
+        sentences = [f"Healthy: both directions carry {stream.media}."]
+    elif both == {"held"}:
+        sentences = [f"On hold: neither side is to send {stream.media}."]
+    elif both == {"nothing"}:
+        sentences = [
+            "No packets at all have come from either side: nobody hears anything."
+            f" A signalled {a.signalled or 'no address'}, B {b.signalled or 'no address'}; check"
+            f" that both can"
+            " reach our media ports (networks.*.media_ports) through their firewalls."
+        ]
+    else:
+        # What works is said first: it tells which half of the path can be trusted.
+        ordered = sorted(((from_a, a, b), (from_b, b, a)), key=lambda row: not row[0].healthy)
+        sentences = [
+            _sentence(rule.says.format_map(_words(source, sink, stream))) for rule, source, sink in ordered
+        ]
+    return [*sentences, *_asides(stream)]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
+
+
+def _asides(stream: Stream) -> list[str]:
+    """What is worth knowing although the stream works."""
+    return [
+        f"{side.counters.strangers} packets from strangers were dropped at {side.name}'s port;"
+        f" its source is"
+        f" {side.counters.source[0]} port {side.counters.source[1]}."
+        for side in (stream.a, stream.b)
+        if side.counters.packets
+        and side.counters.strangers >= STRANGERS_MANY
+        and side.counters.source is not None
+    ]
+
+
+# How a call ended or why it failed, by its cause: templates over the words of `judge_ending`. What policy
+# refuses carries its rule as the cause.
+ENDINGS: dict[str, str] = {
+    # Ordinary ends.
+    "bye": "{who} hung up after {lasted}.",
+    "cancel": "A gave up before B had answered.",
+    # The peer.
+    "peer-rejected": "Refused by B ({target}): {status} {text}.",
+    "server-timeout": (
+        "B ({target}) never answered our INVITE: the server is down, a firewall drops SIP, or"
+        " the address in"
+        " trunks is wrong. A was told {status}."
+    ),
+    "server-transport": (
+        "B ({target}) could not be reached at all: nothing listens there. A was told {status}."
+    ),
+    "no-answer": ("B ({target}) rang and nobody picked up within timers.no_answer_s. A was told {status}."),
+    "no-ack": "Our 200 OK was never acknowledged: the caller's ACK does not reach our Contact address.",
+    "no-answer-in-ack": (
+        "The ACK brought no answer to the offer in our 200 OK, so that no media could be agreed."
+    ),
+    "peer-lost": "One side stopped answering SIP in the middle of the call, and the other one was told.",
+    # The four reapers.
+    "media-silence": (
+        "Ended by us: no media came from either side for longer than timers.rtp_silence_s ({text})."
+    ),
+    "media-never": (
+        "Ended by us: no media ever came within timers.rtp_start_s ({text}); see the media below."
+    ),
+    "session-timer": "Ended by us: the session timer ran out ({text}), one side has gone without a BYE.",
+    "max-duration": "Ended by us: the call reached timers.max_call_s ({lasted}).",
+    "dialog-check": "Ended by us: a side no longer knows the call (timers.dialog_check_s).",
+    # The operator.
+    "drain": "Ended by us: the process was told to stop, and drain_s had passed.",
+    "operator": "Ended by the operator (sbc hangup).",
+    # Refusals of ours.
+    "draining": "Rejected with {status}: the process is being stopped and takes no new calls.",
+    "overload": "Rejected with {status}: too many messages wait (limits.queue_age_ms).",
+    "no-route": (
+        "Rejected with {status}: no rule of routes matched; the decisions below show what was compared."
+    ),
+    "no-target": "Rejected with {status}: no server was left to try.",
+    "servers-down": ("Rejected with {status}: every server of the trunk is down (its OPTIONS pings fail)."),
+    "ports-exhausted": "Rejected with {status}: no media port is free; enlarge networks.*.media_ports.",
+    "no-listener": (
+        "Rejected with {status}: we have no listener of that transport and address family ({text})."
+    ),
+    "redirect-unusable": "Rejected with {status}: B redirected, and none of its contacts can be used.",
+    "trunk-wants-credentials": (
+        "Rejected with {status}: the trunk asks for a password, which we do not have."
+    ),
+    "too-many-hops": (
+        "Rejected with {status}: Max-Forwards was used up, so that the call is probably in a loop."
+    ),
+}
+
+
+def judge_ending(ending: Ending) -> str:
+    """How the call stands, in a sentence."""
+    if ending.state == "ringing":
+        return f"B ({ending.target}) has not answered yet." if ending.target else "The call is being routed."
+    if ending.state == "up":
+        return f"The call is up since {_duration(ending.lasted_s)}."
+    known = ENDINGS.get(ending.cause)
+    words = {
+        "who": {"a": "A", "b": "B"}.get(ending.by, "We"),
+        "lasted": _duration(ending.lasted_s),
+        "target": ending.target or "no server",
+        "status": ending.status,
+        "text": ending.text or ending.cause,
+    }
+    if known is not None:
+        return known.format_map(words)
+    if ending.state == "failed":
+        return f"Rejected with {ending.status}: {ending.text or ending.cause} (rule {ending.cause})."
+    return f"Ended after {_duration(ending.lasted_s)}: {ending.text or ending.cause} ({ending.cause})."
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def verdict(facts: Facts) -> list[str]:
+    """All that is to be said about a call, most important first."""
+    sentences = [judge_ending(facts.ending)]
+    # The media of a call that was never answered says nothing: early media is a courtesy.
+    if facts.ending.state in ("up", "ended"):
+        for stream in facts.streams:
+            sentences.extend(judge_stream(stream))
+    return sentences

@@ -1,0 +1,230 @@
+"""The verdict: every rule is asked for by name, and a healthy call alarms nobody."""
+
+import dataclasses
+
+import pytest
+
+from media.relay import Counters
+from sbc.verdict import (
+    ENDINGS,
+    MEDIA_RULES,
+    Ending,
+    Facts,
+    Side,
+    Stream,
+    judge_ending,
+    judge_stream,
+    media_rule,
+    verdict,
+)
+
+GOOD = Counters(
+    packets=250, bytes=43000, forwarded=250, jitter_ms=0.4, max_jitter_ms=2.0, mos=4.4, payload_types=(0,),
+    source=("192.0.2.10", 4000), last_s=0.01,
+)  # fmt: skip
+SILENT = Counters()
+
+
+def side(
+    name: str,
+    counters: Counters = GOOD,
+    signalled: str = "192.0.2.10:4000",
+    sends: bool = True,
+    receives: bool = True,
+    helped: bool = False,
+) -> Side:
+    return Side(name, "public" if name == "A" else "private", signalled, counters, sends, receives, helped)
+
+
+def stream(a: Side | None = None, b: Side | None = None, codec: str = "PCMU") -> Stream:
+    return Stream("audio", codec, a or side("A"), b or side("B"))
+
+
+def test_a_healthy_stream_is_one_calm_sentence() -> None:
+    assert judge_stream(stream()) == ["Healthy: both directions carry audio."]
+
+
+CASES: dict[str, tuple[Side, str]] = {
+    "held": (side("A", sends=False), "On hold or one-way is said"),
+    "strangers-unhelped": (
+        side("A", Counters(strangers=40)),
+        "40 packets for A came from an address that is not the one it signalled (192.0.2.10:4000), and were"
+        " dropped: a SIP ALG rewrote the address, or A is behind a symmetric NAT; set nat: far-end on network"
+        " public to let its address be learned.",
+    ),
+    "strangers-only": (
+        side("A", Counters(strangers=40), helped=True),
+        "40 packets for A came from an address that is neither the one it signalled (192.0.2.10:4000) nor the"
+        " one its SIP comes from, and were dropped: a SIP ALG, or media and SIP of A leave"
+        " by different ways.",
+    ),
+    "only-rtcp": (
+        side("A", Counters(rtcp_packets=3)),
+        "A sends RTCP (3 packets) but no RTP: it is alive and reachable, and has muted its"
+        " microphone or waits"
+        " for something.",
+    ),
+    "not-rtp": (
+        side("A", Counters(malformed=9)),
+        "9 packets came from A, and none of them is RTP: does it send SRTP, T.38 or STUN"
+        " to a plain RTP port?",
+    ),
+    "private-unhelped": (
+        side("A", SILENT, "192.168.1.5:4000"),
+        "Nothing has come from A, whose address 192.168.1.5 is private; if A is behind"
+        " NAT, set nat: far-end on"
+        " network public.",
+    ),
+    "nat-not-opened": (
+        side("A", SILENT, "192.168.1.5:4000", helped=True),
+        "A's address 192.168.1.5 is private and nothing has come from it: A is behind NAT"
+        " and has not opened its"
+        " port.",
+    ),
+    "nothing": (
+        side("A", SILENT),
+        "Nothing has come from A (192.0.2.10:4000): it does not send, or a firewall"
+        " between A and us stops it.",
+    ),
+    "muted": (
+        side("A", Counters(packets=7, muted=7)),
+        "A sends, but all 7 packets came while it was not to send (hold), and were dropped.",
+    ),
+    "not-forwarded": (
+        side("A", Counters(packets=7)),
+        "A sends, but we do not know where B is, so that nothing could be forwarded.",
+    ),
+    "wrong-codec": (
+        side("A", dataclasses.replace(GOOD, payload_types=(8,))),
+        "A sends payload type 8 (PCMA), which was not negotiated (PCMU): B will probably not play it.",
+    ),
+    "loss": (
+        side("A", dataclasses.replace(GOOD, packets=90, lost=10)),
+        "A is heard with gaps: 10.0% of its packets were lost between A and us.",
+    ),
+    "jitter": (
+        side("A", dataclasses.replace(GOOD, jitter_ms=85.0)),
+        "A's packets come unevenly: jitter of 85 ms, more than the buffers of most phones even out.",
+    ),
+    "poor": (side("A", dataclasses.replace(GOOD, mos=2.1)), "The sound from A is poor: MOS 2.1."),
+    "healthy": (side("A"), "unused"),
+}
+
+
+def test_every_rule_has_a_case() -> None:
+    assert set(CASES) == {rule.name for rule in MEDIA_RULES}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_rule_speaks_for_its_case(name: str) -> None:
+    source = CASES[name][0]
+    assert media_rule(source, side("B"), stream(a=source)).name == name
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("held", "healthy")])
+def test_what_works_is_said_first_then_what_does_not(name: str) -> None:
+    source, sentence = CASES[name]
+    assert judge_stream(stream(a=source)) == ["B sends, we forward.", sentence]
+
+
+def test_the_same_rules_look_at_the_other_direction() -> None:
+    assert judge_stream(stream(b=side("B", SILENT, "10.0.0.7:4000"))) == [
+        "A sends, we forward.",
+        "Nothing has come from B, whose address 10.0.0.7 is private; if B is behind NAT,"
+        " set nat: far-end on network"
+        " private.",
+    ]
+
+
+def test_no_packets_at_all_names_both_sides() -> None:
+    (sentence,) = judge_stream(stream(side("A", SILENT), side("B", SILENT, "192.0.2.20:5000")))
+    assert sentence.startswith("No packets at all have come from either side")
+    assert "A signalled 192.0.2.10:4000, B 192.0.2.20:5000" in sentence
+
+
+def test_hold_is_no_fault() -> None:
+    held = stream(side("A", sends=True, receives=False), side("B", SILENT, sends=False, receives=True))
+    assert judge_stream(held) == [
+        "A sends, we forward.",
+        "B is silent by agreement: the session is on hold or one-way (B recvonly, A sendonly).",
+    ]
+    inactive = stream(
+        side("A", SILENT, sends=False, receives=False), side("B", SILENT, sends=False, receives=False)
+    )
+    assert judge_stream(inactive) == ["On hold: neither side is to send audio."]
+
+
+def test_strangers_beside_a_healthy_stream_are_an_aside() -> None:
+    sprayed = stream(side("A", dataclasses.replace(GOOD, strangers=500)))
+    assert judge_stream(sprayed) == [
+        "Healthy: both directions carry audio.",
+        "500 packets from strangers were dropped at A's port; its source is 192.0.2.10 port 4000.",
+    ]
+    few = stream(side("A", dataclasses.replace(GOOD, strangers=2)))
+    assert judge_stream(few) == ["Healthy: both directions carry audio."]
+
+
+def test_telephone_events_and_dynamic_types_alarm_nobody() -> None:
+    digits = side("A", dataclasses.replace(GOOD, payload_types=(0, 13, 101)))
+    assert judge_stream(stream(a=digits)) == ["Healthy: both directions carry audio."]
+
+
+def test_a_refused_stream_is_not_judged() -> None:
+    refused = dataclasses.replace(stream(side("A", SILENT), side("B", SILENT)), media="video", relayed=False)
+    assert judge_stream(refused) == ["The video stream was refused by one side and is not relayed."]
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [
+        ("10.1.2.3:4", True),
+        ("172.20.0.1:4", True),
+        ("100.64.0.9:4", True),
+        ("[fd00::1]:4", True),
+        ("127.0.1.2:4", False),
+        ("203.0.113.9:4", False),
+        ("[2001:db8::1]:4", False),
+        ("", False),
+    ],
+)
+def test_private_addresses(address: str, private: bool) -> None:
+    assert side("A", SILENT, address).private is private
+
+
+@pytest.mark.parametrize("cause", list(ENDINGS))
+def test_every_ending_is_a_sentence_without_holes(cause: str) -> None:
+    text = judge_ending(Ending("ended", "sbc", cause, "why", 503, "pbx 10.0.0.20:5060", 75.0))
+    assert text.endswith(".")
+    assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [
+        (Ending("ringing", target="pbx 10.0.0.20:5060"), "B (pbx 10.0.0.20:5060) has not answered yet."),
+        (Ending("ringing"), "The call is being routed."),
+        (Ending("up", lasted_s=3725), "The call is up since 1 h 2 min."),
+        (Ending("ended", "b", "bye", lasted_s=75), "B hung up after 1 min 15 s."),
+        (
+            Ending("failed", "sbc", "peer-rejected", "Busy Here", 486, "pbx 10.0.0.20:5060"),
+            "Refused by B (pbx 10.0.0.20:5060): 486 Busy Here.",
+        ),
+        (
+            Ending("failed", "sbc", "no-route", "Not Found", 404),
+            "Rejected with 404: no rule of routes matched; the decisions below show what was compared.",
+        ),
+        (
+            Ending("failed", "sbc", "routes[3].reject", "Forbidden", 403),
+            "Rejected with 403: Forbidden (rule routes[3].reject).",
+        ),
+        (Ending("ended", "sbc", "new-cause", "odd", 0, lasted_s=2), "Ended after 2.0 s: odd (new-cause)."),
+    ],
+)
+def test_how_a_call_stands(ending: Ending, text: str) -> None:
+    assert judge_ending(ending) == text
+
+
+def test_the_media_of_a_call_that_was_never_answered_is_not_judged() -> None:
+    silent = stream(side("A", SILENT), side("B", SILENT))
+    assert len(verdict(Facts(Ending("failed", cause="cancel"), (silent,)))) == 1
+    assert len(verdict(Facts(Ending("ended", cause="bye"), (silent,)))) == 2
