@@ -1,7 +1,7 @@
 """What the configuration is made of: every key with its unit, its default and what it does.
 
-The models are frozen and hold checked values only. `config.load` makes them from YAML, `config.check` compares
-them with each other, `config.reference` turns the descriptions below into documentation.
+The models are frozen and hold checked values only. `config.load` makes them from YAML, `config.check`
+compares them with each other, `config.reference` turns the descriptions below into documentation.
 
 Some fields are written in the file in a shorter form than they have here: `udp:5060` is a `Listen`,
 `20000-39999` a `PortRange`, `sip:10.0.0.20` a `SipServer`, `198.51.100.0/24` a network of `ipaddress`.
@@ -53,9 +53,7 @@ class Network(Model):
     ] = ""
     interface: Annotated[
         Text | None,
-        Field(
-            description="Network interface whose first address is ours, instead of `address`; looked up at start."
-        ),
+        Field(description="Network interface whose first address is ours, instead of `address`."),
     ] = None
     address6: Annotated[
         HostAddress | None,
@@ -64,8 +62,8 @@ class Network(Model):
     advertise: Annotated[
         Advertised | None,
         Field(
-            description="Address that peers reach us at, when it differs from `address` (1:1 NAT). Written to Via, "
-            "Contact and SDP. None: `address`."
+            description="Address that peers reach us at, when it differs from `address` (1:1 NAT). Written to "
+            "Via, Contact and SDP. None: `address`."
         ),
     ] = None
     listen: Annotated[
@@ -76,7 +74,7 @@ class Network(Model):
         PortRange,
         WithJsonSchema(RANGE_SCHEMA),
         Field(
-            description="UDP ports for media, FIRST-LAST; each stream takes an even port and the next odd one."
+            description="UDP ports for media, FIRST-LAST; a stream takes an even port and the next odd one."
         ),
     ] = PortRange(first=20000, last=39999)
     media_address: Annotated[
@@ -88,15 +86,13 @@ class Network(Model):
     nat: Annotated[
         Literal["none", "far-end"],
         Field(
-            description="far-end: peers may sit behind NAT, so SIP answers and media go to where their packets "
-            "really come from. none: what peers write in SIP and SDP is right."
+            description="far-end: peers may sit behind NAT, so SIP answers and media go to where their "
+            "packets really come from. none: what peers write in SIP and SDP is right."
         ),
     ] = "none"
     domain: Annotated[
         Domain | None,
-        Field(
-            description="Host name in From, To and identity headers sent here. None: `advertise` or `address`."
-        ),
+        Field(description="Host name in From, To and identity headers sent here. None: our address."),
     ] = None
     user_agent: Annotated[
         Text | None, Field(description="Value of User-Agent and Server sent here. None: neither is sent.")
@@ -148,8 +144,8 @@ class Trunk(Model):
     servers: Annotated[
         Servers,
         Field(
-            description="SIP URIs of its servers, tried in order. Requests that come from the literal addresses "
-            "among them belong to this trunk too."
+            description="SIP URIs of its servers, tried in order. Requests that come from the literal "
+            "addresses among them belong to this trunk too."
         ),
     ]
     from_: Annotated[
@@ -168,14 +164,12 @@ class Trunk(Model):
         BeforeValidator(as_list),
         Field(
             max_length=100,
-            description="Final SIP answers after which the next server is tried; no answer at all always counts.",
+            description="Final SIP answers after which the next server is tried, besides no answer at all.",
         ),
     ] = (503,)
     redirects: Annotated[
         Literal["pass", "follow"],
-        Field(
-            description="What a 3xx answer does: go back to the caller, or be followed to the new target here."
-        ),
+        Field(description="What a 3xx answer does: go back to the caller, or be followed here."),
     ] = "pass"
     max_calls: Annotated[
         Positive | None, Field(description="Most calls at a time over this trunk. None: `limits.max_calls`.")
@@ -359,8 +353,8 @@ class Topology(Model):
     verify: Annotated[
         Literal["off", "count", "block"],
         Field(
-            description="Scan every outgoing message for anything of the other side; count: log and count what is "
-            "found, block: do not send the message."
+            description="Scan every outgoing message for anything of the other side; count: log and count what "
+            "is found, block: do not send the message."
         ),
     ] = "count"
 
@@ -409,7 +403,7 @@ class Config(Model):
         dict[Name, Trunk],
         BeforeValidator(_named),
         Field(max_length=MAX_NAMES, description="Peers that calls come from and go to, by name."),
-    ] = {}
+    ] = Field(default_factory=dict)
     routes: Annotated[
         tuple[Route, ...],
         Field(max_length=10_000, description="Where calls go; the first route that fits decides."),
@@ -425,7 +419,7 @@ class Config(Model):
     _marks: dict[str, tuple[int, int]] = PrivateAttr(default_factory=dict)
 
     def position(self, key: str) -> tuple[int, int]:
-        """(line, column) in the file of a key such as `networks.public.listen[0]`, or of the nearest above it."""
+        """(line, column) in the file of a key such as `trunks.pbx.from[0]`, or of the nearest above it."""
         while key and key not in self._marks:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
         return self._marks.get(key, (1, 1))

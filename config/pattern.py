@@ -1,8 +1,8 @@
 """Regular expressions that routes may use: those that cannot take exponential time.
 
-Python's engine backtracks, and the text comes from strangers. A pattern is refused when a repeat stands inside
-another (`(a+)+`), when alternatives are repeated (`(a|ab)*`), or when the choices in a row multiply to too many
-(`a?a?a?...`). This refuses a few harmless patterns too; all of them can be written in another way.
+Python's engine backtracks, and the text comes from strangers. A pattern is refused when a repeat stands
+inside another (`(a+)+`), when alternatives are repeated (`(a|ab)*`), or when the choices in a row multiply to
+too many (`a?a?a?...`). This refuses a few harmless patterns too; all of them can be written in another way.
 """
 
 import re

@@ -24,7 +24,7 @@ MAX_NAMES = 1000
 
 
 class Int(int):
-    """An integer that remembers how it was written, so that a key that holds text can have `0`, `49` or `1.0`."""
+    """An integer that remembers how it was written, for keys that hold text: `prepend: 0`."""
 
     text: str
 
@@ -77,8 +77,10 @@ def _advertised(text: str) -> str:
 
 
 def _ip_network(value: object) -> object:
-    if not isinstance(value, str):
+    if isinstance(value, IpNetwork):
         return value
+    if not isinstance(value, str):
+        raise bad("ip_network", "an address or prefix is expected here; write one like 198.51.100.0/24")
     try:
         return ipaddress.ip_network(value)
     except ValueError:
@@ -88,7 +90,7 @@ def _ip_network(value: object) -> object:
     except ValueError:
         raise bad(
             "ip_network",
-            f"{quoted(value)} is no address or prefix; write one like 198.51.100.7, 198.51.100.0/24 or 2001:db8::/32",
+            f"{quoted(value)} is no address or prefix; write one like 198.51.100.0/24 or 2001:db8::7",
         ) from None
     raise bad("ip_network", f"{value} has bits set to the right of the prefix; write {wider}")
 
@@ -158,7 +160,7 @@ class Model(BaseModel):
 class Listen(Model):
     """One SIP port of a network, written `transport:port`: `udp:5060`."""
 
-    transport: Annotated[str, Field(description="udp or tcp.")]
+    transport: Annotated[str, Field(pattern="^(udp|tcp)$", description="udp or tcp.")]
     port: Annotated[int, Field(ge=1, le=65535, description="UDP or TCP port.")]
 
     @model_validator(mode="before")
@@ -203,9 +205,13 @@ class PortRange(Model):
                 "port_range",
                 f"{quoted(value)} is no port range; write FIRST-LAST from 1 to 65535, like 20000-39999",
             )
-        if first >= last:
-            raise bad("port_range", f"{value} ends before it holds two ports; write the lower one first")
         return {"first": first, "last": last}
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "PortRange":
+        if self.first >= self.last:
+            raise bad("port_range", f"{self} holds no two ports; write the lower one first, like 20000-39999")
+        return self
 
     @property
     def pairs(self) -> int:
@@ -222,7 +228,7 @@ class SipServer(Model):
     uri: Annotated[str, Field(description="As written in the configuration.")]
     host: Annotated[str, Field(description="Literal address (IPv6 without brackets) or name.")]
     port: Annotated[int | None, Field(ge=1, le=65535, description="Port, none for the default 5060.")] = None
-    transport: Annotated[str, Field(description="udp or tcp.")] = "udp"
+    transport: Annotated[str, Field(pattern="^(udp|tcp)$", description="udp or tcp.")] = "udp"
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,331 @@
+"""From a file to a `Config`: read, validate, check, and report every mistake at once."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from config.document import MAX_BYTES, Document, child, decode, read_document
+from config.model import INTERNAL_FIELDS, Check, Config, Network, Reject, Route, Trunk
+from config.problems import ConfigError, Problem
+from config.secret import Secrets
+from config.values import Float, Int, Model, quoted
+
+NOT_YET = {
+    "phones": "remote phones that register through us are not in this version yet; take the section out"
+}
+"""Keys that are known to come, with what to do today."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a file: the configuration unless there are errors, and all problems, warnings too."""
+
+    config: Config | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that keep it from being used."""
+        return tuple(problem for problem in self.problems if problem.level == "error")
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What could be read of a file with mistakes, so that the rest of it can be checked in the same run."""
+
+    config: Config | None = None
+    broken: set[str] = field(default_factory=set)
+    route_numbers: tuple[int, ...] = ()
+
+
+def load(path_or_text: str | Path, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration in a file (or in a text, which is told by its line breaks); raises ConfigError."""
+    report = examine(path_or_text, environment)
+    if report.config is None:
+        raise ConfigError(report.errors)
+    return report.config
+
+
+def examine(path_or_text: str | Path, environment: Mapping[str, str] | None = None) -> Report:
+    """Everything that can be said about a file without using it. Never raises on bad input."""
+    environment = os.environ if environment is None else environment
+    try:
+        if isinstance(path_or_text, str) and "\n" in path_or_text:
+            file, text, folder = "<text>", decode(path_or_text.encode("utf-8", "replace"), "<text>"), Path()
+        else:
+            file = str(path_or_text)
+            text, folder = decode(_read(file), file), Path(file).parent
+        document = read_document(text, file, Secrets(environment, folder))
+    except ConfigError as error:
+        return Report(None, tuple(error.problems))
+    return _report(document)
+
+
+def _read(file: str) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        message = "this is a directory; write the path of a YAML file"
+    except FileNotFoundError:
+        message = "there is no such file; write the path of a YAML file"
+    except (OSError, ValueError) as error:
+        message = (
+            f"the file cannot be read ({getattr(error, 'strerror', None) or error}); correct its path or mode"
+        )
+    raise ConfigError([Problem(file, 1, 1, "", message)])
+
+
+def _report(document: Document) -> Report:
+    problems = list(document.problems)
+    salvage = Salvage()
+    if isinstance(document.value, dict):
+        salvage = _validate(document, problems)
+    elif not problems:
+        what = "is empty" if document.value is None else "holds no keys"
+        problems.append(
+            Problem(
+                document.file, 1, 1, "", f"the file {what}; write at least networks:, trunks: and routes:"
+            )
+        )
+    problems.sort(key=lambda problem: (problem.line, problem.column, problem.key))
+    failed = any(problem.level == "error" for problem in problems)
+    return Report(None if failed else salvage.config, tuple(problems))
+
+
+def _validate(document: Document, problems: list[Problem]) -> Salvage:
+    data = _prepare(document, problems)
+    salvage = Salvage(
+        route_numbers=tuple(range(len(data["routes"]))) if isinstance(data.get("routes"), list) else ()
+    )
+    # What is wrong is reported, taken out, and the rest validated again; the second pass finds nothing new
+    # unless taking out leaves a section without what it needs.
+    for _ in range(3):
+        try:
+            salvage.config = Config.model_validate(data).with_marks(document.marks)
+            return salvage
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+        known = {(problem.line, problem.key) for problem in problems}
+        for detail in details:
+            problem = _problem(document, detail)
+            if (problem.line, problem.key) not in known:
+                problems.append(problem)
+        if not _take_out(data, details, salvage):
+            break
+    return salvage
+
+
+def _prepare(document: Document, problems: list[Problem]) -> dict[str, Any]:
+    """The sections of the document, without empty ones, with what the models know and the file does not say."""
+    assert isinstance(document.value, dict)
+    data: dict[str, Any] = {key: value for key, value in document.value.items() if value is not None}
+    for section in ("networks", "trunks"):
+        if isinstance(data.get(section), dict):
+            data[section] = {
+                name: _without_internal(document, entry, f"{section}.{name}", problems)
+                for name, entry in data[section].items()
+            }
+    if isinstance(data.get("routes"), list):
+        routes = [
+            _without_internal(document, route, f"routes[{index}]", problems)
+            for index, route in enumerate(data["routes"])
+        ]
+        data["routes"] = [
+            {**route, "line": document.marks[f"routes[{index}]"][0]} if isinstance(route, dict) else route
+            for index, route in enumerate(routes)
+        ]
+    data = _without_internal(document, data, "", problems)
+    return {**data, "path": document.file}
+
+
+def _without_internal(document: Document, entry: Any, path: str, problems: list[Problem]) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    model = _model_at(tuple(_steps(path)))
+    for key in entry.keys() & INTERNAL_FIELDS:
+        full = child(path, key)
+        line, column = document.marks[full]
+        problems.append(Problem(document.file, line, column, full, _unknown(key, model)))
+    return {key: value for key, value in entry.items() if key not in INTERNAL_FIELDS}
+
+
+def _steps(path: str) -> list[str | int]:
+    return list(path.replace("[", ".").replace("]", "").split(".")) if path else []
+
+
+def _take_out(data: dict[str, Any], details: list[ErrorDetails], salvage: Salvage) -> bool:
+    """Remove what is wrong; False when nothing could be removed."""
+    routes: set[int] = set()
+    removed = False
+    for detail in details:
+        match detail["loc"]:
+            case ("networks" | "trunks" as section, str() as name, *_) if isinstance(data.get(section), dict):
+                removed |= data[section].pop(name, None) is not None
+                salvage.broken.add(f"{section}.{name}")
+            case ("routes", int() as index, *_):
+                routes.add(index)
+            case (str() as section, str() as key, *_) if isinstance(data.get(section), dict):
+                removed |= data[section].pop(key, None) is not None
+                salvage.broken.add(f"{section}.{key}")
+            case (str() as section, *_):
+                removed |= data.pop(section, None) is not None
+                salvage.broken.add(section)
+    if routes:
+        kept = [index for index in range(len(data["routes"])) if index not in routes]
+        data["routes"] = [data["routes"][index] for index in kept]
+        salvage.route_numbers = tuple(salvage.route_numbers[index] for index in kept)
+        salvage.broken.add("routes")
+    return removed or bool(routes)
+
+
+# -- what pydantic says, in the words of an operator ---------------------------------------------------------
+
+
+def _problem(document: Document, detail: ErrorDetails) -> Problem:
+    loc = detail["loc"]
+    key = ""
+    for step in loc:
+        if step == "[key]":
+            break
+        longer = f"{key}[{step}]" if isinstance(step, int) else child(key, str(step))
+        if longer not in document.marks and detail["type"] != "missing":
+            break
+        key = longer
+    mark = key if key in document.marks else key[: max(key.rfind("."), 0)]
+    line, column = document.marks.get(mark, (1, 1))
+    if any(
+        key == hidden or hidden.startswith(f"{key}[") or key.startswith(hidden) for hidden in document.hidden
+    ):
+        message = "the value from outside does not fit here; " + _expected(loc)
+    else:
+        message = _message(detail)
+    return Problem(document.file, line, column, key, message)
+
+
+def _expected(loc: tuple[int | str, ...]) -> str:
+    names = [step for step in loc if isinstance(step, str)]
+    model = _model_at(loc[:-1] if isinstance(loc[-1], str) else loc[:-2])
+    for name, info in model.model_fields.items():
+        if names and names[-1] in (name, info.validation_alias) and info.description:
+            return f"expected: {info.description}"
+    return "correct the variable or file that it comes from"
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[Model]:
+    """The model whose keys stand at `loc`."""
+    match loc:
+        case ("networks", _):
+            return Network
+        case ("trunks", _):
+            return Trunk
+        case ("trunks", _, "check"):
+            return Check
+        case ("routes", _):
+            return Route
+        case ("routes", _, "reject"):
+            return Reject
+        case (str() as section,) if section in Config.model_fields:
+            annotation = Config.model_fields[section].annotation
+            return annotation if isinstance(annotation, type) and issubclass(annotation, Model) else Config
+    return Config
+
+
+def _keys(model: type[Model]) -> list[str]:
+    return [
+        str(info.validation_alias or name)
+        for name, info in model.model_fields.items()
+        if info.validation_alias or name not in INTERNAL_FIELDS
+    ]
+
+
+def _unknown(key: str, model: type[Model]) -> str:
+    if model is Config and key in NOT_YET:
+        return NOT_YET[key]
+    keys = _keys(model)
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), keys, 1, 0.6)
+    if near:
+        return f"unknown key; did you mean {near[0]}?"
+    return f"unknown key; the keys here are {', '.join(keys)}"
+
+
+def shown(value: object) -> str:
+    """A value of the file as a message shows it."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case Int() | Float():
+            return value.text
+        case str():
+            return quoted(value)
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "a group of keys"
+    return quoted(str(value))
+
+
+_NAME_RULE = "write letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63"
+
+
+def _message(detail: ErrorDetails) -> str:
+    kind, value, context = detail["type"], shown(detail["input"]), detail.get("ctx", {})
+    loc = detail["loc"]
+    match kind:
+        case "extra_forbidden":
+            return _unknown(str(loc[-1]), _model_at(loc[:-1]))
+        case "missing":
+            return f"this key is missing; {_expected(loc)}"
+        case "literal_error":
+            return _choice(detail)
+        case "int_type" | "int_from_float" | "int_parsing":
+            return f"{value} is not a whole number; write one without quotation marks, unit or leading zero"
+        case "float_type" | "float_parsing":
+            return f"{value} is not a number; write one without quotation marks or unit, like 30 or 0.5"
+        case "string_type":
+            hint = (
+                f'write it in quotation marks: "{value}"'
+                if isinstance(detail["input"], bool)
+                else "write text"
+            )
+            return f"{value} is not text; {hint}"
+        case "tuple_type":
+            return f"{value} is not a list; write one like [a, b]"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"{value} stands here instead of keys; write keys below it, each as key: value"
+        case "greater_than_equal":
+            return f"{value} is too small; write {context['ge']} or more"
+        case "greater_than":
+            return f"{value} is too small; write more than {context['gt']}"
+        case "less_than_equal":
+            return f"{value} is too large; write {context['le']} or less"
+        case "too_long":
+            return f"there are more than {context['max_length']} entries; write fewer"
+        case "too_short":
+            return f"it is empty; write at least {context['min_length']}"
+        case "string_too_long":
+            return f"the text is longer than {context['max_length']} characters; write a shorter one"
+        case "string_pattern_mismatch" if loc[-1] == "reason":
+            return "a reason phrase is one line; write it without line breaks"
+        case "string_pattern_mismatch" if "codecs" in loc:
+            return f"{value} is no encoding name; write one like PCMA, PCMU, G722 or opus"
+        case "string_pattern_mismatch":
+            return f"{value} is no name; {_NAME_RULE}"
+    return detail["msg"]
+
+
+def _choice(detail: ErrorDetails) -> str:
+    allowed = detail["ctx"]["expected"].replace("'", "")
+    given = detail["input"]
+    choices = allowed.replace(" or ", ", ").split(", ")
+    near = difflib.get_close_matches(given.lower(), choices, 1, 0.6) if isinstance(given, str) else []
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{shown(given)} is none of the choices; write {allowed}{hint}"
