@@ -1,0 +1,150 @@
+"""SIP over UDP: one socket a listener, drained in a loop whenever it is readable.
+
+Not asyncio's datagram transport, which allocates 256 KiB for each datagram (design.md s.6).
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from signaling.flow import Address, Flow, Listener
+from signaling.transport.limits import TransportCounters, TransportLimits
+
+# Below this the queue age is taken from the time of the last empty queue, above it from the kernel's clock.
+SURE_AGE_S = 0.05
+SO_TIMESTAMPNS = 35  # Linux; Python's socket module does not name it
+_TIMESPEC = struct.Struct("qq")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
+_MAX_DATAGRAM = 65_535
+
+Receive = Callable[[bytes, Flow, float], None]
+Failed = Callable[[Flow], None]
+
+
+class UdpListener:
+    """One UDP port. `receive(data, flow, age_s)` is told how long a datagram has waited at most.
+
+    `failed(flow)` is called from the loop, never from inside `send`, when the system refuses an address.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        receive: Receive,
+        failed: Failed,
+        limits: TransportLimits,
+        counters: TransportCounters,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.listener = listener
+        self.local = listener.local
+        self._receive = receive
+        self._failed = failed
+        self._limits = limits
+        self._counters = counters
+        self._loop = loop
+        self._socket: socket.socket | None = None
+        self._flows: dict[Address | tuple[str, int, int, int], Flow] = {}
+        self._empty_at = 0.0
+
+    def open(self) -> None:
+        """Bind and start to listen. OSError when the address cannot be had."""
+        host, port = self.listener.local
+        ipv6 = ":" in host
+        sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock.setblocking(False)
+            if ipv6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            size = self._limits.socket_buffer_bytes
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            sock.bind((host, port))
+        except OSError:
+            sock.close()
+            raise
+        self._socket = sock
+        self.local = (host, sock.getsockname()[1])
+        self._empty_at = time.monotonic()
+        self._loop.add_reader(sock.fileno(), self._drain)
+
+    def send(self, data: bytes, flow: Flow) -> None:
+        """Send one datagram. A full socket buffer loses it, as the network may: SIP's timers repeat it."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto(data, flow.remote)
+        except BlockingIOError:
+            self._counters.send_blocked += 1
+        except ConnectionRefusedError:
+            # The ICMP error of an earlier datagram, which says nothing about this one.
+            self._counters.receive_errors += 1
+        except (OSError, OverflowError, UnicodeError):
+            # No route, not permitted, too long, or no literal address.
+            self._counters.send_failed += 1
+            self._loop.call_soon(self._failed, flow)
+        else:
+            self._counters.datagrams_sent += 1
+
+    def close(self) -> None:
+        """Stop listening. Safe to call twice."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _drain(self) -> None:
+        """Read what is there, a bounded number of datagrams so that timers and other sockets get their turn.
+
+        Whatever is read now has come since the queue was last seen empty. As long as that is a moment ago, the
+        moment is a good enough age and costs nothing; only after it the kernel's time stamps are read.
+        """
+        sock = self._socket
+        assert sock is not None
+        limit = self._limits.max_message_bytes
+        counters = self._counters
+        flows = self._flows
+        for _ in range(self._limits.datagrams_per_wakeup):
+            age_s = time.monotonic() - self._empty_at
+            try:
+                if age_s < SURE_AGE_S:
+                    data, source = sock.recvfrom(_MAX_DATAGRAM)
+                else:
+                    data, ancillary, _, source = sock.recvmsg(_MAX_DATAGRAM, _ANCILLARY_BYTES)
+                    age_s = min(age_s, _waited_s(ancillary))
+            except BlockingIOError:
+                self._empty_at = time.monotonic()
+                return
+            except OSError:
+                counters.receive_errors += 1  # an ICMP error on the queue; the next read goes on
+                continue
+            counters.datagrams_received += 1
+            if len(data) > limit:
+                counters.oversized += 1
+                continue
+            if len(data) < 5:
+                # RFC 5626 s.4.4.1 and many phones: CRLF or zero bytes keep a NAT binding open, no answer wanted.
+                counters.keepalives += 1
+                continue
+            flow = flows.get(source)
+            if flow is None:
+                if len(flows) >= self._limits.flows:
+                    flows.clear()
+                listener = self.listener
+                flow = Flow(listener.network, "udp", self.local, (source[0], source[1]))
+                flows[source] = flow
+            self._receive(data, flow, age_s)
+            if self._socket is None:
+                return  # closed by what it received
+
+
+def _waited_s(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """Seconds since the kernel took the datagram in."""
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(value) == _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack(value)
+            return max(0.0, time.time() - seconds - nanoseconds / 1e9)
+    return 0.0
