@@ -97,9 +97,9 @@ class ControlServer:
         return _encode({"ok": True, "result": result})
 
 
-def ask(path: str, verb: str, timeout_s: float = 30.0, **arguments: object) -> object:
+def ask(path: str, verb: str, arguments: Arguments | None = None, timeout_s: float = 30.0) -> object:
     """Ask the SBC on `path`; the result as JSON gives it. Raises ControlError with a readable text."""
-    request = _encode({"verb": verb, "arguments": arguments})
+    request = _encode({"verb": verb, "arguments": dict(arguments or {})})
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wire:
         wire.settimeout(timeout_s)
         try:

@@ -45,7 +45,7 @@ async def serving(path: Path, verbs: dict[str, Verb] | None = None) -> AsyncIter
 def test_a_request_is_answered(tmp_path: Path) -> None:
     async def run() -> object:
         async with serving(tmp_path / "s"):
-            return await asyncio.to_thread(ask, str(tmp_path / "s"), "echo", call="c-1", width=80)
+            return await asyncio.to_thread(ask, str(tmp_path / "s"), "echo", {"call": "c-1", "width": 80})
 
     assert asyncio.run(run()) == {"call": "c-1", "width": 80}
 
@@ -74,7 +74,7 @@ def test_a_large_answer_arrives_whole(tmp_path: Path) -> None:
 def test_a_refusal_is_a_sentence(tmp_path: Path, verb: str, arguments: dict[str, str], text: str) -> None:
     async def run() -> None:
         async with serving(tmp_path / "s"):
-            await asyncio.to_thread(ask, str(tmp_path / "s"), verb, 30.0, **arguments)
+            await asyncio.to_thread(ask, str(tmp_path / "s"), verb, arguments)
 
     with pytest.raises(ControlError, match=text.replace("?", r"\?")):
         asyncio.run(run())
