@@ -1,0 +1,359 @@
+"""SIP messages: header fields in order and verbatim, typed when asked for (RFC 3261 s.7).
+
+A folded line is unfolded to one space (s.7.3.1 says that they mean the same); nothing else of a value changes.
+Text is UTF-8 with surrogateescape, so that bytes that are no UTF-8 survive. Typed properties are parsed on first
+access and raise ParseError.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from signaling.errors import ParseError, UsageError
+from signaling.headers import (
+    CSeq,
+    NameAddr,
+    Via,
+    is_token,
+    parse_cseq,
+    parse_name_addr,
+    parse_via,
+    split_commas,
+)
+
+T = TypeVar("T")
+Field = tuple[str, str]
+
+# RFC 3261 s.7.3.3 and the IANA registry of SIP header fields.
+COMPACT = {
+    "a": "Accept-Contact",
+    "b": "Referred-By",
+    "c": "Content-Type",
+    "d": "Request-Disposition",
+    "e": "Content-Encoding",
+    "f": "From",
+    "i": "Call-ID",
+    "j": "Reject-Contact",
+    "k": "Supported",
+    "l": "Content-Length",
+    "m": "Contact",
+    "n": "Identity-Info",
+    "o": "Event",
+    "r": "Refer-To",
+    "s": "Subject",
+    "t": "To",
+    "u": "Allow-Events",
+    "v": "Via",
+    "x": "Session-Expires",
+    "y": "Identity",
+}
+_COMMON = (
+    "Accept", "Accept-Encoding", "Accept-Language", "Alert-Info", "Allow", "Authorization", "Call-Info",
+    "Content-Disposition", "Date", "Diversion", "Expires", "Geolocation", "History-Info", "In-Reply-To",
+    "Max-Forwards", "Min-Expires", "Min-SE", "MIME-Version", "Organization", "P-Asserted-Identity",
+    "P-Preferred-Identity", "P-Charging-Vector", "Path", "Priority", "Privacy", "Proxy-Authenticate",
+    "Proxy-Authorization", "Proxy-Require", "RAck", "Reason", "Record-Route", "Replaces", "Reply-To", "Require",
+    "Resource-Priority", "Retry-After", "Route", "RSeq", "Server", "Timestamp", "Unsupported", "User-Agent",
+    "User-to-User", "Warning", "WWW-Authenticate",
+)  # fmt: skip
+KEYS: dict[str, str] = {
+    **{
+        spelling: name.lower()
+        for name in (*_COMMON, *COMPACT.values())
+        for spelling in (name, name.lower(), name.upper())
+    },
+    **{spelling: name.lower() for letter, name in COMPACT.items() for spelling in (letter, letter.upper())},
+}
+"""Spellings of well-known header names -> the key they are found by; everything else goes through `key_of`."""
+
+
+def key_of(name: str) -> str:
+    """The key of a header name: lower case, compact forms written out."""
+    return KEYS.get(name) or KEYS.get(name.lower()) or name.lower()
+
+
+class Message:
+    """What requests and responses share. `fields` are (name, value) as they came or as they will go."""
+
+    __slots__ = ("_cache", "_index", "_indexed", "body", "fields")
+
+    def __init__(self, fields: Iterable[Field], body: bytes = b"") -> None:
+        self.fields = list(fields)
+        self.body = body
+        self._index: dict[str, list[int]] | None = None
+        self._indexed = 0
+        self._cache: dict[str, tuple[str, Any]] = {}
+
+    def adopt_index(self, index: dict[str, list[int]]) -> None:
+        """Take the positions by key that the parser found anyway."""
+        self._index = index
+        self._indexed = len(self.fields)
+
+    # -- lookup --------------------------------------------------------------------------------------------
+
+    def _positions(self, name: str) -> Sequence[int]:
+        index = self._index
+        if index is None or self._indexed != len(self.fields):
+            index = {}
+            for position, (field, _) in enumerate(self.fields):
+                key = KEYS.get(field) or key_of(field)
+                if key in index:
+                    index[key].append(position)
+                else:
+                    index[key] = [position]
+            self._index = index
+            self._indexed = len(self.fields)
+        return index.get(KEYS.get(name) or key_of(name), ())
+
+    def get(self, name: str) -> str | None:
+        """The first line of this name, verbatim."""
+        positions = self._positions(name)
+        return self.fields[positions[0]][1] if positions else None
+
+    def get_all(self, name: str) -> list[str]:
+        """Every line of this name, in order, verbatim."""
+        return [self.fields[position][1] for position in self._positions(name)]
+
+    def values(self, name: str) -> list[str]:
+        """Every value of this name: lines split at their commas (RFC 3261 s.7.3.1)."""
+        positions = self._positions(name)
+        if len(positions) == 1:
+            return split_commas(self.fields[positions[0]][1])
+        return [value for position in positions for value in split_commas(self.fields[position][1])]
+
+    # -- change --------------------------------------------------------------------------------------------
+
+    def add(self, name: str, value: str) -> None:
+        """A line at the end."""
+        self.fields.append((name, value))
+        self._index = None
+
+    def prepend(self, name: str, value: str) -> None:
+        """A line above those of the same name, or at the top where there is none."""
+        positions = self._positions(name)
+        self.fields.insert(positions[0] if positions else 0, (name, value))
+        self._index = None
+
+    def replace(self, name: str, value: str) -> None:
+        """One line of this name in the place of the first; added where there is none."""
+        positions = self._positions(name)
+        if not positions:
+            self.add(name, value)
+            return
+        self.fields[positions[0]] = (name, value)
+        for position in reversed(positions[1:]):
+            del self.fields[position]
+        self._index = None
+
+    def remove(self, name: str) -> None:
+        """No line of this name."""
+        for position in reversed(self._positions(name)):
+            del self.fields[position]
+        self._index = None
+
+    # -- typed ---------------------------------------------------------------------------------------------
+
+    def _typed(self, name: str, read: Callable[[str], T]) -> T:
+        value = self.get(name)
+        if value is None:
+            raise ParseError(f"no {name}", "missing-" + name.lower())
+        # The value is part of the key, since whoever holds `fields` may exchange a line.
+        hit = self._cache.get(name)
+        if hit is not None and hit[0] is value:
+            known: T = hit[1]
+            return known
+        typed = read(value)
+        self._cache[name] = (value, typed)
+        return typed
+
+    @property
+    def via(self) -> Via:
+        """The topmost Via value."""
+        return self._typed("Via", _first_via)
+
+    @property
+    def from_(self) -> NameAddr:
+        """The From value."""
+        return self._typed("From", parse_name_addr)
+
+    @property
+    def to(self) -> NameAddr:
+        """The To value."""
+        return self._typed("To", parse_name_addr)
+
+    @property
+    def call_id(self) -> str:
+        """The Call-ID."""
+        value = self.get("Call-ID")
+        if not value:
+            raise ParseError("no Call-ID", "missing-call-id")
+        return value
+
+    @property
+    def cseq(self) -> CSeq:
+        """The CSeq value."""
+        return self._typed("CSeq", parse_cseq)
+
+    @property
+    def contacts(self) -> list[NameAddr]:
+        """Every Contact value."""
+        return self._addresses("Contact")
+
+    @property
+    def routes(self) -> list[NameAddr]:
+        """Every Route value, topmost first."""
+        return self._addresses("Route")
+
+    @property
+    def record_routes(self) -> list[NameAddr]:
+        """Every Record-Route value, topmost first."""
+        return self._addresses("Record-Route")
+
+    def _addresses(self, name: str) -> list[NameAddr]:
+        return [parse_name_addr(value) for value in self.values(name)]
+
+    @property
+    def max_forwards(self) -> int | None:
+        """Max-Forwards (RFC 3261 s.20.22), None where there is none."""
+        value = self.get("Max-Forwards")
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) <= 4) or int(value) > 255:
+            raise ParseError("malformed Max-Forwards", "bad-max-forwards")
+        return int(value)
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case without parameters, "" where there is none."""
+        value = self.get("Content-Type")
+        return "" if value is None else value.partition(";")[0].strip().lower()
+
+    # -- serialising ---------------------------------------------------------------------------------------
+
+    @property
+    def start_line(self) -> str:
+        """The request or status line, without its CRLF."""
+        raise NotImplementedError
+
+    def encode(self) -> bytes:
+        """The bytes for the wire; Content-Length is right and last. UsageError for a value with a line break."""
+        lines = [self.start_line]
+        lines += [
+            f"{name}: {value}"
+            for name, value in self.fields
+            if (len(name) != 14 and len(name) != 1) or key_of(name) != "content-length"
+        ]
+        body = self.body
+        lines.append(f"Content-Length: {len(body)}\r\n\r\n")
+        text = "\r\n".join(lines)
+        # Whatever a value holds, it must not become a header of its own.
+        if text.count("\n") != len(lines) + 1 or text.count("\r") != len(lines) + 1:
+            raise UsageError("a header value holds a line break")
+        return text.encode("utf-8", "surrogateescape") + body
+
+    def _content(self) -> list[Field]:
+        return [
+            (key_of(name), value) for name, value in self.fields if key_of(name) != "content-length"
+        ]  # the length follows from the body
+
+    def __hash__(self) -> int:
+        raise TypeError("a message can change, so it has no hash")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.start_line}>"
+
+
+class Request(Message):
+    """A request. `uri` is the Request-URI as written."""
+
+    __slots__ = ("method", "uri")
+
+    def __init__(self, method: str, uri: str, fields: Iterable[Field], body: bytes = b"") -> None:
+        Message.__init__(self, fields, body)
+        self.method = method
+        self.uri = uri
+
+    @property
+    def start_line(self) -> str:
+        """The request line, without its CRLF."""
+        return f"{self.method} {self.uri} SIP/2.0"
+
+    def __eq__(self, other: object) -> bool:
+        """Same method, URI, fields (names without regard to case, Content-Length apart) and body."""
+        if not isinstance(other, Request):
+            return NotImplemented
+        return (
+            self.method == other.method
+            and self.uri == other.uri
+            and self.body == other.body
+            and self._content() == other._content()
+        )
+
+    __hash__ = Message.__hash__
+
+
+class Response(Message):
+    """A response. `status` is from 100 to 699."""
+
+    __slots__ = ("reason", "status")
+
+    def __init__(self, status: int, reason: str, fields: Iterable[Field], body: bytes = b"") -> None:
+        Message.__init__(self, fields, body)
+        self.status = status
+        self.reason = reason
+
+    @property
+    def start_line(self) -> str:
+        """The status line, without its CRLF."""
+        return f"SIP/2.0 {self.status} {self.reason}"
+
+    def __eq__(self, other: object) -> bool:
+        """Same status, reason, fields (names without regard to case, Content-Length apart) and body."""
+        if not isinstance(other, Response):
+            return NotImplemented
+        return (
+            self.status == other.status
+            and self.reason == other.reason
+            and self.body == other.body
+            and self._content() == other._content()
+        )
+
+    __hash__ = Message.__hash__
+
+
+def respond(
+    request: Request,
+    status: int,
+    reason: str,
+    to_tag: str | None,
+    extra: Sequence[Field] = (),
+    body: bytes = b"",
+) -> Response:
+    """A response to `request` (RFC 3261 s.8.2.6.2): Via, From, To, Call-ID and CSeq are copied.
+
+    `to_tag` is put on the To where it has none; `extra` fields follow. A 100 repeats Timestamp (s.8.2.6.1).
+    """
+    fields = [("Via", value) for value in request.get_all("Via")]
+    to = request.get("To") or ""
+    if to_tag is not None and request.to.tag is None:
+        to = f"{to};tag={to_tag}"
+    fields += [
+        ("From", request.get("From") or ""),
+        ("To", to),
+        ("Call-ID", request.get("Call-ID") or ""),
+        ("CSeq", request.get("CSeq") or ""),
+    ]
+    if status == 100:
+        fields += [("Timestamp", value) for value in request.get_all("Timestamp")[:1]]
+    fields += extra
+    return Response(status, reason, fields, body)
+
+
+def _first_via(value: str) -> Via:
+    return parse_via(split_commas(value)[0] if "," in value else value)
+
+
+def check_name(name: str) -> str:
+    """The key of a header name as it came from the wire. ParseError if it is no token (RFC 3261 s.25.1)."""
+    if not is_token(name):
+        raise ParseError("malformed header name", "bad-header")
+    return key_of(name)
