@@ -10,10 +10,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from signaling.message import Request, Response, respond
 from signaling.parser import ParseLimits, parse, refuse
-from signaling.topology import Guard, carry_request
+from signaling.topology import Guard, Site, carry_request
 from signaling.uri import SipUri, parse_uri
 
 from config.model import Config
@@ -127,7 +128,7 @@ class Calls:
             TimerValues(config.timers.t1_ms / 1000, config.timers.t2_ms / 1000, config.timers.t4_ms / 1000),
             branch=lambda: MAGIC + token(8),
             advertised=self._advertised,
-            tag=lambda: token(6),
+            tag=self._tag,
         )
 
     def _configure(self, config: Config, old: "Calls | None") -> None:
@@ -143,6 +144,12 @@ class Calls:
             max_message_bytes=limits.max_message_bytes, max_headers=limits.max_headers
         )
         self.queue_age_s = limits.queue_age_ms / 1000
+
+    def _tag(self) -> str:
+        return self._token(6)
+
+    def _site_of(self, flow: Flow) -> Site:
+        return self.sites.site(flow)
 
     def _advertised(self, flow: Flow) -> tuple[str, int]:
         return self.sites.advertised(flow)
@@ -191,6 +198,50 @@ class Calls:
             if live.call is not None:
                 self._run(live, live.call.hang_up(cause, text or cause, now), now)
         return len(chosen)
+
+    # -- written down --------------------------------------------------------------------------------------
+
+    def snapshot(self, now: float) -> list[dict[str, Any]]:
+        """Every settled call as plain data (design.md s.4.4); calls in the middle of something are left out."""
+        return [
+            {
+                "call": live.call.snapshot(now),
+                "media": self.anchor.snapshot(name),
+                "parties": [
+                    [party.leg, party.network, party.peer, party.nat] for party in live.parties.values()
+                ],
+                "caller": live.record.caller,
+                "called": live.record.called,
+                "started": live.record.started,
+            }
+            for name, live in self._live.items()
+            if live.call is not None and live.call.settled
+        ]
+
+    def restore(self, calls: Sequence[dict[str, Any]], now: float) -> None:
+        """Take over the calls that `snapshot` wrote: their streams are opened again on the same ports."""
+        for data in calls:
+            legs = [
+                Leg.restore(leg, self.settings, self._site_of, self._tag, now) for leg in data["call"]["legs"]
+            ]
+            call = Call.restore(data["call"], legs[0], legs[1], now)
+            record = CallRecord(
+                call.id, data["started"], self.config.limits.trace_messages, self.config.log.trace
+            )
+            record.caller, record.called = data["caller"], data["called"]
+            live = Live(call, record)
+            for name, network, peer, nat in data["parties"]:
+                live.parties[name] = Party(name, network, peer, nat)
+            self._live[call.id] = live
+            self.anchor.restore(data["media"])
+            for leg in legs:
+                leg.reference = call.id
+                leg.destination = self.sites.destination
+                self._live_of[leg] = live
+                self._dialogs[dialog_key(leg.dialog.call_id, leg.dialog.local_tag)] = (live, leg)
+                record.add_leg(leg.name, leg.flow, None, leg.dialog.call_id)
+            record.answered(data["started"], legs[1].name)
+            self._arm(live)
 
     # -- from the wire -------------------------------------------------------------------------------------
 
@@ -381,9 +432,7 @@ class Calls:
             record.decide(admitted, wall)
             if refusal is not None:
                 raise PeerError(refusal.status, refusal.reason, refusal.rule)
-            leg, effects = CallerLeg.invited(
-                "a", self.settings, self.sites.site(flow), flow, tx, lambda: self._token(6)
-            )
+            leg, effects = CallerLeg.invited("a", self.settings, self.sites.site(flow), flow, tx, self._tag)
         except PeerError as error:
             record.add_leg("a", flow, None, request.call_id)
             self._learn_request(live, request, flow)
@@ -446,7 +495,7 @@ class Calls:
         )
         leg, effects = CalleeLeg.calling(
             dial.name, self.settings, self.sites.site(flow), flow, target.host, target.user, to_send,
-            lambda: self._token(6), now,
+            self._tag, now,
         )  # fmt: skip
         leg.reference = live.record.id
         leg.destination = self.sites.destination

@@ -28,9 +28,10 @@ from signaling.events import (
     Updated,
     UpdateRejected,
 )
-from signaling.leg import Effect as LegEffect
-from signaling.leg import Ended, Leg, Raise
-from signaling.leg import State as LegState
+from signaling.exchange import Effect as LegEffect
+from signaling.exchange import Ended, Raise
+from signaling.exchange import State as LegState
+from signaling.leg import Leg
 from signaling.uri import SipUri, TelUri, parse_uri
 
 EARLY_PER_LEG = 16

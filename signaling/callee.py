@@ -37,6 +37,9 @@ class CalleeLeg(Leg):
 
     __slots__ = ("forks", "offered")
 
+    forks: list[str]
+    offered: Offered | None
+
     @classmethod
     def calling(
         cls,
@@ -58,9 +61,12 @@ class CalleeLeg(Leg):
         address: Address = (host, flow.remote[1])
         dialog.remote_target = f"sip:{userinfo}{host_port(address)}{transport}"
         leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
-        leg.forks: list[str] = []
-        leg.offered: Offered | None = offered
-        effects = [Opened(dialog.call_id, dialog.local_tag), leg._invite(offered, settings.min_se_s, now)]
+        leg.forks = []
+        leg.offered = offered
+        effects: list[Effect] = [
+            Opened(dialog.call_id, dialog.local_tag),
+            leg._invite(offered, settings.min_se_s, now),
+        ]
         leg.opened.append(dialog.local_tag)
         return leg, effects
 

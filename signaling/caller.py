@@ -33,6 +33,8 @@ class CallerLeg(Leg):
 
     __slots__ = ("early",)
 
+    early: dict[int, str]
+
     @classmethod
     def invited(
         cls, name: str, settings: LegSettings, site: Site, flow: Flow, tx: ServerTx, tag: Callable[[], str]
@@ -43,7 +45,7 @@ class CallerLeg(Leg):
         sdp = session_body(request)
         dialog = Dialog.of_request(request, tag())
         leg = cls(name, settings, site, flow, dialog, State.INVITED, tag)
-        leg.early: dict[int, str] = {}
+        leg.early = {}
         leg.timer = session_timer.serve(request, settings.session_expires_s, settings.min_se_s)
         leg.served = Served(tx, request, sdp is not None)
         leg.remote_sdp = sdp

@@ -607,12 +607,17 @@ class Leg:
 
     @classmethod
     def restore(
-        cls, data: dict[str, Any], settings: LegSettings, site: Site, tag: Callable[[], str], now: float
+        cls,
+        data: dict[str, Any],
+        settings: LegSettings,
+        site: Callable[[Flow], Site],
+        tag: Callable[[], str],
+        now: float,
     ) -> "Leg":
         """The leg that `snapshot` wrote. A stream connection is opened again on demand."""
         local, remote = data["local"], data["remote"]
         flow = Flow(data["network"], data["transport"], (local[0], local[1]), (remote[0], remote[1]))
-        leg = cls(data["name"], settings, site, flow, Dialog.restore(data["dialog"]), State.UP, tag)
+        leg = cls(data["name"], settings, site(flow), flow, Dialog.restore(data["dialog"]), State.UP, tag)
         for name in ("local_sdp", "remote_sdp"):
             text = data[name]
             setattr(leg, name, None if text is None else text.encode("utf-8", "surrogateescape"))
