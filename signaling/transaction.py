@@ -31,6 +31,22 @@ from signaling.transaction_tables import (
     TimerValues,
 )
 
+__all__ = [
+    "AckReceived",
+    "CancelReceived",
+    "ClientTx",
+    "Counters",
+    "Effect",
+    "RequestReceived",
+    "ResponseReceived",
+    "ServerTx",
+    "State",
+    "TimerValues",
+    "TransactionFailed",
+    "Transactions",
+    "Transmit",
+]
+
 MAGIC_COOKIE = "z9hG4bK"
 _EMPTY_RPORT = re.compile(r";[ \t]*rport[ \t]*(?=;|$)", re.IGNORECASE)
 
@@ -304,7 +320,8 @@ class Transactions:
         if flow.reliable:
             hit = list(self._on_flow.get(flow, ()))
         else:
-            hit = [tx for tx in (*self._clients.values(), *self._servers.values()) if tx.peer == flow]
+            hit = [tx for tx in self._clients.values() if tx.peer == flow]
+            hit += [server for server in self._servers.values() if server.peer == flow]
         for tx in hit:
             if (tx.state, Input.TRANSPORT_ERROR) not in tx.table:
                 continue

@@ -15,7 +15,7 @@ from itertools import count
 from signaling.errors import ParseError
 from signaling.flow import Address, Flow, Listener
 from signaling.message import Response
-from signaling.parser import Framer, KeepAlive, parse
+from signaling.parser import Framer, KeepAlive, ParseLimits, parse, refuse
 from signaling.transport.limits import TransportCounters, TransportLimits
 
 Receive = Callable[[bytes, Flow, float], None]
@@ -26,6 +26,7 @@ _ACCEPT_PAUSE_S = 0.2
 _SWEEP_S = 1.0
 _MAX_FLOWS = 64
 _PONG = b"\r\n"
+_MIN_PARTIAL_BYTES = 4  # less may be the half of a keep-alive
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -88,7 +89,8 @@ class Connection:
         self.number = next(face.book.numbers)
         self.phase = Phase.OPEN if inbound else Phase.CONNECTING
         self.flow = Flow(face.listener.network, face.listener.transport, face.local, remote, self.number)
-        self._framer = Framer(face.limits.max_message_bytes)
+        self._framer = Framer(ParseLimits(max_message_bytes=face.limits.max_message_bytes))
+        self._partial_bytes = 0
         self._unsent = bytearray()
         self._flows = {self.flow}  # that something was sent on: who is told when it is lost
         now = time.monotonic()
@@ -205,25 +207,36 @@ class Connection:
             self.close(failed=bool(self._unsent))
             return
         self._active_at = time.monotonic()
+        self._partial_bytes += len(data)
         try:
-            messages = self._framer.feed(data)
+            items = self._framer.feed(data)
         except ParseError:
-            self._face.counters.closed_framing += 1
-            self.close()
-            return
-        for message in messages:
-            if isinstance(message, KeepAlive):
+            items = []
+        for item in items:
+            if isinstance(item, KeepAlive):
+                self._partial_bytes -= len(item.value)
                 self._face.counters.keepalives += 1
-                if message is KeepAlive.PING:
+                if item is KeepAlive.PING:
                     self.send(_PONG, self.flow)  # RFC 5626 s.4.4.1
             else:
-                self._face.receive(message, self.flow, 0.0)
+                self._partial_bytes -= len(item)
+                self._face.receive(item, self.flow, 0.0)
             if self.phase is Phase.CLOSED:
                 return
-        if not self._framer.pending:
+        if self._framer.error is not None:
+            self._out_of_step(self._framer.error)
+        elif self._partial_bytes < _MIN_PARTIAL_BYTES:
             self._partial_at = None
-        elif messages or self._partial_at is None:
+        elif items or self._partial_at is None:
             self._partial_at = self._active_at
+
+    def _out_of_step(self, error: ParseError) -> None:
+        """The stream cannot be read on: answer what can be answered, and close."""
+        self._face.counters.closed_framing += 1
+        answer = refuse(self._framer.rest, error.status, error.reason)
+        if answer is not None:
+            self.send(answer, self.flow)
+        self.close()
 
     def _lose(self) -> None:
         self._face.counters.lost += 1

@@ -146,5 +146,6 @@ def _waited_s(ancillary: list[tuple[int, int, bytes]]) -> float:
     for level, kind, value in ancillary:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(value) == _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack(value)
-            return max(0.0, time.time() - seconds - nanoseconds / 1e9)
+            stamp: float = seconds + nanoseconds / 1e9
+            return max(0.0, time.time() - stamp)
     return 0.0
