@@ -3,13 +3,14 @@
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from config.check import check
 from config.document import MAX_BYTES, Document, child, decode, read_document
 from config.model import INTERNAL_FIELDS, Check, Config, Network, Reject, Route, Trunk
 from config.problems import ConfigError, Problem
@@ -67,6 +68,13 @@ def examine(path_or_text: str | Path, environment: Mapping[str, str] | None = No
     return _report(document)
 
 
+def _without_secrets(document: Document, problem: Problem) -> Problem:
+    message = problem.message
+    for value in sorted(set(document.hidden.values()) - {""}, key=len, reverse=True):
+        message = message.replace(value, "(hidden)")
+    return replace(problem, message=message)
+
+
 def _read(file: str) -> bytes:
     try:
         with open(file, "rb") as opened:
@@ -87,6 +95,9 @@ def _report(document: Document) -> Report:
     salvage = Salvage()
     if isinstance(document.value, dict):
         salvage = _validate(document, problems)
+        if salvage.config is not None:
+            found = check(salvage.config, frozenset(salvage.broken), salvage.route_numbers)
+            problems.extend(_without_secrets(document, problem) for problem in found)
     elif not problems:
         what = "is empty" if document.value is None else "holds no keys"
         problems.append(
@@ -104,19 +115,18 @@ def _validate(document: Document, problems: list[Problem]) -> Salvage:
     salvage = Salvage(
         route_numbers=tuple(range(len(data["routes"]))) if isinstance(data.get("routes"), list) else ()
     )
-    # What is wrong is reported, taken out, and the rest validated again; the second pass finds nothing new
-    # unless taking out leaves a section without what it needs.
-    for _ in range(3):
+    # What is wrong is reported, taken out, and the rest validated again. What a later pass finds is only that
+    # something is missing now.
+    for attempt in range(3):
         try:
             salvage.config = Config.model_validate(data).with_marks(document.marks)
             return salvage
         except ValidationError as error:
             details = error.errors(include_url=False)
-        known = {(problem.line, problem.key) for problem in problems}
-        for detail in details:
-            problem = _problem(document, detail)
-            if (problem.line, problem.key) not in known:
-                problems.append(problem)
+        if attempt == 0:
+            known = {(problem.line, problem.key) for problem in problems}
+            found = dict.fromkeys(_problem(document, detail) for detail in details)
+            problems.extend(problem for problem in found if (problem.line, problem.key) not in known)
         if not _take_out(data, details, salvage):
             break
     return salvage

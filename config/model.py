@@ -102,7 +102,7 @@ class Network(Model):
     def _one_way_to_an_address(self) -> "Network":
         if not self.address and self.interface is None:
             raise bad(
-                "missing", "no address; write address: with one of our own, or interface: with its name"
+                "incomplete", "no address; write address: with one of our own, or interface: with its name"
             )
         return self
 
@@ -230,7 +230,7 @@ class Route(Model):
     def _one_outcome(self) -> "Route":
         if bool(self.to) == (self.reject is not None):
             raise bad(
-                "missing",
+                "incomplete",
                 "a route needs either to: with trunks, or reject: with a status; not both, not none",
             )
         return self
@@ -423,6 +423,10 @@ class Config(Model):
         while key and key not in self._marks:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
         return self._marks.get(key, (1, 1))
+
+    def has_key(self, key: str) -> bool:
+        """Whether that very key stands in the file."""
+        return key in self._marks
 
     def with_marks(self, marks: dict[str, tuple[int, int]]) -> "Config":
         """The same configuration that knows where its keys stand in the file."""
