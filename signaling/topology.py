@@ -1,0 +1,579 @@
+"""What may cross the border, as a list; nothing else does (RFC 5853 s.3.1, design.md s.4.1).
+
+A message is never copied. `carry_request`, `carry_response`, `carry_identity` and `carry_body` take out of a
+message of one side what `HEADERS` lets cross, as values without any host; `render` writes them for the other side
+as its `Site` wants to see us. Free text crosses in display names, user parts, Subject and instant messages only, with
+addresses and host names of its side taken out; all other text is made anew from its number.
+
+`HEADERS` is the documentation: every header field of the IANA registry that a call may meet, and what becomes of it.
+A field that is not there is dropped.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote as escape
+
+from signaling.errors import ParseError
+from signaling.flow import Address
+from signaling.guard import Guard, hosts_of, without_hosts
+from signaling.headers import (
+    NameAddr,
+    parse_name_addr,
+    parse_params,
+    split_commas,
+    unquote,
+    write_display,
+)
+from signaling.message import KEYS, Message, Request, Response, key_of
+from signaling.phrases import Q850, SIP, WARNINGS
+from signaling.uri import Params, SipUri, TelUri, parse_uri, unescape, write_params
+
+__all__ = [
+    "HEADERS",
+    "Carried",
+    "Guard",
+    "Identity",
+    "Party",
+    "Row",
+    "Site",
+    "carry_body",
+    "carry_identity",
+    "carry_request",
+    "carry_response",
+    "clean_user",
+    "describe",
+    "hosts_of",
+    "reason_phrase",
+    "render",
+]
+
+ANONYMOUS = '"Anonymous" <sip:anonymous@anonymous.invalid>'
+ANONYMOUS_HOST = "anonymous.invalid"
+MAX_TEXT = 256
+MAX_VALUES = 16
+MAX_BODY = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """How one network sees us.
+
+    `domain` is the host in identities that we send there, `contact` our advertised address there. A site that is
+    not `trusted` gets no asserted identity whose owner wants it private (RFC 3325 s.7).
+    """
+
+    domain: str
+    contact: Address
+    transport: str
+    user_agent: str | None = None
+    trusted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is, without the network that he is in.
+
+    `user` is as it stands in a URI, escapes included. `tel` says that it was a tel URI, which has no host anyway.
+    `params` are those of the number (RFC 3966, RFC 4694) and `user`.
+    """
+
+    display: str = ""
+    user: str = ""
+    tel: bool = False
+    params: Params = ()
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the name is withheld (RFC 3323 s.4.1.1.3)."""
+        return self.user == "anonymous"
+
+    def uri(self, site: Site, headers: str = "") -> str:
+        """The identity as a URI of `site`."""
+        if self.anonymous:
+            return f"sip:anonymous@{ANONYMOUS_HOST}"
+        if self.tel:
+            return f"tel:{self.user}{write_params(self.params)}"
+        host = f"[{site.domain}]" if ":" in site.domain else site.domain
+        user = f"{self.user}@" if self.user else ""
+        return f"sip:{user}{host}{write_params(self.params)}{headers}"
+
+    def render(self, site: Site) -> str:
+        """The identity as a name-addr of `site`, without tag."""
+        if self.anonymous:
+            return ANONYMOUS
+        display = f"{write_display(self.display)} " if self.display else ""
+        return f"{display}<{self.uri(site)}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """An identity in a header field, with what may stand beside it: `headers` in its URI, `params` behind it."""
+
+    identity: Identity
+    headers: str = ""
+    params: Params = ()
+
+    def render(self, site: Site) -> str:
+        """The value as `site` gets it."""
+        identity = self.identity
+        if identity.anonymous:
+            return f"{ANONYMOUS}{write_params(self.params)}"
+        display = f"{write_display(identity.display)} " if identity.display else ""
+        return f"{display}<{identity.uri(site, self.headers)}>{write_params(self.params)}"
+
+
+CarriedValue = str | Party
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a message lets cross: names and host-less values, in their order."""
+
+    fields: tuple[tuple[str, CarriedValue], ...] = ()
+
+    def get(self, name: str) -> CarriedValue | None:
+        """The first value of this name."""
+        return next((value for field, value in self.fields if field == name), None)
+
+
+NOTHING = Carried()
+
+
+def carry_request(request: Request) -> Carried:
+    """What a request lets cross. A value that is malformed does not cross; ParseError is never raised."""
+    return _carry(request, _REQUEST)
+
+
+def carry_response(response: Response) -> Carried:
+    """What a response lets cross. A value that is malformed does not cross; ParseError is never raised."""
+    return _carry(response, _RESPONSE)
+
+
+def _carry(message: Message, table: dict[str, "Row"]) -> Carried:
+    hosts: Collection[str] | None = None
+    out: list[tuple[str, CarriedValue]] = []
+    for name, text in message.fields:
+        row = table.get(KEYS.get(name) or key_of(name))
+        if row is None or row.carry is None or len(out) >= 4 * MAX_VALUES:
+            continue
+        if hosts is None:
+            hosts = hosts_of(message)
+        try:
+            # The headers that carry one text are not lists, whatever commas the text has.
+            values = [text] if row.carry is _text else split_commas(text)[:MAX_VALUES]
+            for value in values:
+                carried = row.carry(value, hosts)
+                if carried is not None:
+                    out.append((row.name, carried))
+        except ParseError:
+            continue
+    return Carried(tuple(out)) if out else NOTHING
+
+
+def render(carried: Carried, site: Site) -> list[tuple[str, str]]:
+    """The header fields for a message to `site`."""
+    private = not site.trusted and any(
+        name == "Privacy" and value in ("id", "user", "header") for name, value in carried.fields
+    )
+    return [
+        (name, value if isinstance(value, str) else value.render(site))
+        for name, value in carried.fields
+        if not (private and name in ("P-Asserted-Identity", "Remote-Party-ID"))
+    ]
+
+
+def reason_phrase(status: int) -> str:
+    """The phrase for a status line that crosses: a peer's own text may name its machines."""
+    return SIP.get(status) or SIP[status // 100 * 100]
+
+
+# -- identities ---------------------------------------------------------------------------------------------
+
+# RFC 3966, RFC 4694 (number portability), RFC 7852-style tokens of carriers (cpc, oli) and RFC 8225's verstat.
+_NUMBER = re.compile(r"[0-9A-Fa-f+*#().\-]{1,32}")
+_WORD = re.compile(r"[A-Za-z0-9\-]{1,40}")
+_USER_PARAMS: dict[str, re.Pattern[str] | None] = {
+    "phone-context": re.compile(r"\+[0-9().\-]{1,20}"),  # the other form is a domain name
+    "isub": _NUMBER, "ext": _NUMBER, "rn": _NUMBER, "cic": _NUMBER, "npdi": None, "cpc": _WORD,
+    "oli": _NUMBER, "verstat": re.compile(r"(?:TN-Validation|No-TN-Validation)[A-Za-z\-]{0,20}"),
+}  # fmt: skip
+
+
+def carry_identity(name_addr: NameAddr, hosts: Collection[str] = ()) -> Identity:
+    """The identity of a From, To, P-Asserted-Identity, ... value.
+
+    `hosts` are further names of that side (`hosts_of`) to keep out of display name and user part. ParseError for a
+    URI that is none. A URI without a user part that we understand is an identity without user.
+    """
+    uri = parse_uri(name_addr.uri_text)
+    if isinstance(uri, TelUri):
+        return Identity(_clean(name_addr.display, hosts), uri.number, True, _user_params(uri.params))
+    if not isinstance(uri, SipUri):
+        return Identity(_clean(name_addr.display, hosts))
+    host = uri.host.lower()
+    if uri.user.lower() == "anonymous" or host == ANONYMOUS_HOST:
+        return Identity("Anonymous", "anonymous")
+    if host not in hosts:
+        hosts = (host, *hosts)
+    params = (("user", "phone"),) if uri.param("user") == "phone" else ()
+    return Identity(_clean(name_addr.display, hosts), clean_user(uri.user, hosts), False, params)
+
+
+def clean_user(user: str, hosts: Collection[str] = ()) -> str:
+    """A user part without addresses and host names of its side, and without parameters that could hold one."""
+    number, semicolon, tail = user.partition(";")
+    if semicolon:
+        # RFC 3261 s.19.1.6: a telephone number in a SIP URI brings its parameters along.
+        number += write_params(_user_params(parse_params(tail)))
+    plain = unescape(number)
+    safe = _clean(plain, hosts)
+    return number if safe == plain else escape(safe, safe="&=+$,;?/-_.!~*'()", errors="ignore")
+
+
+def _user_params(params: Params) -> Params:
+    kept: list[tuple[str, str | None]] = []
+    for name, value in params:
+        key = name.lower()
+        if key not in _USER_PARAMS:
+            continue
+        pattern = _USER_PARAMS[key]
+        if pattern is None or (value is not None and pattern.fullmatch(value)):
+            kept.append((key, None if pattern is None else value))
+    return tuple(kept)
+
+
+# -- free text ----------------------------------------------------------------------------------------------
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _clean(text: str, hosts: Collection[str]) -> str:
+    """`text` in one line, bounded, with IP addresses and `hosts` (lower case) replaced."""
+    if not text:
+        return text
+    text = text[:MAX_TEXT]
+    if not text.isprintable():
+        text = _CONTROL.sub(" ", text)
+    return without_hosts(text, hosts)
+
+
+# -- what each header field becomes -------------------------------------------------------------------------
+
+Carry = Callable[[str, Collection[str]], CarriedValue | None]
+
+
+def _party(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    return Party(carry_identity(parse_name_addr(value), hosts))
+
+
+_DIGITS = re.compile(r"[0-9]{1,10}")
+_INDEX = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,20}")
+_CAUSE_IN_URI = re.compile(r"(?:^|&)reason=(sip|q\.850)%3Bcause%3D([0-9]{1,3})", re.IGNORECASE)
+_PRIVACY_IN_URI = re.compile(r"(?:^|&)privacy=(history|none)(?:&|$)", re.IGNORECASE)
+_DIVERSIONS = frozenset(
+    ("unknown", "user-busy", "no-answer", "unavailable", "unconditional", "time-of-day", "do-not-disturb",
+     "deflection", "follow-me", "out-of-service", "away")
+)  # fmt: skip
+
+
+def _kept(params: Params, allowed: dict[str, re.Pattern[str] | frozenset[str]]) -> Params:
+    kept: list[tuple[str, str | None]] = []
+    for name, value in params:
+        test, text = allowed.get(name), unquote(value or "").lower()
+        if test is not None and (text in test if isinstance(test, frozenset) else test.fullmatch(text)):
+            kept.append((name, text))
+    return tuple(kept)
+
+
+_DIVERSION_PARAMS: dict[str, re.Pattern[str] | frozenset[str]] = {
+    "reason": _DIVERSIONS, "counter": _DIGITS, "limit": _DIGITS, "screen": frozenset(("yes", "no")),
+    "privacy": frozenset(("full", "name", "uri", "off")),
+}  # fmt: skip
+_HISTORY_PARAMS: dict[str, re.Pattern[str] | frozenset[str]] = {
+    "index": _INDEX, "rc": _INDEX, "mp": _INDEX, "np": _INDEX,
+}  # fmt: skip
+_REMOTE_PARTY_PARAMS: dict[str, re.Pattern[str] | frozenset[str]] = {
+    "party": frozenset(("calling", "called")), "screen": frozenset(("yes", "no")),
+    "id-type": frozenset(("subscriber", "user", "term")),
+    "privacy": frozenset(("full", "name", "uri", "off")),
+}  # fmt: skip
+
+
+def _diversion(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    parsed = parse_name_addr(value)
+    return Party(carry_identity(parsed, hosts), "", _kept(parsed.params, _DIVERSION_PARAMS))
+
+
+def _remote_party(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    parsed = parse_name_addr(value)
+    return Party(carry_identity(parsed, hosts), "", _kept(parsed.params, _REMOTE_PARTY_PARAMS))
+
+
+def _history(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    """RFC 7044: the index and, out of the headers that the URI embeds, the number of the reason (s.5)."""
+    parsed = parse_name_addr(value)
+    uri = parse_uri(parsed.uri_text)
+    embedded = uri.headers if isinstance(uri, SipUri) else ""
+    parts = [f"Reason={match[1]}%3Bcause%3D{match[2]}" for match in _CAUSE_IN_URI.finditer(embedded)][:2]
+    parts += [f"Privacy={match[1].lower()}" for match in _PRIVACY_IN_URI.finditer(embedded)][:1]
+    identity = carry_identity(parsed, hosts)
+    cause = uri.param("cause") if isinstance(uri, SipUri) else None
+    if cause is not None and _DIGITS.fullmatch(cause):
+        identity = Identity(
+            identity.display, identity.user, identity.tel, (*identity.params, ("cause", cause))
+        )
+    return Party(identity, "?" + "&".join(parts) if parts else "", _kept(parsed.params, _HISTORY_PARAMS))
+
+
+def _reason(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    """RFC 3326: protocol and cause; the text is the standard one (it may have named a machine)."""
+    protocol, _, rest = value.partition(";")
+    params = dict(parse_params(rest))
+    cause = params.get("cause") or ""
+    if not (cause.isascii() and cause.isdigit() and len(cause) <= 3):
+        return None
+    kind = protocol.strip().upper()
+    texts = {"SIP": SIP, "Q.850": Q850, "PREEMPTION": {}, "STIR": {}}.get(kind)
+    if texts is None:
+        return None
+    name = {"PREEMPTION": "Preemption"}.get(kind, kind)
+    # A 200 in a CANCEL is a call that somebody else picked up (RFC 3326 s.3.1).
+    text = "Call completed elsewhere" if (kind, cause) == ("SIP", "200") else texts.get(int(cause))
+    location = unquote(params.get("location") or "").upper()
+    return (
+        f"{name};cause={int(cause)}"
+        + (f';text="{text}"' if text else "")
+        + (f";location={location}" if location in _LOCATIONS else "")
+    )
+
+
+_LOCATIONS = frozenset(("U", "LPN", "LN", "TN", "RLN", "RPN", "INTL", "BI"))  # RFC 8606 s.4
+
+
+def _warning(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    """RFC 3261 s.20.43: the code; agent and text become ours."""
+    code = value[:3]
+    if not (code.isascii() and code.isdigit()) or value[3:4] != " " or int(code) not in WARNINGS:
+        return None
+    return f'{code} sbc "{WARNINGS[int(code)]}"'
+
+
+def _text(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    return _clean(value, hosts) or None
+
+
+def _one_of(*words: str) -> Carry:
+    """Carry values that are one of these words, without regard to case."""
+    known = {word.lower(): word for word in words}
+
+    def carry(value: str, hosts: Collection[str]) -> CarriedValue | None:
+        return known.get(value.partition(";")[0].strip().lower())
+
+    return carry
+
+
+_PRIVACY = frozenset(("none", "header", "session", "user", "id", "critical", "history"))
+
+
+def _privacy(value: str, hosts: Collection[str]) -> CarriedValue | None:
+    words = [word for part in value.split(";") if (word := part.strip().lower()) in _PRIVACY]
+    return ";".join(words) or None
+
+
+def _matching(pattern: str) -> Carry:
+    """Carry values that a bounded pattern matches as a whole."""
+    compiled = re.compile(pattern)
+
+    def carry(value: str, hosts: Collection[str]) -> CarriedValue | None:
+        return value if compiled.fullmatch(value) and without_hosts(value, hosts) == value else None
+
+    return carry
+
+
+_PRIORITIES = (
+    r"(?:dsn|drsn|rts|crts|q735|ets|wps|esnet|mcpttp|mcpttq)(?:-[0-9]{6})?\."
+    r"(?:[0-9]{1,2}|routine|priority|immediate|flash|flash-override|flash-override-override)"
+)
+_ALERT = r"<urn:alert:(?:service|source|priority|duration|delay|locale)(?::[a-z0-9\-]{1,32}){1,4}>"
+_LANGUAGE = r"(?:\*|[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8}){0,3})[ \t]{0,4}(?:;[ \t]{0,4}q=[01](?:\.[0-9]{1,3})?)?"
+# RFC 7433: hexadecimal, with parameters from a short list. What the two applications put there is theirs.
+_USER_TO_USER = (
+    r"[0-9A-Fa-f]{1,256}"
+    r"(?:;(?:encoding=hex|purpose=isdn-uui|purpose=isdn-network|purpose=isdn-interwork|content=isdn-uui)){0,3}"
+)
+
+Fate = Literal["crosses", "rewritten", "ours", "dropped"]
+"""Unchanged, or cleaned and bounded only; with hosts and texts replaced; made by the leg for its own dialog; gone."""
+Where = Literal["request", "response", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What becomes of one header field."""
+
+    name: str
+    fate: Fate
+    how: str
+    where: Where = "both"
+    carry: Carry | None = None
+
+
+def _ours(names: str, how: str) -> Iterator[Row]:
+    return (Row(name, "ours", how) for name in names.split())
+
+
+def _dropped(names: str, how: str) -> Iterator[Row]:
+    return (Row(name, "dropped", how) for name in names.split())
+
+
+HEADERS: tuple[Row, ...] = (
+    Row("P-Asserted-Identity", "rewritten", "host becomes the site's domain (RFC 3325)", "both", _party),
+    Row("P-Preferred-Identity", "rewritten", "host becomes the site's domain", "request", _party),
+    Row("Remote-Party-ID", "rewritten", "host becomes the site's domain; known params", "both", _remote_party),
+    Row("Diversion", "rewritten", "host becomes the site's domain; known params (RFC 5806)", "both", _diversion),
+    Row("History-Info", "rewritten", "host, as above; index and cause numbers (RFC 7044)", "both", _history),
+    Row("Referred-By", "rewritten", "host becomes the site's domain; cid dropped (RFC 3892)", "request", _party),
+    Row("Reason", "rewritten", "protocol and cause; the text is the standard one (RFC 3326)", "both", _reason),
+    Row("Warning", "rewritten", "code; agent and text are ours (RFC 3261 s.20.43)", "response", _warning),
+    Row("Subject", "crosses", "addresses and host names of its side taken out", "request", _text),
+    Row("Privacy", "crosses", "known words (RFC 3323, RFC 3325, RFC 7044)", "both", _privacy),
+    Row("Priority", "crosses", "known words", "request",
+        _one_of("emergency", "urgent", "normal", "non-urgent", "psap-callback")),
+    Row("Resource-Priority", "crosses", "registered namespaces (RFC 4412)", "request", _matching(_PRIORITIES)),
+    Row("Accept-Language", "crosses", "language tags", "request", _matching(_LANGUAGE)),
+    Row("Alert-Info", "crosses", "urn:alert only (RFC 7462)", "both", _matching(_ALERT)),
+    Row("User-to-User", "crosses", "hexadecimal only (RFC 7433)", "both", _matching(_USER_TO_USER)),
+    Row("Answer-Mode", "crosses", "Manual or Auto (RFC 5373)", "request", _one_of("Manual", "Auto")),
+    Row("P-Early-Media", "crosses", "known words (RFC 5009)", "both",
+        _one_of("supported", "sendrecv", "sendonly", "recvonly", "inactive", "gated")),
+    Row("Info-Package", "crosses", "a token (RFC 6086)", "request", _matching(r"[A-Za-z0-9\-]{1,32}")),
+    Row("Event", "crosses", "the package, without parameters", "request", _one_of(
+        "message-summary", "talk", "hold", "refer", "conference", "dialog", "check-sync", "ua-profile", "reg")),
+    Row("Subscription-State", "crosses", "the state", "request", _one_of("active", "pending", "terminated")),
+    *_ours("Via From To Call-ID CSeq Contact Max-Forwards Route Record-Route Content-Length Content-Type",
+           "belongs to the dialog or transaction of one side"),
+    *_ours("Allow Supported Require Unsupported Accept User-Agent Server", "says what we are"),
+    *_ours("Session-Expires Min-SE RSeq RAck Expires Timestamp", "agreed with each side by itself"),
+    *_ours("Retry-After", "the number goes with the refusal itself, its comment does not"),
+    *_ours("Allow-Events Recv-Info", "says what we are"),
+    *_dropped("Call-Info Error-Info Geolocation Geolocation-Routing Geolocation-Error Icon",
+              "a URI that leads into the other network, or to a body that stays behind"),
+    *_dropped("Authorization Proxy-Authorization WWW-Authenticate Proxy-Authenticate Authentication-Info "
+              "Proxy-Authentication-Info", "bound to realm and URI of one side"),
+    *_dropped("Replaces Join Target-Dialog In-Reply-To Same-Session Session-ID Refer-To Refer-Sub",
+              "names a dialog of one side"),
+    *_dropped("Identity Identity-Info", "its certificate URL names the signer's network (RFC 8224)"),
+    *_dropped("Organization Date MIME-Version Content-Disposition Content-Encoding Content-Language "
+              "Content-ID Accept-Encoding Reply-To",
+              "says something of the sender's machine or of a body that we make anew"),
+    *_dropped("Proxy-Require Path Service-Route Request-Disposition Accept-Contact Reject-Contact Max-Breadth "
+              "Feature-Caps Flow-Timer Security-Client Security-Server Security-Verify SIP-ETag SIP-If-Match",
+              "for proxies and registrars of one side"),
+    *_dropped("P-Charging-Vector P-Charging-Function-Addresses P-Access-Network-Info P-Visited-Network-ID "
+              "P-Associated-URI P-Called-Party-ID P-Profile-Key P-Served-User P-User-Database P-DCS-Trace-Party-ID "
+              "P-Media-Authorization P-Answer-State P-Refused-URI-List P-Private-Network-Indication Relayed-Charge "
+              "Cellular-Network-Info Restoration-Info Service-Interact-Info",
+              "names of the inside of one network"),
+)  # fmt: skip
+
+_REQUEST = {row.name.lower(): row for row in HEADERS if row.carry and row.where != "response"}
+_RESPONSE = {row.name.lower(): row for row in HEADERS if row.carry and row.where != "request"}
+
+
+def describe() -> str:
+    """`HEADERS` as a table for people (Markdown)."""
+    lines = ["| header field | fate | how | in |", "| --- | --- | --- | --- |"]
+    lines += [f"| {row.name} | {row.fate} | {row.how} | {row.where} |" for row in HEADERS]
+    return "\n".join(lines) + "\n"
+
+
+# -- bodies -------------------------------------------------------------------------------------------------
+
+_SIGNAL = re.compile(r"[0-9A-Da-d*#!]{1}")
+_SUMMARY = re.compile(
+    r"(Voice-Message|Fax-Message|Pager-Message|Multimedia-Message|Text-Message|None)[ \t]{0,4}:[ \t]{0,4}"
+    r"([0-9]{1,6}/[0-9]{1,6}(?:[ \t]{0,4}\([0-9]{1,6}/[0-9]{1,6}\))?)",
+    re.IGNORECASE,
+)
+_FAST_UPDATE = (
+    '<?xml version="1.0" encoding="utf-8"?>\r\n<media_control><vc_primitive><to_encoder><picture_fast_update/>'
+    "</to_encoder></vc_primitive></media_control>\r\n"
+)
+
+
+def carry_body(content_type: str, body: bytes, hosts: Collection[str] = ()) -> tuple[str, bytes] | None:
+    """A body of a request inside the dialog, made anew for the other side; None for one that may not cross (415).
+
+    Takes and gives a media type and content. SDP is no business of this function.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if not body:
+        return "", b""
+    carry = _BODIES.get(kind)
+    if carry is None or len(body) > MAX_BODY:
+        return None
+    made = carry(body.decode("utf-8", "replace"), hosts)
+    return None if made is None else (_BODY_TYPES.get(kind, kind), made.encode("utf-8", "replace"))
+
+
+def _plain(text: str, hosts: Collection[str]) -> str | None:
+    return without_hosts(text, hosts)
+
+
+def _sipfrag(text: str, hosts: Collection[str]) -> str | None:
+    """RFC 3515 s.2.4.5: the status line, its phrase the standard one."""
+    words = text.split("\r\n", 1)[0].split(" ", 2)
+    if len(words) < 2 or words[0] != "SIP/2.0" or not re.fullmatch(r"[1-6][0-9]{2}", words[1]):
+        return None
+    return f"SIP/2.0 {words[1]} {reason_phrase(int(words[1]))}\r\n"
+
+
+def _dtmf_relay(text: str, hosts: Collection[str]) -> str | None:
+    values = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition("=") for line in text.splitlines()[:8])
+    }
+    signal, duration = values.get("signal", ""), values.get("duration", "")
+    if not _SIGNAL.fullmatch(signal):
+        return None
+    lasting = f"Duration={int(duration)}\r\n" if re.fullmatch(r"[0-9]{1,5}", duration) else ""
+    return f"Signal={signal}\r\n{lasting}"
+
+
+def _dtmf(text: str, hosts: Collection[str]) -> str | None:
+    signal = text.strip()
+    return signal if _SIGNAL.fullmatch(signal) else None
+
+
+def _fast_update(text: str, hosts: Collection[str]) -> str | None:
+    return _FAST_UPDATE if "picture_fast_update" in text else None
+
+
+def _summary(text: str, hosts: Collection[str]) -> str | None:
+    """RFC 3842 s.5.2: counts, without the account that they are for."""
+    lines = [line.strip() for line in text.splitlines()[:32]]
+    waiting = next(
+        (
+            line.partition(":")[2].strip().lower()
+            for line in lines
+            if line.lower().startswith("messages-waiting:")
+        ),
+        "",
+    )
+    if waiting not in ("yes", "no"):
+        return None
+    counts = [f"{match[1]}: {match[2]}\r\n" for line in lines if (match := _SUMMARY.fullmatch(line))]
+    return f"Messages-Waiting: {waiting}\r\n" + "".join(counts)
+
+
+_BODIES: dict[str, Callable[[str, Collection[str]], str | None]] = {
+    "text/plain": _plain,
+    "message/sipfrag": _sipfrag,
+    "application/dtmf-relay": _dtmf_relay,
+    "application/dtmf": _dtmf,
+    "application/media_control+xml": _fast_update,
+    "application/simple-message-summary": _summary,
+}
+_BODY_TYPES = {"message/sipfrag": "message/sipfrag;version=2.0", "text/plain": "text/plain;charset=utf-8"}
