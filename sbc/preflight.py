@@ -1,31 +1,18 @@
-"""What a checked configuration wants of this host: addresses, descriptors, import names that are ours."""
+"""What a checked configuration wants of this host: addresses and descriptors."""
 
 import errno
 import resource
 import socket
-from collections.abc import Mapping, Sequence
-from importlib.metadata import packages_distributions
 
 from config.model import Config
 
-DISTRIBUTION = "border-sbc"
-PACKAGES = ("sbc", "signaling", "media", "nat", "config")
 SOCKETS_PER_CALL = 4
 """RTP and RTCP on each side."""
 SOCKETS_SPARE = 200
 
 
-def foreign_distributions(owners: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Sentences on installed distributions that own an import name of ours (design.md s.2); none when all is well."""
-    known = packages_distributions() if owners is None else owners
-    return [
-        f"the import name {package!r} belongs to the distribution {owner!r} too; uninstall"
-        f" it, or give {DISTRIBUTION}"
-        " an environment of its own"
-        for package in PACKAGES
-        for owner in known.get(package, ())
-        if owner.lower().replace("_", "-") != DISTRIBUTION
-    ]
+class StartError(Exception):
+    """The server cannot start on this host; the text says why and what to do."""
 
 
 def missing_addresses(config: Config) -> list[str]:
