@@ -159,8 +159,8 @@ class _Checker:
             self._say(
                 key, f"the trunk in {line} has the same name, so `from` could mean either; rename one of them"
             )
-        if network.interface is not None and (network.address or not network.interface):
-            # After `nat.interfaces.resolve` the interface is gone, so this is what the file says.
+        # Asked of the file: `nat.interfaces.resolve` fills in the address that an interface has.
+        if network.interface == "" or (network.interface and self.config.has_key(f"{key}.address")):
             self._say(f"{key}.interface", "write either interface, with a name, or address; not both")
         self._families(key, network)
         if not network.listen:
