@@ -75,7 +75,8 @@ class Counters:
     `lost` by RFC 3550 s.A.3 (may be negative with duplicates), `jitter_ms` by s.A.8, `max_jitter_ms` its peak,
     `rtt_ms` from RTCP (s.6.4.1) or None, `mos` by ITU-T G.107 or None without RTP. `strangers`: packets from a
     source that is not ours. `muted`: packets that came while `receive` was false. `malformed`: not RTP at all.
-    `source` the locked RTP source. `last_s` seconds since the last packet, None for never.
+    `source` the locked RTP source. `last_s` seconds since the last packet, None for never. `dropped`: lost in
+    our own receive queue (they are part of `lost` too). `other_protocols`: STUN and DTLS from the source.
     """
 
     packets: int = 0
@@ -96,6 +97,8 @@ class Counters:
     payload_types: tuple[int, ...] = ()
     source: Address | None = None
     last_s: float | None = None
+    dropped: int = 0
+    other_protocols: int = 0
 
 
 @dataclass(frozen=True, slots=True)

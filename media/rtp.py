@@ -1,0 +1,200 @@
+"""RTP (RFC 3550): the fixed header, its validity, and what a receiver keeps count of."""
+
+import struct
+from collections.abc import Iterable
+
+HEADER = struct.Struct("!BBHII")
+"""First byte (version, padding, extension, CSRC count), marker and payload type, sequence, timestamp, SSRC."""
+
+HEADER_BYTES = 12
+
+# RFC 3550 s.A.1: a jump of less than MAX_DROPOUT forward is loss, one of less than MAX_MISORDER back is
+# reordering, everything else a restart of the sender once two packets in a row say so.
+MAX_DROPOUT = 3000
+MAX_MISORDER = 100
+
+# A step between arrival and timestamp beyond this is a new timestamp origin (a file began to play, a mixer
+# switched its source under one SSRC), not jitter: s.A.8 would carry it along as minutes of jitter.
+DISCONTINUITY_S = 5.0
+
+# RFC 3551 s.6: clock rates of the static payload types that are not 8000 Hz; 64-95 are not used with RTCP
+# multiplexing and 96-127 have no rate until the session names one.
+_STATIC_RATES = {6: 16000, 10: 44100, 11: 44100, 14: 90000, 16: 11025, 17: 22050}
+_STATIC_RATES.update(dict.fromkeys((25, 26, 28, 31, 32, 33, 34), 90000))
+
+
+def valid(data: bytes | bytearray | memoryview, size: int) -> bool:
+    """Whether `size` bytes of `data` can be an RTP packet: RFC 3550 s.A.1 with the header extension measured."""
+    if size < HEADER_BYTES or data[0] & 0xC0 != 0x80 or 192 <= data[1] <= 223:
+        return False
+    length = HEADER_BYTES + 4 * (data[0] & 0x0F)
+    if data[0] & 0x10:
+        if size < length + 4:
+            return False
+        length += 4 + 4 * (data[length + 2] << 8 | data[length + 3])
+    if data[0] & 0x20:
+        if size <= length:
+            return False
+        padding = data[size - 1]
+        return padding > 0 and length + padding <= size
+    return length <= size
+
+
+class Reception:
+    """What is known of the packets of one sender; SSRC changes and restarts add up instead of starting anew.
+
+    Times are monotonic seconds. `jitter` is in seconds, so that a change of codec does not change its unit.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_bad_seq",
+        "_base",
+        "_codec_rates",
+        "_expected_before",
+        "_highest",
+        "_payload_type",
+        "_tick",
+        "_timestamp",
+        "bytes",
+        "heard",
+        "jitter",
+        "max_jitter",
+        "packets",
+        "payload_mask",
+        "received",
+        "reordered",
+        "resets",
+        "ssrc",
+        "ssrc_changes",
+    )
+
+    def __init__(self) -> None:
+        self.ssrc = -1
+        self.packets = 0
+        self.bytes = 0
+        self.received = 0
+        self.reordered = 0
+        self.resets = 0
+        self.ssrc_changes = 0
+        self.jitter = 0.0
+        self.max_jitter = 0.0
+        self.heard = 0.0
+        self.payload_mask = 0
+        self._codec_rates: dict[int, float] = {}
+        self._base = 0
+        self._highest = 0
+        self._bad_seq = -1
+        self._expected_before = 0
+        self._payload_type = -1
+        self._tick = 0.0
+        self._timestamp = 0
+        self._arrived = 0.0
+
+    def codecs(self, rates: Iterable[tuple[int, str, int]]) -> None:
+        """Name the clock rates: (payload type, encoding name, Hz)."""
+        # RFC 4733 s.2.2.1: all packets of one digit carry the timestamp of its begin, which is no jitter.
+        self._codec_rates = {
+            pt: 0.0 if name.lower() == "telephone-event" or hz <= 0 else 1.0 / hz for pt, name, hz in rates
+        }
+        self._payload_type = -1
+
+    def receive(self, size: int, second: int, seq: int, timestamp: int, ssrc: int, now: float) -> None:
+        """Count one packet of `size` bytes; `second` is the header's second byte."""
+        self.packets += 1
+        self.bytes += size
+        self.heard = now
+        if second & 0x7F != self._payload_type:
+            self._change_payload_type(second & 0x7F)
+        if ssrc != self.ssrc:
+            self._change_source(ssrc, seq, timestamp, now)
+        elif (seq - self._highest) & 0xFFFF == 1:
+            self._highest += 1
+            self.received += 1
+        else:
+            self._receive_out_of_line(seq)
+        tick = self._tick
+        if tick:
+            step = (timestamp - self._timestamp) & 0xFFFFFFFF
+            if step > 0x7FFFFFFF:
+                step -= 0x100000000
+            late = now - self._arrived - step * tick
+            if late < 0.0:
+                late = -late
+            if late < DISCONTINUITY_S:
+                jitter = self.jitter = self.jitter + (late - self.jitter) * 0.0625
+                self.max_jitter = max(self.max_jitter, jitter)
+            self._timestamp = timestamp
+            self._arrived = now
+
+    def receive_opaque(self, size: int, now: float) -> None:
+        """Count one packet that is not RTP (UDPTL)."""
+        self.packets += 1
+        self.received += 1
+        self.bytes += size
+        self.heard = now
+
+    def follows(self, ssrc: int, seq: int) -> bool:
+        """Whether such a packet would go on with the stream as it is (RFC 3550 s.A.1)."""
+        return ssrc == self.ssrc and 0 < (seq - self._highest) & 0xFFFF < MAX_DROPOUT
+
+    @property
+    def expected(self) -> int:
+        """How many packets the sequence numbers promise, over all SSRCs (RFC 3550 s.A.3)."""
+        if self.ssrc < 0:
+            return self._expected_before
+        return self._expected_before + self._highest - self._base + 1
+
+    @property
+    def lost(self) -> int:
+        """Packets expected and not received; negative with duplicates (RFC 3550 s.A.3)."""
+        return self.expected - self.received if self.ssrc >= 0 else 0
+
+    @property
+    def payload_type(self) -> int:
+        """The payload type of the last packet, -1 before the first."""
+        return self._payload_type
+
+    def payload_types(self) -> tuple[int, ...]:
+        """Every payload type seen, ascending."""
+        return tuple(pt for pt in range(128) if self.payload_mask >> pt & 1)
+
+    def _change_payload_type(self, payload_type: int) -> None:
+        self.payload_mask |= 1 << payload_type
+        self._payload_type = payload_type
+        tick = self._codec_rates.get(payload_type)
+        if tick is None:
+            tick = 1.0 / _STATIC_RATES.get(payload_type, 8000) if payload_type < 64 else 0.0
+        if tick and tick != self._tick:
+            # Timestamps of two clocks cannot be compared: begin with the next packet.
+            self._arrived = -2 * DISCONTINUITY_S
+        self._tick = tick
+
+    def _change_source(self, ssrc: int, seq: int, timestamp: int, now: float) -> None:
+        if self.ssrc >= 0:
+            self.ssrc_changes += 1
+        self._restart(seq)
+        self.ssrc = ssrc
+        self.received += 1
+        self._timestamp = timestamp
+        self._arrived = now
+
+    def _restart(self, seq: int) -> None:
+        self._expected_before = self.expected
+        self._base = self._highest = seq
+        self._bad_seq = -1
+
+    def _receive_out_of_line(self, seq: int) -> None:
+        # RFC 3550 s.A.1 update_seq(); _highest holds the cycles above its low 16 bits.
+        delta = (seq - self._highest) & 0xFFFF
+        if delta < MAX_DROPOUT:
+            self._highest += delta
+        elif delta <= 0x10000 - MAX_MISORDER:
+            if seq != self._bad_seq:
+                self._bad_seq = (seq + 1) & 0xFFFF
+                return
+            self.resets += 1
+            self._restart(seq)
+        else:
+            self.reordered += 1
+        self.received += 1

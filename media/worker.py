@@ -1,0 +1,129 @@
+"""The relay process: reads commands from its control socket, serves packets, tells events.
+
+Both directions are SOCK_SEQPACKET messages of one marshalled list of tuples, so that order and message borders
+come from the kernel. marshal is the cheapest encoder of plain tuples in the standard library and costs the
+worker no import; it trusts its input, which is right here and only here: the other end of this socket pair is
+the process that started us.
+
+Commands are (method name, *arguments) of `media.reference.Reference`.
+"""
+
+import errno
+import marshal
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from media.reference import Event, Reference
+
+MESSAGE_BYTES = 262144
+# Commands read before packets get their turn again.
+MESSAGES_PER_TURN = 8
+# Counters of that many streams fit easily into one message.
+EVENTS_PER_MESSAGE = 64
+# A bug met once per packet must not fill the disk.
+MAX_TRACES = 20
+# Should the parent stop reading: locks and silences beyond this are lost, final counters are not.
+MAX_PENDING_EVENTS = 16384
+
+
+class Worker:
+    """The control side of one relay process."""
+
+    def __init__(self, control: socket.socket, dscp: int) -> None:
+        self._control = control
+        self._pending: list[Event] = []
+        self._running = True
+        self._blocked = False
+        self._relay = Reference(self._emit, dscp)
+        self._relay.watch(control.fileno(), self._read)
+
+    def run(self) -> None:
+        """Serve until the parent closes its end."""
+        serve = self._relay.serve
+        traces = 0
+        while self._running:
+            try:
+                serve()
+            except Exception:
+                # Our own bug, met by one packet: it is lost, the other streams go on.
+                traces += 1
+                if traces <= MAX_TRACES:
+                    traceback.print_exc()
+            if self._pending and not self._blocked:
+                self._flush()
+        self._relay.shut_down()
+
+    def _emit(self, event: Event) -> None:
+        if len(self._pending) < MAX_PENDING_EVENTS or event[0] in ("closed", "counters"):
+            self._pending.append(event)
+
+    def _read(self) -> None:
+        if self._blocked:
+            self._flush()
+        relay = self._relay
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                data = self._control.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._running = False
+                return
+            commands: list[tuple[Any, ...]] = marshal.loads(data)
+            for name, *arguments in commands:
+                try:
+                    getattr(relay, name)(*arguments)
+                except Exception as error:
+                    # Our own bug, met by one command: that stream fails, not the worker with all others.
+                    traceback.print_exc()
+                    self._emit(("unbound", arguments[0], f"{name}: {error!r}"))
+
+    def _flush(self) -> None:
+        pending = self._pending
+        count = EVENTS_PER_MESSAGE
+        while pending:
+            batch = pending[:count]
+            try:
+                self._control.send(marshal.dumps(batch))
+            except BlockingIOError:
+                self._block(True)
+                return
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE and count > 1:
+                    count //= 2
+                    continue
+                self._running = False
+                return
+            del pending[: len(batch)]
+        self._block(False)
+
+    def _block(self, blocked: bool) -> None:
+        if blocked != self._blocked:
+            self._blocked = blocked
+            events = select.EPOLLIN | select.EPOLLOUT if blocked else select.EPOLLIN
+            self._relay.watch(self._control.fileno(), self._read, events)
+
+
+def main(arguments: list[str]) -> None:
+    """`worker FD DSCP`: FD is our end of the control socket pair."""
+    # The operator's Ctrl-C and the service manager's SIGTERM reach the whole group; media goes on until the
+    # parent has said goodbye to its calls and closes the control socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    control = socket.socket(fileno=int(arguments[0]))
+    control.setblocking(False)
+    Worker(control, int(arguments[1])).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

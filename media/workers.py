@@ -1,0 +1,438 @@
+"""The relay as worker processes: spawns them, tells them what to do, replaces those that die."""
+
+import asyncio
+import marshal
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from media.relay import (
+    Address,
+    BindFailed,
+    Closed,
+    Counters,
+    End,
+    RelayEvent,
+    Side,
+    Silence,
+    SourceLocked,
+    StreamCounters,
+    StreamSpec,
+    WorkerRestarted,
+)
+
+# Messages are far below the default 208 KiB of a socket buffer, which bounds a single one of them.
+COMMANDS_PER_MESSAGE = 64
+STREAMS_PER_QUERY = 64
+MESSAGE_BYTES = 262144
+# A worker that has not read so many commands is stuck: it is replaced.
+MAX_QUEUED = 20000
+QUERY_DEADLINE_S = 2.0
+STOP_DEADLINE_S = 2.0
+REAP_INTERVAL_S = 0.005
+# A worker that dies as soon as it starts is not started again at full speed.
+HEALTHY_S = 5.0
+MAX_BACKOFF_S = 5.0
+
+_ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+class _Stream:
+    """What a worker was told about an open stream, to tell its successor."""
+
+    __slots__ = ("a", "b", "silence_s", "source_a", "source_b", "spec", "start_s", "worker")
+
+    def __init__(self, spec: StreamSpec, worker: "_Worker") -> None:
+        self.spec = spec
+        self.a = spec.a
+        self.b = spec.b
+        self.start_s = spec.start_s
+        self.silence_s = spec.silence_s
+        self.source_a: Address | None = None
+        self.source_b: Address | None = None
+        self.worker = worker
+
+    def command(self) -> tuple[Any, ...]:
+        """The command that opens the stream as it is now."""
+        spec = self.spec
+        limits = (spec.window_s, self.start_s, self.silence_s)
+        sources = (self.source_a, self.source_b)
+        return ("open", spec.id, spec.kind, _end(self.a), _end(self.b), limits, sources)
+
+
+class _Worker:
+    """One process. Without a `control` socket it is dead and its successor not yet started."""
+
+    __slots__ = (
+        "backoff_s",
+        "blocked",
+        "closing",
+        "control",
+        "index",
+        "load",
+        "process",
+        "queue",
+        "started_at",
+    )
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.process: subprocess.Popen[bytes] | None = None
+        self.control: socket.socket | None = None
+        self.queue: list[tuple[Any, ...]] = []
+        self.blocked = False
+        self.load = 0
+        # Streams told to close whose final counters have not come: stream id -> call.
+        self.closing: dict[int, str] = {}
+        self.started_at = 0.0
+        self.backoff_s = 0.0
+
+
+class _Query:
+    """A query on its way; `waiting` holds the index of the worker behind each token."""
+
+    __slots__ = ("deadline", "found", "future", "streams", "waiting")
+
+    def __init__(self, streams: Sequence[int], future: "asyncio.Future[list[StreamCounters]]") -> None:
+        self.streams = streams
+        self.future = future
+        self.found: dict[int, StreamCounters] = {}
+        self.waiting: dict[int, int] = {}
+        self.deadline: asyncio.TimerHandle | None = None
+
+
+class WorkerRelay:
+    """Relay (see `media.relay.Relay`) over `workers` processes, 0 for one per core.
+
+    Commands are collected and written once per turn of the event loop. When a worker dies, the next one opens
+    its streams again on the same ports with the learned sources; counters begin again at zero. Whatever `query`
+    has not heard within two seconds is left out.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        workers: int = 0,
+        on_event: Callable[[RelayEvent], None] = lambda event: None,
+        dscp: int = 46,
+    ) -> None:
+        self.on_event = on_event
+        self._loop = loop
+        self._dscp = dscp
+        self._streams: dict[int, _Stream] = {}
+        self._dirty: list[_Worker] = []
+        self._queries: dict[int, _Query] = {}
+        self._next_token = 0
+        self._stopping = False
+        self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
+        for worker in self._workers:
+            self._spawn(worker)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def pids(self) -> tuple[int | None, ...]:
+        """The process of each worker, None while it is being replaced."""
+        return tuple(w.process.pid if w.process and w.control else None for w in self._workers)
+
+    # Commands
+
+    def open(self, spec: StreamSpec) -> None:
+        """Bind the ports of both ends and begin to relay, on the worker with the fewest streams."""
+        if spec.id in self._streams:
+            raise ValueError(f"stream {spec.id} is open")
+        worker = min(self._workers, key=_load)
+        stream = self._streams[spec.id] = _Stream(spec, worker)
+        worker.load += 1
+        self._tell(worker, stream.command())
+
+    def change(self, stream: int, side: Side, end: End) -> None:
+        """Replace what is known of one end; a new epoch forgets its source."""
+        known = self._streams.get(stream)
+        if known is None:
+            return
+        if side == "a":
+            if end.epoch != known.a.epoch:
+                known.source_a = None
+            known.a = end
+        else:
+            if end.epoch != known.b.epoch:
+                known.source_b = None
+            known.b = end
+        self._tell(known.worker, ("change", stream, side, _end(end)))
+
+    def limits(self, stream: int, start_s: float, silence_s: float) -> None:
+        """Change the silence limits; their clocks start again."""
+        known = self._streams.get(stream)
+        if known is not None:
+            known.start_s, known.silence_s = start_s, silence_s
+            self._tell(known.worker, ("limits", stream, start_s, silence_s))
+
+    def close(self, stream: int) -> None:
+        """Stop relaying; a `Closed` event follows. Unknown streams are ignored."""
+        known = self._streams.pop(stream, None)
+        if known is None:
+            return
+        worker = known.worker
+        worker.load -= 1
+        worker.closing[stream] = known.spec.call
+        if worker.control is None:
+            self._loop.call_soon(self._give_up_closing, worker)
+        else:
+            self._tell(worker, ("close", stream))
+
+    def query(self, streams: Sequence[int]) -> Awaitable[list[StreamCounters]]:
+        """Counters as of now, in the order asked for; streams that are not open are left out."""
+        query = _Query(tuple(streams), self._loop.create_future())
+        by_worker: dict[int, list[int]] = {}
+        for number in query.streams:
+            known = self._streams.get(number)
+            if known is not None and known.worker.control is not None:
+                by_worker.setdefault(known.worker.index, []).append(number)
+        for index, numbers in by_worker.items():
+            for start in range(0, len(numbers), STREAMS_PER_QUERY):
+                self._next_token += 1
+                query.waiting[self._next_token] = index
+                self._queries[self._next_token] = query
+                chunk = tuple(numbers[start : start + STREAMS_PER_QUERY])
+                self._tell(self._workers[index], ("query", self._next_token, chunk))
+        if query.waiting:
+            query.deadline = self._loop.call_later(QUERY_DEADLINE_S, self._finish_query, query)
+        else:
+            self._finish_query(query)
+        return query.future
+
+    async def stop(self) -> None:
+        """End every worker; no events follow."""
+        self._stopping = True
+        for query in list(self._queries.values()):
+            self._finish_query(query)
+        for worker in self._workers:
+            self._disconnect(worker)
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        for worker in self._workers:
+            process = worker.process
+            if process is None:
+                continue
+            while process.poll() is None:
+                if time.monotonic() > deadline:
+                    process.kill()
+                await asyncio.sleep(REAP_INTERVAL_S)
+        self._streams.clear()
+
+    def _tell(self, worker: _Worker, command: tuple[Any, ...]) -> None:
+        if worker.control is None:
+            return  # its successor is told everything as it is by then
+        queue = worker.queue
+        if not queue and not worker.blocked:
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+            self._dirty.append(worker)
+        queue.append(command)
+        if len(queue) > MAX_QUEUED:
+            self._lose(worker)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for worker in dirty:
+            self._write(worker)
+
+    def _write(self, worker: _Worker) -> None:
+        control, queue = worker.control, worker.queue
+        if control is None:
+            return
+        try:
+            while queue:
+                batch = queue[:COMMANDS_PER_MESSAGE]
+                control.send(marshal.dumps(batch))
+                del queue[: len(batch)]
+        except BlockingIOError:
+            if not worker.blocked:
+                worker.blocked = True
+                self._loop.add_writer(control, self._write, worker)
+            return
+        except OSError:
+            self._lose(worker)
+            return
+        if worker.blocked:
+            worker.blocked = False
+            self._loop.remove_writer(control)
+
+    # Events
+
+    def _read(self, worker: _Worker) -> None:
+        control = worker.control
+        if control is None:
+            return
+        try:
+            data = control.recv(MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lose(worker)
+            return
+        for event in marshal.loads(data):
+            self._take(worker, event)
+
+    def _take(self, worker: _Worker, event: tuple[Any, ...]) -> None:
+        name, number = event[0], event[1]
+        if name == "closed":
+            call = worker.closing.pop(number, None)
+            if call is not None:
+                self.on_event(Closed(number, call, _counters(call, event[2])))
+            return
+        if name == "counters":
+            query = self._queries.pop(number, None)
+            if query is not None:
+                self._answer_query(query, number, event[2])
+            return
+        known = self._streams.get(number)
+        if known is None:
+            return  # closed meanwhile
+        call = known.spec.call
+        if name == "locked":
+            side, source = event[2], event[3]
+            if side == "a":
+                known.source_a = source
+            else:
+                known.source_b = source
+            self.on_event(SourceLocked(number, call, side, source))
+        elif name == "silence":
+            self.on_event(Silence(number, call, event[2], event[3]))
+        else:
+            self.on_event(BindFailed(number, call, event[2]))
+
+    def _answer_query(self, query: _Query, token: int, rows: list[tuple[Any, ...]]) -> None:
+        del query.waiting[token]
+        for row in rows:
+            known = self._streams.get(row[0])
+            if known is not None:
+                query.found[row[0]] = _counters(known.spec.call, row)
+        if not query.waiting:
+            self._finish_query(query)
+
+    def _finish_query(self, query: _Query) -> None:
+        if query.deadline is not None:
+            query.deadline.cancel()
+        for token in query.waiting:
+            self._queries.pop(token, None)
+        if not query.future.done():
+            query.future.set_result([query.found[each] for each in query.streams if each in query.found])
+
+    # Processes
+
+    def _spawn(self, worker: _Worker) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        # -S: the worker needs the standard library and this package, not what site-packages sets up; that
+        # halves its start and spares a megabyte. A session of its own: Ctrl-C is for the parent to act upon.
+        command = [sys.executable, "-S", "-P", "-m", "media.worker", str(theirs.fileno()), str(self._dscp)]
+        try:
+            worker.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": _ROOT},
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        worker.control = ours
+        worker.started_at = time.monotonic()
+        self._loop.add_reader(ours, self._read, worker)
+
+    def _disconnect(self, worker: _Worker) -> None:
+        control = worker.control
+        if control is not None:
+            self._loop.remove_reader(control)
+            if worker.blocked:
+                self._loop.remove_writer(control)
+            control.close()
+        worker.control = None
+        worker.blocked = False
+        worker.queue.clear()
+
+    def _lose(self, worker: _Worker) -> None:
+        """The worker is dead or as good as that."""
+        if worker.control is None or worker.process is None:
+            return
+        self._disconnect(worker)
+        worker.process.kill()
+        if time.monotonic() - worker.started_at >= HEALTHY_S:
+            worker.backoff_s = 0.0
+        self._give_up_closing(worker)
+        for token, query in list(self._queries.items()):
+            if query.waiting.get(token) == worker.index:
+                del self._queries[token]
+                self._answer_query(query, token, [])
+        if not self._stopping:
+            self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start a successor as soon as the kernel has freed the ports, that is when the process is reaped."""
+        if self._stopping:
+            return
+        if worker.process is not None and worker.process.poll() is None:
+            self._loop.call_later(REAP_INTERVAL_S, self._replace, worker)
+            return
+        if worker.process is not None and worker.backoff_s:
+            worker.process = None
+            self._loop.call_later(worker.backoff_s, self._replace, worker)
+            return
+        worker.backoff_s = min(MAX_BACKOFF_S, worker.backoff_s * 2 or 0.1)
+        try:
+            self._spawn(worker)
+        except OSError:
+            # No memory or no descriptors: a moment later there may be.
+            worker.process = None
+            self._loop.call_later(worker.backoff_s, self._replace, worker)
+            return
+        streams = [each for each in self._streams.values() if each.worker is worker]
+        for stream in streams:
+            self._tell(worker, stream.command())
+        self.on_event(WorkerRestarted(worker.index, len(streams)))
+
+    def _give_up_closing(self, worker: _Worker) -> None:
+        """The final counters of these streams died with the worker."""
+        closing, worker.closing = worker.closing, {}
+        for number, call in closing.items():
+            self.on_event(Closed(number, call, StreamCounters(number, call, Counters(), Counters())))
+
+
+def _load(worker: _Worker) -> int:
+    return worker.load
+
+
+def _end(end: End) -> tuple[Any, ...]:
+    """`media.reference.EndTuple`."""
+    local = end.local
+    return (
+        local.host,
+        local.rtp,
+        local.rtcp,
+        end.remote,
+        end.remote_rtcp,
+        end.rtcp_mux,
+        end.learn.value,
+        end.expect,
+        end.receive,
+        end.send,
+        end.codecs,
+        end.epoch,
+    )
+
+
+def _counters(call: str, row: tuple[Any, ...]) -> StreamCounters:
+    """From (stream, `media.reference.CountersTuple` of a, of b)."""
+    return StreamCounters(row[0], call, Counters(*row[1]), Counters(*row[2]))

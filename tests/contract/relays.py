@@ -1,0 +1,124 @@
+"""The relay implementations that the contract suite runs on, and a bench around each of them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Literal, TypeVar
+
+from media.relay import Counters, End, Learn, PortPair, RelayEvent, Side, StreamSpec
+from media.workers import WorkerRelay
+from tests.harness.rtp import Address, RtpPeer
+
+MAKES = ("reference",)
+
+_ids = count(1)
+_Event = TypeVar("_Event")
+
+
+def free_pair(host: str = "127.0.0.1") -> PortPair:
+    """An even/odd pair that nobody has at this moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with (
+            socket.socket(family, socket.SOCK_DGRAM) as even,
+            socket.socket(family, socket.SOCK_DGRAM) as odd,
+        ):
+            even.bind((host, 0))
+            number = even.getsockname()[1]
+            if number % 2:
+                continue
+            try:
+                odd.bind((host, number + 1))
+            except OSError:
+                continue
+            return PortPair("test", host, number, number + 1)
+
+
+def end_for(peer: RtpPeer, learn: Learn = Learn.OFF, expect: str | None = None, **more: bool) -> End:
+    """An end on fresh ports, signalled as where `peer` really is."""
+    pair = free_pair(peer.address[0])
+    return End(
+        pair, peer.address, peer.rtcp_address, learn=learn, expect=expect, codecs=((0, "PCMU", 8000),), **more
+    )
+
+
+def rtp_of(end: End) -> Address:
+    """Our RTP address at that end."""
+    return end.local.host, end.local.rtp
+
+
+def rtcp_of(end: End) -> Address:
+    """Our RTCP address at that end."""
+    return end.local.host, end.local.rtcp
+
+
+class Bench:
+    """A relay under test with its events, and peers that are closed at the end."""
+
+    def __init__(self, relay: WorkerRelay) -> None:
+        self.relay = relay
+        self.events: list[RelayEvent] = []
+        self.peers: list[RtpPeer] = []
+        self._opened: list[int] = []
+        relay.on_event = self.events.append
+
+    def peer(self, host: str = "127.0.0.1", ssrc: int = 0x1234) -> RtpPeer:
+        """A new endpoint."""
+        peer = RtpPeer(host, ssrc)
+        self.peers.append(peer)
+        return peer
+
+    async def open(
+        self,
+        a: End,
+        b: End,
+        kind: Literal["rtp", "udptl"] = "rtp",
+        window_s: float = 10.0,
+        start_s: float = 0.0,
+        silence_s: float = 0.0,
+    ) -> int:
+        """Open a stream between two ends and wait until it is open; its id."""
+        number = next(_ids)
+        self._opened.append(number)
+        self.relay.open(StreamSpec(number, f"c-{number:08x}", kind, a, b, window_s, start_s, silence_s))
+        await self.settle()
+        return number
+
+    async def settle(self) -> None:
+        """Wait until every command so far has been carried out, packets that were under way included."""
+        await asyncio.sleep(0.02)
+        await self.relay.query(self._opened)
+
+    async def counters(self, stream: int, side: Side) -> Counters:
+        """What came from one end, after everything under way has come."""
+        await self.settle()
+        both = (await self.relay.query([stream]))[0]
+        return both.a if side == "a" else both.b
+
+    def happened(self, kind: type[_Event]) -> list[_Event]:
+        """The events of one kind so far."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def until(self, condition: Callable[[], object], within_s: float = 3.0) -> None:
+        """Wait for a condition; fails after `within_s`."""
+        for _ in range(int(within_s / 0.005)):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"not within {within_s} s")
+
+
+@asynccontextmanager
+async def bench(make: str, workers: int = 1) -> AsyncIterator[Bench]:
+    """A running relay of one make."""
+    assert make == "reference"
+    relay = WorkerRelay(asyncio.get_running_loop(), workers)
+    under_test = Bench(relay)
+    try:
+        yield under_test
+    finally:
+        for peer in under_test.peers:
+            peer.close()
+        await relay.stop()
