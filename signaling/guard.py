@@ -2,45 +2,102 @@
 
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
+from signaling.errors import ParseError
+from signaling.headers import Via, parse_via, split_commas
 from signaling.message import Message, Request
 
 HIDDEN = "hidden"
 """What stands where an address or a host name was."""
 SHORTEST_HOST = 4
 """A shorter host name is found in innocent words; no address is that short."""
+PUBLIC_NAMES = frozenset(("localhost", "anonymous.invalid", "0.0.0.0", "invalid", "unknown.invalid", "::"))
+"""Hosts that say nothing of anybody."""
 MAX_SECRETS = 256
 MAX_SDP = 8192
-
-# One expression over the lines that name machines. The user part is bounded: "sip:" may be repeated by the thousand.
-_HOST = re.compile(
-    r"(?:sips?:(?:[^@<>\s]{0,256}@)?|SIP[ \t]{0,8}/[ \t]{0,8}2\.0[ \t]{0,8}/[ \t]{0,8}\w{1,16}[ \t]+"
-    r"|(?:received|maddr)=)\[?((?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]*|[0-9A-Za-z_][0-9A-Za-z_.\-]*)",
-    re.IGNORECASE,
-)
-_NAMED_IN = ("Via", "Contact", "Record-Route", "Route", "Path", "Service-Route")
-PUBLIC_NAMES = frozenset(("localhost", "anonymous.invalid", "0.0.0.0", "invalid", "unknown.invalid", "::"))
-
-
-def hosts_of(message: Message) -> tuple[str, ...]:
-    """Names and addresses of machines on the side that `message` came from, in lower case."""
-    text = "\n".join(
-        [value for name in (*_NAMED_IN, "From") for value in message.get_all(name)]
-        + [message.uri if isinstance(message, Request) else ""]
-    )
-    call_id = message.get("Call-ID") or ""
-    hosts = dict.fromkeys(host.lower() for host in _HOST.findall(text))
-    at = call_id.partition("@")[2].lower()
-    if at:
-        hosts[at] = None
-    return tuple(host for host in hosts if len(host) >= SHORTEST_HOST and host not in PUBLIC_NAMES)
-
+MAX_VALUES = 64
 
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _IPV6 = re.compile(
     r"[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){7}"
     r"|(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})?::(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})?"
 )
+_SDP_ADDRESS = re.compile(rb"\bIN IP[46] ([0-9A-Za-z:.\-]{2,255})")
+_TOKEN_BYTE = re.compile(rb"[A-Za-z0-9_\-]")
+
+
+def host_in(uri: str) -> str:
+    """The host of a URI or of a value that holds one, in lower case; "" where none is found. Never raises.
+
+    Cheaper than `parse_uri`, for whoever only looks for names.
+    """
+    _, _, rest = uri.partition("<")
+    if rest:
+        uri = rest
+    _, at, host = uri.partition("@")
+    if not at:
+        _, _, host = uri.partition(":")
+    if host[:1] == "[":
+        return host[1:].partition("]")[0].lower()
+    for mark in ";>?:, ":
+        if mark in host:
+            host = host.partition(mark)[0]
+    return host.lower()
+
+
+def user_in(uri: str) -> str:
+    """The user part or number of a URI or of a value that holds one. Never raises."""
+    _, _, rest = uri.partition("<")
+    scheme, _, rest = (rest or uri).partition(":")
+    user, at, _ = rest.partition("@")
+    if not at and scheme.lower() != "tel":
+        return ""
+    for mark in ";:>":
+        if mark in user:
+            user = user.partition(mark)[0]
+    return user
+
+
+def hosts_of(message: Message) -> tuple[str, ...]:
+    """Names and addresses of machines on the side that `message` came from, in lower case."""
+    hosts = dict.fromkeys(_machines(message, _vias(message)))
+    if isinstance(message, Request):
+        hosts[host_in(message.uri)] = None
+    return tuple(host for host in hosts if len(host) >= SHORTEST_HOST and host not in PUBLIC_NAMES)
+
+
+def _machines(message: Message, vias: list[Via]) -> list[str]:
+    hosts: list[str] = []
+    with suppress(ParseError):  # a broken From is refused elsewhere
+        hosts.append(host_in(message.from_.uri_text))
+    for via in vias:
+        hosts.append(via.host.lower())
+        for name in ("received", "maddr"):
+            value = via.param(name)
+            if value:
+                hosts.append(value.strip("[]").lower())
+    for name in ("Contact", "Record-Route", "Route", "Path", "Service-Route"):
+        for line in message.get_all(name):
+            if "," in line:
+                hosts += [host_in(value) for value in split_commas(line)[:MAX_VALUES]]
+            else:
+                hosts.append(host_in(line))
+    hosts.append((message.get("Call-ID") or "").partition("@")[2].lower())
+    return hosts
+
+
+def _vias(message: Message) -> list[Via]:
+    vias: list[Via] = []
+    lines = message.get_all("Via")
+    try:
+        if len(lines) == 1 and "," not in lines[0]:
+            return [message.via]
+        for line in lines[:MAX_VALUES]:
+            vias += [parse_via(value) for value in split_commas(line)[:MAX_VALUES]]
+    except ParseError:
+        pass  # what is behind a broken Via is nobody's name
+    return vias
 
 
 def without_hosts(text: str, hosts: Collection[str]) -> str:
@@ -49,19 +106,12 @@ def without_hosts(text: str, hosts: Collection[str]) -> str:
         text = _IPV4.sub(HIDDEN, text)
     if "::" in text or text.count(":") >= 7:
         text = _IPV6.sub(HIDDEN, text)
-    if hosts:
-        lower = text.lower()
-        # Longest first: a domain inside the name of a host of it must not save the rest of the name.
-        for host in sorted((host for host in hosts if host in lower), key=len, reverse=True):
-            if len(host) >= SHORTEST_HOST:
-                text = re.sub(re.escape(host), HIDDEN, text, flags=re.IGNORECASE)
+    lower = text.lower()
+    named = [host for host in hosts if host in lower and len(host) >= SHORTEST_HOST]
+    # Longest first: a domain inside the name of a host of it must not save the rest of the name.
+    for host in sorted(named, key=len, reverse=True):
+        text = re.sub(re.escape(host), HIDDEN, text, flags=re.IGNORECASE)
     return text
-
-
-_TOKEN_PARAM = re.compile(r";[ \t]{0,8}(?:tag|branch|gr)[ \t]{0,8}=[ \t]{0,8}([^;,>\s\"]+)", re.IGNORECASE)
-_SDP_ADDRESS = re.compile(rb"\bIN IP[46] ([0-9A-Za-z:.\-]{2,255})")
-_USER = re.compile(r"(?:sips?|tel):([^@;:<>\s]{1,256})", re.IGNORECASE)
-_TOKEN_BYTE = re.compile(rb"[A-Za-z0-9_\-]")
 
 
 class Guard:
@@ -74,7 +124,7 @@ class Guard:
     __slots__ = ("_own",)
 
     def __init__(self, own: Iterable[str] = ()) -> None:
-        self._own = frozenset(text.lower() for text in own)
+        self._own = PUBLIC_NAMES.union(text.lower() for text in own)
 
     def learn(self, secrets: set[bytes], message: Message) -> None:
         """Add what `message` tells of the side that it came from: hosts, Call-ID, tags, branches, user agent.
@@ -82,30 +132,29 @@ class Guard:
         A host that the sender also calls by (Request-URI, To) is a domain that both sides know, and what equals a
         user part may cross as that.
         """
-        if len(secrets) >= MAX_SECRETS:
-            return
-        own = self._own
-        shared = message.get("To") or ""
-        identities = [shared, message.get("From") or ""]
-        if isinstance(message, Request):
-            shared += f"<{message.uri}>"
-            identities.append(message.uri)
-        users = set(_USER.findall(" ".join(identities)))
-        called = {host.lower() for host in _HOST.findall(shared)}
-        found = {host for host in hosts_of(message) if host not in called}
-        lines = [*message.get_all("Via"), message.get("From") or "", message.get("To") or ""]
-        lines += message.get_all("Contact")
-        found.update(_TOKEN_PARAM.findall("\n".join(lines)))
+        vias = _vias(message)
+        found = _machines(message, vias)
+        try:
+            found += [via.branch or "" for via in vias]
+            found += [message.from_.tag or "", message.to.tag or ""]
+        except ParseError:
+            pass  # it will be refused; there is nothing to learn from it
         for name in ("Call-ID", "User-Agent", "Server"):
             value = message.get(name)
-            if value:
-                found.add(value)
+            if value is not None:
+                found.append(value)
         if message.body and message.content_type == "application/sdp":
-            found.update(host.decode("ascii") for host in _SDP_ADDRESS.findall(message.body[:MAX_SDP]))
+            found += [host.decode("ascii") for host in _SDP_ADDRESS.findall(message.body[:MAX_SDP])]
+        own = self._own
+        innocent: set[str] | None = None
         for text in found:
-            known = text.lower() in own or text in users or text in PUBLIC_NAMES
-            if len(text) >= SHORTEST_HOST and not known and len(secrets) < MAX_SECRETS:
-                secrets.add(text.encode("utf-8", "surrogateescape"))
+            secret = text.encode("utf-8", "surrogateescape")
+            if len(secret) < SHORTEST_HOST or secret in secrets or text.lower() in own:
+                continue
+            if innocent is None:
+                innocent = _innocent(message)
+            if text not in innocent and len(secrets) < MAX_SECRETS:
+                secrets.add(secret)
 
     def scan(self, secrets: Collection[bytes], outgoing: bytes) -> tuple[str, ...]:
         """Which of the other side's `secrets` stand in `outgoing` as words of their own."""
@@ -115,6 +164,15 @@ class Guard:
         return tuple(
             sorted(secret.decode("utf-8", "replace") for secret in found if _is_word(secret, outgoing))
         )
+
+
+def _innocent(message: Message) -> set[str]:
+    """Words of a message that may stand in a message of the other side by right."""
+    to = message.get("To") or ""
+    words = {user_in(to), user_in(message.get("From") or ""), host_in(to)}
+    if isinstance(message, Request):
+        words |= {user_in(message.uri), host_in(message.uri)}
+    return words
 
 
 def _is_word(secret: bytes, text: bytes) -> bool:
