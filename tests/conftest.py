@@ -1,0 +1,51 @@
+"""Rules for every test: in CI a skipped test is a failure, unless the machine is the reason."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+MACHINE = "machine:"
+"""A skip whose reason begins with this says that the machine lacks something, not that the test is off."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip without a reason of the machine into a failure, in CI only."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and not _allowed(_reason(report)):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI without a reason of the machine: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself as a whole."""
+    report = yield
+    if report.skipped and not _allowed(_reason(report)):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI without a reason of the machine: {_reason(report)}"
+    return report
+
+
+def _allowed(reason: str) -> bool:
+    return reason.startswith(MACHINE) or os.environ.get("CI", "").lower() not in ("1", "true", "yes")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what this machine could not run, once for every reason."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reasons[_reason(report)] = reasons.get(_reason(report), 0) + 1
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"skipped {count}: {reason}", yellow=True)
