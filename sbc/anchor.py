@@ -1,10 +1,47 @@
 """Where SDP meets media: the verbs of the rtpengine ng protocol on one call (design.md s.3)."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from random import getrandbits
+from typing import Protocol, assert_never
 
-from media.relay import StreamCounters
+from config.model import Config
+from media.ports import PoolExhausted, PortPool
+from media.relay import (
+    BindFailed,
+    Closed,
+    Counters,
+    End,
+    Learn,
+    PortPair,
+    Relay,
+    RelayEvent,
+    Side,
+    SourceLocked,
+    StreamCounters,
+)
+from media.session import Change, Close, Limit, Limits, MediaSession, Open, Stream
 from sbc.decisions import Decision
+from sbc.media_policy import MediaAddress, MediaPolicy, trust
+from signaling.errors import ParseError, PeerError, UsageError
+from signaling.flow import host_port
+from signaling.sdp.offer_answer import (
+    EVENTS,
+    Line,
+    Refusal,
+    Use,
+    describe,
+    direction,
+    disabled,
+    session_bandwidth,
+)
+from signaling.sdp.parser import parse
+from signaling.sdp.rewrite import Section, body_after_origin, complete
+from signaling.sdp.session import Session, first
+
+# Streams that a call has left behind (T.38 after audio) stay in its report, the latest of them.
+MAX_PAST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +104,691 @@ class Anchor(Protocol):
 
     def take_decisions(self, call: str) -> list[Decision]:
         """The choices made since the last call of this (codec, nat, media), to be added to the record."""
+
+
+@dataclass(slots=True, eq=False)
+class _Leg:
+    """What one leg was told in our o= lines (RFC 3264 s.8), and the o= line and family that it uses itself."""
+
+    session_id: int
+    version: int = 0
+    host: str = ""
+    body: str = ""
+    origin: str | None = None
+    family: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The stream that an offered line will become."""
+
+    id: int
+    pairs: Mapping[Side, PortPair]
+    hosts: Mapping[Side, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Exchange:
+    """An offer and its answers. `fresh` are the ports taken for it that no stream uses (yet).
+
+    It outlives the first answer: a 183 and a 200, maybe of different phones behind a forking proxy, answer one
+    offer (RFC 3261 s.13.2.2.4), and each may accept other lines of it.
+    """
+
+    source: Party
+    target: Party
+    session: Session
+    lines: list[Line]
+    plans: list[_Plan | None]
+    mux: list[bool]
+    fresh: set[PortPair]
+    answered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """The media of one call.
+
+    `kept` are ports of a party that stays while the other is replaced (failover), `vacant` the side whose party
+    was dropped when its streams were open already, `retired` ports that an open stream has moved away from,
+    `closing` ports of streams that the relay has yet to close. `past` and `final` make the last report.
+    """
+
+    id: str
+    policy: MediaPolicy
+    allowed: frozenset[str] | None
+    session: MediaSession = field(default_factory=MediaSession)
+    legs: dict[str, _Leg] = field(default_factory=dict)
+    exchange: _Exchange | None = None
+    kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
+    vacant: Side | None = None
+    retired: dict[int, list[PortPair]] = field(default_factory=dict)
+    closing: dict[int, list[PortPair]] = field(default_factory=dict)
+    past: dict[int, MediaLine] = field(default_factory=dict)
+    final: dict[int, StreamCounters] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+
+
+class LocalAnchor:
+    """The anchor whose relay is in this process.
+
+    Ports are taken with the offer. Streams open with the first answer: before it the answerer's address is not
+    known and nothing could be forwarded (design.md s.4.6).
+
+    `clock` gives monotonic seconds, for the quarantine of ports; `session_id` the number in our o= lines.
+    """
+
+    def __init__(
+        self,
+        pool: PortPool,
+        relay: Relay,
+        policy: MediaPolicy,
+        clock: Callable[[], float],
+        session_id: Callable[[], int] = lambda: getrandbits(31),
+    ) -> None:
+        self._pool = pool
+        self._relay = relay
+        self._clock = clock
+        self._session_id = session_id
+        self._ids = count(1)
+        self._calls: dict[str, _Call] = {}
+        self._ending: dict[str, _Call] = {}
+        self._closing: dict[int, _Call] = {}
+        self.configure(policy)
+
+    @classmethod
+    def of_config(
+        cls, config: Config, pool: PortPool, relay: Relay, clock: Callable[[], float]
+    ) -> "LocalAnchor":
+        """An anchor for a configuration; `pool` has the ranges of `sbc.media_policy.media_ranges`."""
+        return cls(pool, relay, MediaPolicy.of_config(config), clock)
+
+    def configure(self, policy: MediaPolicy) -> None:
+        """The policy for calls to come."""
+        self._policy = policy
+        self._allowed = policy.allowed
+
+    def __len__(self) -> int:
+        """Calls with media, those included whose final counters are awaited."""
+        return len(self._calls) + len(self._ending)
+
+    def ports_in_use(self) -> int:
+        """Port pairs that are handed out."""
+        return self._pool.total_in_use()
+
+    # -- the verbs -----------------------------------------------------------------------------------------
+
+    def offer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
+        """An offer from `source`, rewritten for `target`. The session in force stays until the answer."""
+        state = self._calls.get(call)
+        if state is None:
+            state = self._calls[call] = _Call(call, self._policy, self._allowed)
+        pending = state.exchange
+        if pending is not None and not pending.answered and pending.source.leg != source.leg:
+            raise PeerError(491, "Request Pending", "glare")
+        session = parse(sdp)
+        lines = describe(session, state.allowed)
+        if len(lines) < len(state.session.streams):
+            # RFC 3264 s.8: lines are disabled, never removed.
+            raise PeerError(488, "The offer has fewer m= lines than the session", "sdp-line-count")
+        self._admit(state, source, lines)
+        if pending is not None:
+            self._abandon(state, pending, side_of(source.leg))
+        fresh: set[PortPair] = set()
+        try:
+            plans = [
+                self._plan(state, place, line, source, target, fresh) if line.usable else None
+                for place, line in enumerate(lines)
+            ]
+        except PoolExhausted as error:
+            self._release(fresh)
+            raise self._exhausted(state, error) from error
+        # What was kept and is used again belongs to this exchange now, the rest to nobody.
+        used = {pair for plan in plans if plan is not None for pair in plan.pairs.values()}
+        fresh.update(pair for pair in state.kept.values() if pair in used)
+        self._release(pair for pair in state.kept.values() if pair not in used)
+        state.kept.clear()
+
+        side = side_of(target.leg)
+        mux = [line.rtcp_mux or muxed(state.session[place], side) for place, line in enumerate(lines)]
+        state.exchange = _Exchange(source, target, session, lines, plans, mux, fresh)
+        sections = [
+            disabled(line, onward=True) if plan is None else written(line, plan, side, None, use_mux)
+            for line, plan, use_mux in zip(lines, plans, mux, strict=True)
+        ]
+        self._leg(state, source.leg)
+        return self._write(state, target, session, sections)
+
+    def answer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
+        """The answer of `source` to the pending offer of `target`, rewritten for `target`; now in force.
+
+        It may come again for the same offer, with other SDP too (another early dialog). SDP that answers
+        nothing any more, the 200 after an early answer was followed by an UPDATE, changes nothing (RFC 6337
+        s.3.1.1): `target` is told what it was told last.
+        """
+        state = self._calls.get(call)
+        if state is None:
+            raise UsageError(f"no offer in call {call}")
+        exchange = state.exchange
+        if exchange is None or exchange.source.leg != target.leg or exchange.target.leg != source.leg:
+            leg = state.legs.get(target.leg)
+            if leg is None or not leg.version:
+                raise UsageError(f"no offer of {target.leg} to {source.leg} in call {call}")
+            return complete(leg.session_id, leg.version, leg.host, leg.body)
+        try:
+            session = parse(sdp)
+            answers = describe(session, state.allowed)
+        except ParseError as error:
+            # RFC 3261 s.21.5.3: whoever offered did nothing wrong.
+            raise PeerError(502, f"Bad answer: {error.reason}", error.rule) from error
+        if len(answers) > len(exchange.lines):
+            raise PeerError(502, "Bad answer: more m= lines than offered", "sdp-line-count")
+        self._admit(state, source, answers)
+        offerer, answerer = state.legs[target.leg], self._leg(state, source.leg)
+        renewed = {
+            side_of(target.leg): offerer.origin not in (None, origin_of(exchange.session)),
+            side_of(source.leg): answerer.origin not in (None, origin_of(session)),
+        }
+        streams: list[Stream | None] = []
+        sections: list[Section] = []
+        refusals: list[Refusal] = []
+        for place, offered in enumerate(exchange.lines):
+            plan = exchange.plans[place]
+            joined = None
+            if place < len(answers):
+                joined = self._join(state, exchange, place, answers[place], renewed)
+            if isinstance(joined, Stream) and plan is not None:
+                streams.append(joined)
+                side = side_of(target.leg)
+                sections.append(written(answers[place], plan, side, offered, offered.rtcp_mux))
+                continue
+            if isinstance(joined, Refusal):
+                refusals.append(joined)
+            streams.append(None)
+            sections.append(disabled(offered, onward=False))
+        if refusals and not any(streams):
+            raise PeerError(488, refusals[0].reason, refusals[0].rule)
+        self._apply(state, MediaSession(self._limited(state, streams)))
+        exchange.answered = True
+        state.vacant = None
+        remember(offerer, exchange.session, exchange.lines)
+        remember(answerer, session, answers)
+        return self._write(state, target, session, sections)
+
+    def reject(self, call: str) -> None:
+        """The pending offer was refused: what was in force stays, what was new is freed."""
+        state = self._calls.get(call)
+        if state is not None and state.exchange is not None and not state.exchange.answered:
+            self._release(state.exchange.fresh)
+            state.exchange = None
+
+    def settle(self, call: str) -> None:
+        """No further answer to the last offer will come: ports of lines that were refused are freed.
+
+        Without it they are freed with the next offer or at the end of the call.
+        """
+        state = self._calls.get(call)
+        if state is not None and state.exchange is not None and state.exchange.answered:
+            self._release(state.exchange.fresh)
+            state.exchange.fresh = set()
+            state.exchange.plans = [
+                plan if plan is not None and state.session[place] is not None else None
+                for place, plan in enumerate(state.exchange.plans)
+            ]
+
+    def drop(self, call: str, leg: str) -> None:
+        """This leg will not come to be (failover): free what was made for it alone."""
+        state = self._calls.get(call)
+        if state is None or state.legs.pop(leg, None) is None:
+            return
+        side = side_of(leg)
+        exchange = state.exchange
+        if exchange is not None and leg in (exchange.source.leg, exchange.target.leg):
+            self._abandon(state, exchange, "b" if side == "a" else "a")
+            if any(state.session):
+                self._apply(state, state.session.muted(side))
+                state.vacant = side
+
+    def delete(self, call: str) -> bool:
+        """The call is over: close its streams, free its ports.
+
+        True when final counters are awaited: `relay_event`, at last `reap`, tells that they have come, and
+        `take_report` has them. False when there is nothing to wait for.
+        """
+        state = self._calls.pop(call, None)
+        if state is None:
+            return False
+        if state.exchange is not None:
+            self._release(state.exchange.fresh)
+        self._release(state.kept.values())
+        state.exchange, state.kept = None, {}
+        self._apply(state, MediaSession())
+        if not state.closing:
+            return False
+        self._ending[call] = state
+        return True
+
+    def query(self, call: str) -> MediaReport:
+        """The lines of the call as they are now, without counters."""
+        state = self._calls.get(call)
+        if state is None:
+            return MediaReport(())
+        return MediaReport(tuple(self._media_line(state, stream) for stream in state.session))
+
+    def take_report(self, call: str) -> MediaReport:
+        """The last report of a call that is over, streams included that it had left before; given once."""
+        state = self._ending.get(call)
+        if state is None:
+            return MediaReport(())
+        if not state.closing:
+            del self._ending[call]
+        lines = tuple(state.past.values())
+        nothing = Counters()
+        return MediaReport(
+            lines,
+            tuple(
+                state.final.get(line.stream) or StreamCounters(line.stream, call, nothing, nothing)
+                for line in lines
+            ),
+        )
+
+    def take_decisions(self, call: str) -> list[Decision]:
+        """The choices made since the last call of this (codec, nat, media), to be added to the record."""
+        state = self._calls.get(call)
+        if state is None:
+            return []
+        decisions, state.decisions = state.decisions, []
+        return decisions
+
+    # -- what the relay tells ------------------------------------------------------------------------------
+
+    def relay_event(self, event: RelayEvent) -> Sequence[str]:
+        """Take note of an event. Returns the calls that are over and whose counters are complete by it."""
+        match event:
+            case Closed():
+                state = self._closing.pop(event.stream, None)
+                if state is None:
+                    return ()
+                if event.stream in state.past:
+                    state.final[event.stream] = event.counters
+                self._release(state.closing.pop(event.stream))
+                return (state.id,) if not state.closing and state.id in self._ending else ()
+            case SourceLocked():
+                state = self._calls.get(event.call)
+                if state is not None:
+                    state.session = MediaSession(
+                        tuple(
+                            stream.locked(event.side, event.source)
+                            if stream is not None and stream.id == event.stream
+                            else stream
+                            for stream in state.session.streams
+                        )
+                    )
+            case BindFailed():
+                state = self._calls.get(event.call)
+                if state is not None:
+                    why = (("stream", str(event.stream)), ("reason", event.reason))
+                    state.decisions.append(Decision("media", "media-bind-failed", why, "the stream is deaf"))
+        return ()
+
+    def reap(self, call: str, now: float) -> bool:
+        """Wait no longer for the relay to close the streams of a call; returns whether any was awaited."""
+        state = self._ending.get(call)
+        if state is None or not state.closing:
+            return False
+        for stream, pairs in state.closing.items():
+            self._closing.pop(stream, None)
+            for pair in pairs:
+                self._pool.release(pair, now)
+        state.closing.clear()
+        return True
+
+    # -- parts of an offer ---------------------------------------------------------------------------------
+
+    def _admit(self, state: _Call, party: Party, lines: list[Line]) -> None:
+        """Refuse the lines that we have no address for; 488 when nothing is left."""
+        refused: Refusal | None = None
+        usable = False
+        for place, line in enumerate(lines):
+            if line.usable:
+                if line.removed:
+                    state.decisions.append(codec_decision(line, state.policy))
+                if self._address(state, party, line) is not None:
+                    usable = True
+                    continue
+                no_family = Refusal("No media address of that family here", "media-family")
+                lines[place] = replace(line, use=Use.REFUSED, refusal=no_family)
+            reason = lines[place].refusal
+            if reason is not None:
+                refused = refused or reason
+                what = (("line", f"{place + 1}: {line.media.kind} {line.media.proto}"), ("leg", party.leg))
+                state.decisions.append(Decision("media", reason.rule, what, f"refused: {reason.reason}"))
+        if refused is not None and not usable:
+            raise PeerError(488, refused.reason, refused.rule)
+
+    def _address(self, state: _Call, party: Party, line: Line) -> MediaAddress | None:
+        """Our address towards the sender of a line: of the family that it uses."""
+        connection = line.connection
+        if connection is None or connection.unspecified or connection.named:
+            leg = state.legs.get(party.leg)
+            family = leg.family if leg is not None else None
+            return state.policy.address(party.network, family)
+        return state.policy.address(party.network, connection.family)
+
+    def _plan(
+        self, state: _Call, place: int, line: Line, source: Party, target: Party, fresh: set[PortPair]
+    ) -> _Plan:
+        """The stream for an offered line and its ports: those in force where they fit, else new ones."""
+        stream = state.session[place]
+        if stream is not None and stream.kind != line.use.value:
+            stream = None
+        leg = state.legs.get(target.leg)
+        towards = state.policy.address(target.network, None if leg is None else leg.family)
+        back = self._address(state, source, line)
+        pairs: dict[Side, PortPair] = {}
+        hosts: dict[Side, str] = {}
+        for party, address in ((source, back), (target, towards)):
+            if address is None:
+                raise UsageError(f"no media address on network {party.network}")
+            side = side_of(party.leg)
+            hosts[side] = address.advertised
+            pair = None
+            if stream is not None and side != state.vacant:
+                pair = stream.end(side).local
+            if pair is None or pair.network != address.pool:
+                pair = state.kept.get((place, side))
+            if pair is None or pair.network != address.pool:
+                pair = self._allocate(address.pool)
+                fresh.add(pair)
+            pairs[side] = pair
+        return _Plan(next(self._ids) if stream is None else stream.id, pairs, hosts)
+
+    def _allocate(self, pool: str) -> PortPair:
+        now = self._clock()
+        try:
+            return self._pool.allocate(pool, now)
+        except PoolExhausted:
+            # A call that has just ended may hold ports until its worker says so. The stream that gets them opens
+            # an answer later, a round trip from now: by then they are closed.
+            for stream, state in self._closing.items():
+                pairs = state.closing[stream]
+                for pair in pairs:
+                    if pair.network == pool:
+                        pairs.remove(pair)
+                        self._pool.release(pair, now)
+                        return self._pool.allocate(pool, now)
+            raise
+
+    def _exhausted(self, state: _Call, error: PoolExhausted) -> PeerError:
+        compared = (("pool", error.network), ("pairs", str(self._pool.size(error.network))))
+        outcome = f"no port pair is free, {error.resting} rest"
+        state.decisions.append(Decision("media", "media-ports-exhausted", compared, outcome))
+        return PeerError(503, "No media port is free", "media-ports-exhausted")
+
+    def _release(self, pairs: Iterable[PortPair]) -> None:
+        now = self._clock()
+        for pair in pairs:
+            self._pool.release(pair, now)
+
+    def _abandon(self, state: _Call, exchange: _Exchange, keep: Side) -> None:
+        """Free what an exchange took and no stream uses; what it took for side `keep` stays with the call."""
+        for place, plan in enumerate(exchange.plans):
+            if plan is not None and plan.pairs[keep] in exchange.fresh:
+                exchange.fresh.remove(plan.pairs[keep])
+                state.kept[place, keep] = plan.pairs[keep]
+        self._release(exchange.fresh)
+        state.exchange = None
+
+    # -- parts of an answer --------------------------------------------------------------------------------
+
+    def _join(
+        self, state: _Call, exchange: _Exchange, place: int, answered: Line, renewed: Mapping[Side, bool]
+    ) -> Stream | Refusal | None:
+        """The stream that an offered line and its answer make; None when the answerer does not want it."""
+        plan, offered = exchange.plans[place], exchange.lines[place]
+        if plan is None or answered.use is Use.DISABLED:
+            return None
+        if answered.use is Use.REFUSED:
+            return answered.refusal
+        offerer, answerer = side_of(exchange.source.leg), side_of(exchange.target.leg)
+        there = answered.connection
+        if answered.use is not offered.use or there is None or offered.connection is None:
+            return Refusal("The answer is of another kind than the offer", "sdp-kind-changed")
+        family = 6 if ":" in plan.hosts[answerer] else 4
+        if there.family != family and not (there.named or there.unspecified):
+            return Refusal("The answer is of another address family than the offer", "media-family")
+        stream = state.session[place]
+        if stream is not None and stream.id != plan.id:
+            stream = None
+        forth, back = offered.sends and answered.receives, answered.sends and offered.receives
+        mux = exchange.mux[place] and answered.rtcp_mux
+        ends = {
+            offerer: self._end(
+                state, exchange.source, stream, plan, (offered, answered), renewed[offerer],
+                (forth, back, offered.rtcp_mux),
+            ),
+            answerer: self._end(
+                state, exchange.target, stream, plan, (answered, offered), renewed[answerer],
+                (back, forth, mux),
+            ),
+        }  # fmt: skip
+        said = {offerer: signalled(offered), answerer: signalled(answered)}
+        sources = (None, None) if stream is None else stream.sources
+        return Stream(
+            plan.id,
+            "udptl" if answered.use is Use.UDPTL else "rtp",
+            offered.media.kind,
+            talking(answered),
+            ends["a"],
+            ends["b"],
+            Limits(),
+            (said["a"], said["b"]),
+            (
+                sources[0] if stream is not None and stream.a.epoch == ends["a"].epoch else None,
+                sources[1] if stream is not None and stream.b.epoch == ends["b"].epoch else None,
+            ),
+        )
+
+    def _end(
+        self,
+        state: _Call,
+        party: Party,
+        stream: Stream | None,
+        plan: _Plan,
+        lines: tuple[Line, Line],
+        renewed: bool,
+        flow: tuple[bool, bool, bool],
+    ) -> End:
+        """One end: `lines` are its own and the other side's, `flow` is whether it may send, may receive, muxes."""
+        own, other = lines
+        receive, send, mux = flow
+        side = side_of(party.leg)
+        local = plan.pairs[side]
+        connection = own.connection
+        assert connection is not None
+        before = None if stream is None else stream.end(side)
+        same_party = before is not None and side != state.vacant
+        if connection.unspecified and same_party and before is not None:
+            learn, expect, remote, rtcp, why = (
+                before.learn, before.expect, before.remote, before.remote_rtcp, "on hold, as before",
+            )  # fmt: skip
+        else:
+            believed = trust(connection, party.peer, party.nat)
+            learn, expect, why = believed.learn, believed.expect, believed.why
+            remote = (connection.host, own.media.port) if believed.reachable else None
+            rtcp = remote if mux else own.rtcp if believed.reachable else None
+        epoch = 0
+        if before is not None:
+            moved = (before.remote, before.expect, before.local) != (remote, expect, local) or not same_party
+            # Behind NAT a new description may mean a new binding, though it reads the same (RFC 3264 s.8).
+            epoch = before.epoch + (moved or (renewed and learn is Learn.ANY))
+        if before is None or (before.learn, before.expect, before.remote) != (learn, expect, remote):
+            state.decisions.append(nat_decision(party, own, learn, expect, why))
+        codecs = tuple((codec.payload, codec.name, codec.clock) for codec in other.codecs)
+        return End(local, remote, rtcp, mux, learn, expect, receive, send, codecs, epoch)
+
+    def _limited(self, state: _Call, streams: list[Stream | None]) -> tuple[Stream | None, ...]:
+        """The streams with their silence limits: the first one speaks for the call, since video may rest."""
+        policy = state.policy
+        for place, stream in enumerate(streams):
+            if stream is not None:
+                if stream.on_hold:
+                    limits = Limits(policy.hold_s, policy.hold_s)
+                else:
+                    limits = Limits(policy.start_s, policy.silence_s)
+                streams[place] = replace(stream, limits=limits)
+                break
+        return tuple(streams)
+
+    def _apply(self, state: _Call, after: MediaSession) -> None:
+        """Put a session in force: tell the relay what changes, and who has which ports."""
+        commands = state.session.changes(after)
+        before, state.session = state.session, after
+        fresh = set() if state.exchange is None else state.exchange.fresh
+        for command in commands:
+            match command:
+                case Open(stream):
+                    fresh -= {stream.a.local, stream.b.local}
+                    line = self._media_line(state, stream)
+                    compared = (("a", line.a_signalled), ("b", line.b_signalled), ("codec", line.codec))
+                    outcome = f"{line.media} relayed, {line.a_local} towards a, {line.b_local} towards b"
+                    state.decisions.append(Decision("media", "RFC 3264 s.6", compared, outcome))
+                    self._relay.open(stream.spec(state.id, state.policy.window_s))
+                case Change(number, side, end, old):
+                    if end.local != old.local:
+                        fresh.discard(end.local)
+                        state.retired.setdefault(number, []).append(old.local)
+                    self._relay.change(number, side, end)
+                case Limit(number, limits):
+                    self._relay.limits(number, limits.start_s, limits.silence_s)
+                case Close(stream):
+                    self._close(state, stream)
+                case _:
+                    assert_never(command)
+        if state.exchange is not None and any(isinstance(command, Close) for command in commands):
+            gone = {stream.id for stream in before} - {stream.id for stream in after}
+            plans = state.exchange.plans
+            state.exchange.plans = [None if plan is None or plan.id in gone else plan for plan in plans]
+
+    def _close(self, state: _Call, stream: Stream) -> None:
+        if len(state.past) >= MAX_PAST:
+            oldest = next(iter(state.past))
+            del state.past[oldest]
+            state.final.pop(oldest, None)
+        state.past[stream.id] = self._media_line(state, stream)
+        state.closing[stream.id] = [stream.a.local, stream.b.local, *state.retired.pop(stream.id, ())]
+        self._closing[stream.id] = state
+        self._relay.close(stream.id)
+
+    # -- our SDP -------------------------------------------------------------------------------------------
+
+    def _leg(self, state: _Call, name: str) -> _Leg:
+        leg = state.legs.get(name)
+        if leg is None:
+            leg = state.legs[name] = _Leg(self._session_id())
+        return leg
+
+    def _write(self, state: _Call, party: Party, session: Session, sections: list[Section]) -> bytes:
+        """Our SDP for a leg. RFC 3264 s.8: the version grows by one when anything else has changed."""
+        leg = self._leg(state, party.leg)
+        host = next((section.host for section in sections if section.port), None)
+        if host is None:
+            address = state.policy.address(party.network, leg.family)
+            host = "0.0.0.0" if address is None else address.advertised
+        body = body_after_origin(host, session_bandwidth(session), sections)
+        if body != leg.body:
+            leg.host, leg.body = host, body
+            leg.version += 1
+        return complete(leg.session_id, leg.version, leg.host, leg.body)
+
+    def _media_line(self, state: _Call, stream: Stream) -> MediaLine:
+        a, b = stream.a, stream.b
+        policy = state.policy
+        return MediaLine(
+            stream.id,
+            stream.media,
+            stream.codec,
+            *stream.signalled,
+            host_port((policy.advertised(a.local.network), a.local.rtp)),
+            host_port((policy.advertised(b.local.network), b.local.rtp)),
+            direction(a.receive, b.receive),
+            direction(b.receive, a.receive),
+        )
+
+
+def side_of(leg: str) -> Side:
+    """The caller's leg is "a"; all others are side b, one at a time."""
+    return "a" if leg == "a" else "b"
+
+
+def written(line: Line, plan: _Plan, side: Side, offered: Line | None, rtcp_mux: bool) -> Section:
+    """A line in use, as we write it for the party on `side`; `offered` is that party's line if it is an answer."""
+    media, pair = line.media, plan.pairs[side]
+    if offered is None:
+        proto = "udptl" if line.use is Use.UDPTL else media.proto.upper()
+        way = direction(line.sends, line.receives)
+    else:
+        # RFC 3264 s.6.1: an answer stays within what was offered, whatever the other side wrote.
+        media, proto = offered.media, offered.media.proto
+        way = direction(line.sends and offered.receives, line.receives and offered.sends)
+    if line.use is Use.UDPTL and way == "sendrecv":
+        way = ""  # T.38 gateways do not expect the attribute
+    rtcp = pair.rtcp if line.rtcp_said and not (rtcp_mux and offered is not None) else None
+    return Section(
+        media.kind, pair.rtp, proto, line.formats, plan.hosts[side], line.kept, way, rtcp, rtcp_mux
+    )
+
+
+def muxed(stream: Stream | None, side: Side) -> bool:
+    """Whether an end uses one port for RTP and RTCP."""
+    return stream is not None and stream.end(side).rtcp_mux
+
+
+def origin_of(session: Session) -> str:
+    """The o= line as it stands: any change of it means a new description (RFC 3264 s.8)."""
+    return first(session.lines, "o") or ""
+
+
+def remember(leg: _Leg, session: Session, lines: Sequence[Line]) -> None:
+    """Keep what the next exchange with this leg wants to know of its SDP."""
+    leg.origin = origin_of(session)
+    for line in lines:
+        connection = line.connection
+        if line.usable and connection is not None and not (connection.named or connection.unspecified):
+            leg.family = connection.family
+            return
+
+
+def signalled(line: Line) -> str:
+    """What a party said of its own address, for people."""
+    if line.connection is None:
+        return "-"
+    return host_port((line.connection.host, line.media.port))
+
+
+def talking(line: Line) -> str:
+    """The codec that the first format of an answer means (RFC 3264 s.6.1); T.38 for fax."""
+    if line.use is Use.UDPTL:
+        return "T.38"
+    return next((codec.name for codec in line.codecs if codec.name.upper() != EVENTS), "")
+
+
+def codec_decision(line: Line, policy: MediaPolicy) -> Decision:
+    """What the list of codecs took away."""
+    compared = (
+        ("offered", ", ".join(dict.fromkeys((*(codec.name for codec in line.codecs), *line.removed)))),
+        ("allowed", ", ".join(policy.codecs or ())),
+    )
+    return Decision("codec", "media.codecs", compared, "removed " + ", ".join(dict.fromkeys(line.removed)))
+
+
+def nat_decision(party: Party, line: Line, learn: Learn, expect: str | None, why: str) -> Decision:
+    """Whose packets an end believes."""
+    compared = (
+        ("leg", party.leg),
+        ("signalled", signalled(line)),
+        ("SIP source", party.peer or "unknown"),
+        ("nat", "far-end" if party.nat else "none"),
+    )
+    outcome = f"{why}; learn {learn.value}, expect {expect or 'anybody'}"
+    return Decision("nat", f"networks.{party.network}.nat", compared, outcome)

@@ -1,0 +1,133 @@
+"""Policy of media: our addresses in each network, codecs, silence limits, and whose packets are believed.
+
+Whose packets (design.md s.4.6)
+
+    network     c= of the peer                      learn   expect          send to before that
+    plain       an address                          PORT    that address    c= and m=
+    far-end     the address that SIP comes from     PORT    that address    c= and m=
+    far-end     another address, public             ANY     SIP source      c= and m=
+    far-end     another address, private            ANY     SIP source      nowhere: it means nothing here
+    far-end     of the other family than SIP        PORT    c=              c= and m=
+    either      a host name                         PORT    SIP source      nowhere: it is not resolved
+    either      0.0.0.0 or :: (hold)                as before the hold; in a first SDP as for a host name
+
+PORT and not OFF in a plain network, since phones without symmetric RTP (RFC 4961) send from another port than
+they listen on: the address stays the signalled one, the port may differ.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from config.model import Config, Network
+from media.relay import Learn
+from signaling.sdp.session import Connection, is_private, normal_host
+
+
+@dataclass(frozen=True, slots=True)
+class MediaAddress:
+    """One of our media addresses in a network: the `pool` that its ports come from and how peers know it."""
+
+    pool: str
+    advertised: str
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.advertised else 4
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPolicy:
+    """What the configuration says of media. Calls in progress keep the policy that they began with.
+
+    `addresses` by network, the preferred family first. `codecs` are the encoding names that may be used, None
+    for all. Times in seconds, 0 for no limit; `hold_s` replaces the others while one direction is off.
+    """
+
+    addresses: Mapping[str, tuple[MediaAddress, ...]]
+    codecs: tuple[str, ...] | None = None
+    window_s: float = 10.0
+    start_s: float = 60.0
+    silence_s: float = 60.0
+    hold_s: float = 3600.0
+
+    @property
+    def allowed(self) -> frozenset[str] | None:
+        """The codec names in upper case, as `signaling.sdp.offer_answer.describe` wants them."""
+        return None if self.codecs is None else frozenset(name.upper() for name in self.codecs)
+
+    def address(self, network: str, family: int | None = None) -> MediaAddress | None:
+        """Our address of that family in a network, or its first one."""
+        for address in self.addresses.get(network, ()):
+            if family is None or address.family == family:
+                return address
+        return None
+
+    def advertised(self, pool: str) -> str:
+        """How peers know the address that the ports of `pool` are on."""
+        for addresses in self.addresses.values():
+            for address in addresses:
+                if address.pool == pool:
+                    return address.advertised
+        raise KeyError(pool)
+
+    @classmethod
+    def of_config(cls, config: Config) -> "MediaPolicy":
+        """The policy of a configuration."""
+        timers = config.timers
+        return cls(
+            {network.name: tuple(_addresses(network)) for network in config.networks.values()},
+            config.media.codecs,
+            timers.learn_window_s,
+            timers.rtp_start_s,
+            timers.rtp_silence_s,
+            timers.rtp_hold_s,
+        )
+
+
+def media_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
+    """What `PortPool` hands out for a configuration: one pool for each media address of each network."""
+    return {
+        _pool(network.name, number): (host, network.media_ports.first, network.media_ports.last)
+        for network in config.networks.values()
+        for number, host in enumerate(network.media_addresses)
+    }
+
+
+def _pool(network: str, number: int) -> str:
+    return f"{network}#{number + 1}" if number else network
+
+
+def _addresses(network: Network) -> Iterator[MediaAddress]:
+    for number, host in enumerate(network.media_addresses):
+        shown = network.advertise
+        # 1:1 NAT maps the address of the network; an address that media has for itself is not behind it.
+        mapped = number == 0 and shown is not None and shown != "auto" and network.media_address is None
+        yield MediaAddress(_pool(network.name, number), shown if mapped and shown else host)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose packets are believed, and whether the signalled address is worth sending to. `why` for people."""
+
+    learn: Learn
+    expect: str | None
+    reachable: bool
+    why: str
+
+
+def trust(connection: Connection, peer: str | None, nat: bool) -> Trust:
+    """The table above for one end. `peer` is the host that its SIP comes from."""
+    known = None if peer is None else normal_host(peer)
+    host = connection.host
+    if connection.named or connection.unspecified:
+        if known is None:
+            return Trust(Learn.OFF, None, False, "no address signalled")
+        return Trust(Learn.PORT, known, False, "no address signalled, SIP source expected")
+    if not nat:
+        return Trust(Learn.PORT, host, True, "signalled address expected")
+    if known == host or (known is not None and (":" in known) != (":" in host)):
+        return Trust(Learn.PORT, host, True, "signalled address expected")
+    if is_private(host):
+        return Trust(Learn.ANY, known, False, "signalled address is private: behind NAT")
+    return Trust(Learn.ANY, known, True, "signalled address is not the SIP source: maybe behind NAT")
