@@ -3,7 +3,7 @@
 Pure functions: the lines of a trace in, text out. `steps_of` takes them from a call's record.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -234,7 +234,7 @@ def hidden_between(messages: Iterable[tuple[str, str, bytes]]) -> dict[str, list
     return tables
 
 
-def hidden_text(tables: dict[str, list[Hidden]], width: int = 100, plain: bool = False) -> str:
+def hidden_text(tables: Mapping[str, Sequence[Hidden]], width: int = 100, plain: bool = False) -> str:
     """The tables of `hidden_between` for a terminal of `width` columns."""
     glyphs = ASCII if plain else UNICODE
     width = max(MIN_WIDTH, min(width, MAX_WIDTH))

@@ -42,7 +42,7 @@ def trunks_table(answer: Mapping[str, object]) -> Table:
     """The answer to the verb `trunks`."""
     rows = answer.get("servers")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trunk", "network", "server", "state", "calls", "last change"):
+    for name in ("trunk", "network", "server", "state", "calls", "why"):
         table.add_column(name, no_wrap=True)
     for row in rows if isinstance(rows, list) else []:
         state = str(row.get("state", ""))

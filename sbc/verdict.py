@@ -352,6 +352,14 @@ ENDINGS: dict[str, str] = {
     "no-route": (
         "Rejected with {status}: no rule of routes matched; the decisions below show what was compared."
     ),
+    "no-route-for-source": (
+        "Rejected with {status}: no rule of routes is for calls from this source; the decisions below show"
+        " what was compared."
+    ),
+    "rejected-by-route": "Rejected with {status} {text}: a rule of routes says so (reject).",
+    "would-loop": "Rejected with {status}: the only trunk that fits is the one that the call came from.",
+    "trunk-max-calls": "Rejected with {status}: the trunk is full (trunks.*.max_calls).",
+    "servers-unresolved": "Rejected with {status}: no server of the trunk has an address (DNS).",
     "no-target": "Rejected with {status}: no server was left to try.",
     "servers-down": ("Rejected with {status}: every server of the trunk is down (its OPTIONS pings fail)."),
     "ports-exhausted": "Rejected with {status}: no media port is free; enlarge networks.*.media_ports.",

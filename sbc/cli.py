@@ -1,0 +1,224 @@
+"""The command `sbc`: check and run a configuration, ask a running SBC, simulate a call, show a demonstration.
+
+Imports that a command needs stand inside it: `sbc version` must not load the whole program.
+"""
+# ruff: noqa: PLC0415 - see above: the first answer of a command line is part of how it feels.
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+DEFAULT_SOCKET = "/run/sbc/control.sock"
+DISTRIBUTION = "border-sbc"
+
+app = typer.Typer(
+    name="sbc",
+    help="A session border controller: SIP and media between networks that do not see each other.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path, typer.Argument(help="Configuration file (YAML).", metavar="FILE", show_default=False)]
+CallName = Annotated[
+    str, typer.Argument(help="Id of the call, the first letters of it, or a Call-ID.", metavar="CALL")
+]
+Socket = Annotated[
+    str,
+    typer.Option(
+        "--socket", "-s", envvar="SBC_SOCKET", help="Control socket of the running SBC.", metavar="PATH"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+Plain = Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")]
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Configuration files (YAML).", metavar="FILE...")],
+) -> None:
+    """Check configuration files: every mistake at once, with file, line and column. Exit status 0 or 1."""
+    from config.check import foreign_packages
+    from config.load import examine
+    from sbc.preflight import few_descriptors, missing_addresses, summary
+
+    failed = False
+    for problem in foreign_packages():
+        typer.echo(str(problem), err=True)
+        failed = True
+    for file in files:
+        report = examine(file)
+        for problem in report.problems:
+            typer.echo(str(problem), err=True)
+        if report.config is None:
+            failed = True
+            continue
+        for warning in (*missing_addresses(report.config), *few_descriptors(report.config)):
+            typer.echo(warning, err=True)
+        typer.echo(f"{file}: ok: {summary(report.config)}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def run(file: File) -> None:
+    """Run the SBC until SIGTERM or Ctrl-C. SIGHUP reloads the file."""
+    from sbc.server import serve
+
+    raise typer.Exit(serve(str(file)))
+
+
+@app.command()
+def reload(socket: Socket = DEFAULT_SOCKET) -> None:
+    """Make the running SBC read its file again: the whole of it, or nothing when it has a mistake."""
+    answer = _ask(socket, "reload")
+    for line in cast("list[str]", answer["changes"]):
+        typer.echo(line)
+
+
+@app.command()
+def calls(
+    socket: Socket = DEFAULT_SOCKET,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once.")] = False,
+    as_json: AsJson = False,
+    recent: Annotated[bool, typer.Option("--recent", help="Calls that have ended, latest first.")] = False,
+) -> None:
+    """Show the calls in progress, live until Ctrl-C."""
+    from sbc.live import print_once, watch
+
+    def fetch() -> dict[str, object]:
+        return _ask(socket, "recent" if recent else "calls")
+
+    if as_json:
+        _print_json(fetch())
+    elif once or recent or not sys.stdout.isatty():
+        print_once(fetch())
+    else:
+        watch(fetch)
+
+
+@app.command()
+def explain(
+    call: CallName, socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False, plain: Plain = False
+) -> None:
+    """Say what was decided about a call and why, draw its ladder, and judge its media."""
+    answer = _ask(socket, "explain", call=call, width=_width(), plain=plain or not _unicode())
+    if as_json:
+        _print_json(answer["data"])
+    else:
+        typer.echo(answer["text"])
+
+
+@app.command()
+def hangup(call: CallName, socket: Socket = DEFAULT_SOCKET) -> None:
+    """End a call: BYE to both sides."""
+    answer = _ask(socket, "hangup", call=call)
+    typer.echo(f"{answer['call']}: ended")
+
+
+@app.command()
+def trunks(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
+    """Show the servers of every trunk and whether they are up."""
+    answer = _ask(socket, "trunks")
+    if as_json:
+        _print_json(answer)
+        return
+    from sbc.live import print_trunks
+
+    print_trunks(answer)
+
+
+@app.command()
+def stats(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
+    """Show counters, and what the process holds: calls, transactions, ports."""
+    answer = _ask(socket, "stats")
+    if as_json:
+        _print_json(answer)
+        return
+    for name, value in answer.items():
+        typer.echo(f"{name:32} {value}")
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the call; exit status 0 or 1.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--config", help="Another configuration than the quickstart.", metavar="FILE"),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, max=60.0, help="Length of the call.")] = 5.0,
+    plain: Plain = False,
+) -> None:
+    """Place a call through an SBC on loopback between two built-in phones, and show all of it."""
+    from sbc.demo import show
+
+    raise typer.Exit(show(file, once=once, seconds=seconds, width=_width(), plain=plain or not _unicode()))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+    from config.model import schema as model_schema
+
+    _print_json(model_schema())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed_version
+
+    try:
+        typer.echo(f"{DISTRIBUTION} {installed_version(DISTRIBUTION)}")
+    except PackageNotFoundError:
+        typer.echo(f"{DISTRIBUTION}, not installed (run from its source tree)")
+
+
+def main() -> None:
+    """Entry point: whatever goes wrong is a sentence on standard error and never a traceback."""
+    _guard(lambda: app(prog_name="sbc"))
+
+
+def _guard(command: Callable[[], None]) -> None:
+    try:
+        command()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # `sbc calls | head`: the reader has what it wanted. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"sbc: {where}{error.strerror or error}")
+
+
+def _ask(socket: str, verb: str, **arguments: object) -> dict[str, object]:
+    from sbc.control import ControlError, ask
+
+    try:
+        answer = ask(socket, verb, arguments)
+    except ControlError as error:
+        sys.exit(f"sbc: {error}")
+    if not isinstance(answer, dict):
+        sys.exit(f"sbc: unexpected answer to {verb}")
+    return answer
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def _unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

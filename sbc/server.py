@@ -1,0 +1,341 @@
+"""`sbc run`: the process round the calls - sockets, timer, signals, reload, drain (design.md s.3, style.md s.3).
+
+`Server` performs what the cores decide and arms the one timer. It leaves nothing behind: when `run` returns,
+every call has got its BYE and its CDR, and all sockets, worker processes and files are closed.
+"""
+
+import asyncio
+import contextlib
+import gc
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable
+from dataclasses import asdict
+
+from config.diff import difference, needs_restart
+from config.load import examine
+from config.model import Config
+from config.problems import ConfigError
+from media.ports import PortPool
+from media.relay import RelayEvent, StreamCounters, WorkerRestarted
+from media.workers import WorkerRelay
+from nat.interfaces import resolve
+from sbc.anchor import LocalAnchor
+from sbc.calls import Calls
+from sbc.cdr import CdrWriter
+from sbc.control import ControlError, ControlServer
+from sbc.log import LogFile, get_log
+from sbc.media_policy import media_ranges
+from sbc.operator import Operator
+from sbc.preflight import StartError, few_descriptors, summary
+from sbc.record import CallRecord
+from sbc.routing import ServersSnapshot
+from sbc.sites import Sites
+from sbc.supervision import Supervisor
+from signaling.flow import Flow, host_port
+from signaling.transport.limits import TransportLimits
+from signaling.transport.wires import ListenError, Wires
+
+GOODBYE_S = 5.0
+"""How long the peers may take to answer our BYEs at the end."""
+POLL_S = 0.05
+"""How often a drain looks whether the last call is gone."""
+CLOSE_S = 5.0
+"""How long the relay workers may take to end."""
+
+
+class Server:
+    """One running SBC. `run` serves until `stop` is called; `ready` is set once calls are taken."""
+
+    def __init__(self, config: Config, log_file: LogFile | None = None) -> None:
+        self.config = config
+        self.ready = asyncio.Event()
+        self._log = get_log("sbc.server")
+        self._log_file = log_file
+        self._stopping = asyncio.Event()
+        self._hastened = asyncio.Event()
+        self._supervisor = Supervisor()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        # First what may fail: a relay worker that was started has to be stopped.
+        self._cdr = _open_cdr(config.log.cdr)
+        self._relay = WorkerRelay(self._loop, config.media.workers, dscp=config.media.dscp)
+        self._pool = PortPool(
+            media_ranges(config), config.timers.port_quarantine_s, random.SystemRandom().randrange
+        )
+        self._anchor = LocalAnchor.of_config(config, self._pool, self._relay, self._loop.time)
+        self._wires = Wires(Sites(config).listeners, self._receive, self._failed, _transport_limits(config))
+        self.calls = Calls(
+            config,
+            self._wires.send,
+            self._anchor,
+            wall=time.time,
+            token=secrets.token_hex,
+            on_record=self._write_record,
+        )
+        self._relay.on_event = self._relay_event
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Open everything, serve until `stop`, drain, close everything. Raises StartError; called once."""
+        try:
+            with contextlib.closing(self._open()) as control:
+                async with asyncio.TaskGroup() as tasks:
+                    attending = tasks.create_task(control.serve())
+                    living = tasks.create_task(self._supervisor.keep_alive(self._status))
+                    self._announce()
+                    await self._stopping.wait()
+                    await self._drain()
+                    attending.cancel()
+                    living.cancel()
+        finally:
+            await self._close()
+
+    def _open(self) -> ControlServer:
+        try:
+            self._wires.open()
+            return ControlServer(self.config.control.socket, Operator(self).verbs())
+        except (ListenError, ControlError) as error:
+            raise StartError(str(error)) from error
+
+    def stop(self) -> None:
+        """Drain and end. Asked a second time: do not wait for the calls. A third time: do not wait for BYEs."""
+        if self._stopping.is_set():
+            self._log.info("stop asked for again: ending the calls now")
+            self._hastened.set()
+        self._stopping.set()
+
+    def _announce(self) -> None:
+        for listener in self._wires.bound:
+            self._log.info(
+                "listening",
+                network=listener.network,
+                transport=listener.transport,
+                local=host_port(listener.local),
+            )
+        self._log.info("ready", config=self.config.path, relay=f"reference, {len(self._relay.pids)} workers")
+        self._rearm()
+        self._supervisor.tell("READY=1", f"STATUS={self._status()}")
+        self.ready.set()
+
+    async def _drain(self) -> None:
+        self._supervisor.tell("STOPPING=1")
+        self.calls.drain(self._loop.time())
+        waiting = len(self.calls.live)
+        self._log.info("stopping: new calls get 503", calls=waiting, drain_s=self.config.timers.drain_s)
+        await self._until_idle(self.config.timers.drain_s, hasten=True)
+        ended = self.calls.hang_up(self._loop.time(), cause="drain", text="the border is being stopped")
+        self._rearm()
+        if ended:
+            self._log.info("ended the calls that were left", calls=ended)
+        await self._until_idle(GOODBYE_S, hasten=False)
+        if not self.calls.idle:
+            self._log.warning("stopped without the last answers", **dict(self.calls.leftovers()))
+
+    async def _until_idle(self, seconds: float, hasten: bool) -> None:
+        deadline = self._loop.time() + seconds
+        while not self.calls.idle and self._loop.time() < deadline:
+            if hasten and self._hastened.is_set():
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wires.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._relay.stop()
+        except TimeoutError:
+            self._log.warning("relay workers did not end in time")
+        if self._cdr is not None:
+            self._cdr.close()
+        self._log.info("stopped")
+
+    # -- what comes in -------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
+        try:
+            self.calls.receive(data, flow, self._loop.time(), age_s)
+        # The one broad except of this loop: a bug that one message finds must not end every call.
+        except Exception as error:
+            self._broken("message", error, flow=flow.network, peer=host_port(flow.remote))
+        self._rearm()
+
+    def _failed(self, flow: Flow) -> None:
+        try:
+            self.calls.transport_failed(flow, self._loop.time())
+        except Exception as error:
+            self._broken("transport failure", error, flow=flow.network, peer=host_port(flow.remote))
+        self._rearm()
+
+    def _relay_event(self, event: RelayEvent) -> None:
+        if isinstance(event, WorkerRestarted):
+            self._log.warning("relay worker restarted", worker=event.worker, streams=event.streams)
+        try:
+            self.calls.relay_event(event, self._loop.time())
+        except Exception as error:
+            self._broken("relay event", error, event=type(event).__name__)
+        self._rearm()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self.calls.handle_timer(self._loop.time())
+        except Exception as error:
+            self._broken("timer", error)
+        self._rearm()
+
+    def _rearm(self) -> None:
+        due = self.calls.next_timer()
+        if due is None:
+            return
+        if self._timer is not None:
+            # Waking too early costs a look; cancelling at every message costs more, and fills the loop's heap.
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _broken(self, what: str, error: Exception, **fields: object) -> None:
+        self.calls.stats[f"bug:{type(error).__name__}"] += 1
+        self._log.error(f"{what} met a bug of ours", error=error, **fields)
+
+    def _write_record(self, record: CallRecord) -> None:
+        if self._cdr is not None:
+            self._cdr.write(record)
+
+    # -- what the operator asks ----------------------------------------------------------------------------
+
+    def reload(self) -> list[str]:
+        """Read the file again: the whole of it or nothing. The changes as lines; raises ControlError."""
+        report = examine(self.config.path)
+        if report.config is None:
+            raise ControlError("\n".join(["nothing was changed:", *map(str, report.problems)]))
+        try:
+            fresh = resolve(report.config)
+        except ConfigError as error:
+            raise ControlError(f"nothing was changed:\n{error}") from error
+        changes = difference(self.config, fresh)
+        hindrances = needs_restart(changes)
+        if hindrances:
+            raise ControlError("\n".join(["nothing was changed:", *map(str, hindrances)]))
+        try:
+            cdr = _open_cdr(fresh.log.cdr)
+            if self._log_file is not None:
+                self._log_file.change(fresh.log.level, fresh.log.file)
+                self._log_file.reopen()
+        except OSError as error:
+            raise ControlError(f"nothing was changed: {error.filename}: {error.strerror}") from error
+        self._pool.reconfigure(media_ranges(fresh), fresh.timers.port_quarantine_s)
+        self.calls.reload(fresh, self._loop.time())
+        self.config, old_cdr, self._cdr = fresh, self._cdr, cdr
+        if old_cdr is not None:
+            old_cdr.close()
+        self._rearm()
+        for change in changes:
+            self._log.info("reloaded", change=change)
+        return [
+            f"{fresh.path}: reloaded, {summary(fresh)}",
+            *(map(str, changes) if changes else ["no difference"]),
+        ]
+
+    def hang_up(self, call: str) -> None:
+        """End one call by hand."""
+        self.calls.hang_up(self._loop.time(), call, cause="operator", text="ended by the operator")
+        self._rearm()
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def counters(self, streams: list[int]) -> Awaitable[list[StreamCounters]]:
+        """Figures of open streams, from the relay."""
+        return self._relay.query(streams)
+
+    def servers(self) -> ServersSnapshot:
+        """The servers of the trunks as they are now."""
+        return self.calls.trunks.snapshot(self._loop.time())
+
+    def counts(self) -> dict[str, int]:
+        """Counters since the start: calls and refusals, transports, the log."""
+        transports = {f"transport.{name}": count for name, count in asdict(self._wires.counters).items()}
+        dropped = 0 if self._log_file is None else self._log_file.dropped
+        return {**self.calls.stats, **transports, "log.dropped": dropped}
+
+    def _status(self) -> str:
+        return f"{len(self.calls.live)} calls"
+
+
+def _open_cdr(path: str | None) -> CdrWriter | None:
+    return CdrWriter(path) if path is not None else None
+
+
+def _transport_limits(config: Config) -> TransportLimits:
+    limits = config.limits
+    return TransportLimits(
+        max_message_bytes=limits.max_message_bytes,
+        connections=limits.tcp_connections,
+        connections_per_source=limits.tcp_connections_per_source,
+        idle_s=limits.tcp_idle_s,
+    )
+
+
+def serve(path: str) -> int:
+    """`sbc run FILE`: the exit status."""
+    report = examine(path)
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    if report.config is None:
+        return 1
+    try:
+        config = resolve(report.config)
+        log_file = LogFile(config.log.level, config.log.file)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"sbc: log.file {report.config.log.file}: {error.strerror}", file=sys.stderr)
+        return 1
+    with contextlib.closing(log_file):
+        for warning in few_descriptors(config):
+            get_log("sbc.server").warning(warning)
+        try:
+            asyncio.run(_serve(config, log_file))
+        except StartError as error:
+            get_log("sbc.server").error(f"cannot start: {error}")
+            return 1
+    return 0
+
+
+async def _serve(config: Config, log_file: LogFile) -> None:
+    server = Server(config, log_file)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server)
+    _settle_memory()
+    await server.run()
+
+
+def _reload(server: Server) -> None:
+    """SIGHUP: nobody waits for an answer, so it goes to the log."""
+    try:
+        server.reload()
+    except ControlError as error:
+        for line in str(error).splitlines():
+            get_log("sbc.server").error("reload refused", reason=line)
+
+
+def _settle_memory() -> None:
+    # What was loaded lives as long as the process: the collector need not look at it again. A call makes some
+    # hundred objects that die with it; the default threshold of 700 would walk all live calls ten times a call.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
