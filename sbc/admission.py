@@ -1,0 +1,156 @@
+"""Whether a new call may come in: limits on calls in progress, and token buckets on new calls.
+
+A core without I/O. Everything that is refused gets 503 with Retry-After: RFC 3261 s.21.5.4 lets the peer go
+elsewhere for so long, and the called user was never asked, as 480 and 486 would claim (s.21.4.18, s.21.4.21).
+"""
+
+import ipaddress
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from config.model import Config
+from sbc.decisions import Decision
+from sbc.routing import Refusal, Source
+
+MAX_SOURCES = 10_000
+"""Addresses whose rate is remembered; the one that was silent for longest is forgotten first."""
+MAX_RETRY_S = 60
+# A place becomes free when somebody hangs up; nobody knows when.
+FULL_RETRY_S = 5
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """`rate` tokens a second, at most one second's worth (and at least one) at a time."""
+
+    rate: float
+    tokens: float
+    at: float
+
+    @classmethod
+    def full(cls, rate: float, now: float) -> "TokenBucket":
+        """A bucket that nobody has taken from."""
+        return cls(rate, max(1.0, rate), now)
+
+    def refill(self, now: float) -> float:
+        """The tokens there are by now."""
+        if now > self.at:
+            self.tokens = min(max(1.0, self.rate), self.tokens + (now - self.at) * self.rate)
+            self.at = now
+        return self.tokens
+
+    def wait_s(self) -> int:
+        """Whole seconds until there is a token, for Retry-After."""
+        return min(MAX_RETRY_S, max(1, math.ceil((1.0 - self.tokens) / self.rate)))
+
+
+class Admission:
+    """The limits of one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        limits = config.limits
+        self._max_calls = limits.max_calls
+        self._rate = limits.calls_per_s
+        self._source_rate = limits.calls_per_s_per_source
+        self._trunk_limits = {trunk.name: trunk.max_calls for trunk in config.trunks.values()}
+        self._drain_s = config.timers.drain_s
+        self._whole: TokenBucket | None = None
+        self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Sources that are remembered."""
+        return len(self._sources)
+
+    def admit(
+        self,
+        source: Source,
+        now: float,
+        calls: int,
+        trunk_calls: int,
+        draining: bool = False,
+        emergency: bool = False,
+    ) -> tuple[Refusal | None, Decision]:
+        """None, or the refusal; the decision lists every number that was compared.
+
+        `calls` are in progress in all, `trunk_calls` over the trunk of `source`. An emergency call passes every
+        limit, but not the end of the process: it would be cut off.
+        """
+        if draining:
+            refusal = Refusal(
+                503, "Shutting Down", "draining", min(MAX_RETRY_S, max(1, math.ceil(self._drain_s)))
+            )
+            return refusal, _decision("sbc", (("draining", "yes"),), refusal)
+        compared: list[tuple[str, str]] = [("calls", f"{calls} of {self._max_calls}")]
+        if calls >= self._max_calls and not emergency:
+            refusal = Refusal(503, "Too Many Calls", "max-calls", FULL_RETRY_S)
+            return refusal, _decision("limits.max_calls", tuple(compared), refusal)
+        limit = self._trunk_limits.get(source.trunk) if source.trunk is not None else None
+        if limit is not None:
+            compared.append((f"calls of {source.trunk}", f"{trunk_calls} of {limit}"))
+            if trunk_calls >= limit and not emergency:
+                refusal = Refusal(503, "Too Many Calls", "trunk-max-calls", FULL_RETRY_S)
+                return refusal, _decision(f"trunks.{source.trunk}.max_calls", tuple(compared), refusal)
+        # The source first: who floods us must not use up what belongs to all.
+        own = self._bucket(source.host, now) if self._source_rate else None
+        if own is not None:
+            compared.append((f"tokens of {source.host}", f"{own.refill(now):.2f} of {own.rate:g}/s"))
+            if own.tokens < 1.0 and not emergency:
+                refusal = Refusal(503, "Too Many Calls From You", "source-rate", own.wait_s())
+                return refusal, _decision("limits.calls_per_s_per_source", tuple(compared), refusal)
+        whole = self._whole_bucket(now) if self._rate else None
+        if whole is not None:
+            compared.append(("tokens", f"{whole.refill(now):.2f} of {whole.rate:g}/s"))
+            if whole.tokens < 1.0 and not emergency:
+                refusal = Refusal(503, "Too Many New Calls", "rate", whole.wait_s())
+                return refusal, _decision("limits.calls_per_s", tuple(compared), refusal)
+        for bucket in (own, whole):
+            if bucket is not None:
+                bucket.tokens = max(0.0, bucket.tokens - 1.0)
+        rule = "emergency" if emergency else "limits"
+        return None, Decision("admission", rule, tuple(compared), "admitted")
+
+    def adopt(self, old: "Admission", now: float) -> None:
+        """Take over from the Admission of the configuration before: nobody gets a full bucket by a reload."""
+        if old._whole is not None and self._rate:
+            self._whole = _carried(old._whole, self._rate, now)
+        if self._source_rate:
+            for key, bucket in old._sources.items():
+                self._sources[key] = _carried(bucket, self._source_rate, now)
+
+    def _whole_bucket(self, now: float) -> TokenBucket:
+        if self._whole is None:
+            self._whole = TokenBucket.full(self._rate, now)
+        return self._whole
+
+    def _bucket(self, host: str, now: float) -> TokenBucket:
+        key = _owner(host)
+        bucket = self._sources.get(key)
+        if bucket is None:
+            bucket = self._sources[key] = TokenBucket.full(self._source_rate, now)
+            if len(self._sources) > MAX_SOURCES:
+                self._sources.popitem(last=False)
+        else:
+            self._sources.move_to_end(key)
+        return bucket
+
+
+def _carried(old: TokenBucket, rate: float, now: float) -> TokenBucket:
+    return TokenBucket(rate, min(max(1.0, rate), old.refill(now)), now)
+
+
+def _decision(rule: str, compared: tuple[tuple[str, str], ...], refusal: Refusal) -> Decision:
+    return Decision("admission", rule, compared, f"{refusal.status} {refusal.rule}")
+
+
+def _owner(host: str) -> str:
+    """Who is behind an address: an IPv6 subscriber has a whole /64 to send from (RFC 6177)."""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{int(address) >> 64:x}::/64"
