@@ -12,18 +12,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from signaling.message import Request, Response, respond
-from signaling.parser import ParseLimits, parse, refuse
-from signaling.topology import Guard, Site, carry_request
-from signaling.uri import SipUri, parse_uri
-
 from config.model import Config
 from media.relay import RelayEvent, Silence
 from sbc.admission import Admission
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.decisions import Decision
+from sbc.media_policy import MediaPolicy
 from sbc.record import CallRecord
-from sbc.routing import CallRequest, Refusal, Router, Source, Target
+from sbc.routing import CallRequest, Refusal, Router, Target
 from sbc.sites import Sites, leg_settings
 from sbc.trunks import Ping, Trunks
 from signaling.b2bua import (
@@ -59,6 +55,9 @@ from signaling.exchange import (
 )
 from signaling.flow import Flow, host_port
 from signaling.leg import Leg
+from signaling.message import Request, Response, respond
+from signaling.parser import ParseLimits, parse, refuse
+from signaling.topology import Guard, Site, carry_request
 from signaling.transaction import (
     AckReceived,
     CancelReceived,
@@ -72,6 +71,7 @@ from signaling.transaction import (
     Transmit,
 )
 from signaling.transaction import Effect as TransactionEffect
+from signaling.uri import SipUri, parse_uri
 
 MAGIC = "z9hG4bK"
 # A peer that is refused for a passing cause is told to come back after this (RFC 3261 s.14.2, s.21.5.4).
@@ -88,8 +88,8 @@ class Live:
     record: CallRecord
     parties: dict[str, Party] = field(default_factory=dict)
     secrets: dict[str, set[bytes]] = field(default_factory=dict)
+    trunks: list[str] = field(default_factory=list)
     armed: float | None = None
-    over: bool = False
 
 
 class Calls:
@@ -123,15 +123,19 @@ class Calls:
         self._live_of: dict[Leg, Live] = {}
         self._heap: list[tuple[float, int, Live]] = []
         self._sequence = count()
-        self._configure(config, None)
+        self._stale = 0
+        self._on_trunk: Counter[str] = Counter()
+        self._configure(config)
         self.transactions = Transactions(
             TimerValues(config.timers.t1_ms / 1000, config.timers.t2_ms / 1000, config.timers.t4_ms / 1000),
             branch=lambda: MAGIC + token(8),
             advertised=self._advertised,
             tag=self._tag,
+            max_transactions=config.limits.max_transactions,
+            symmetric=self.sites.symmetric,
         )
 
-    def _configure(self, config: Config, old: "Calls | None") -> None:
+    def _configure(self, config: Config) -> None:
         self.config = config
         self.sites = Sites(config)
         self.router = Router(config)
@@ -183,9 +187,13 @@ class Calls:
 
     def reload(self, config: Config, now: float) -> None:
         """Swap the configuration; calls in progress keep the numbers they began with."""
-        trunks = self.trunks
-        self._configure(config, None)
+        trunks, admission = self.trunks, self.admission
+        self._configure(config)
         self.trunks.adopt(trunks, now)
+        self.admission.adopt(admission, now)
+        self.anchor.configure(MediaPolicy.of_config(config))
+        self.transactions.max_transactions = config.limits.max_transactions
+        self.transactions.symmetric = self.sites.symmetric
 
     def drain(self, now: float) -> None:
         """Refuse new calls from now on."""
@@ -408,7 +416,7 @@ class Calls:
         elif error.status == 422:
             fields.append(("Min-SE", str(self.settings.min_se_s)))
         elif error.status in (500, 503):
-            fields.append(("Retry-After", str(RETRY_AFTER_S)))
+            fields.append(("Retry-After", str(error.retry_after_s or RETRY_AFTER_S)))
         tag = request.to.tag or (leg.dialog.local_tag if leg is not None else self._token(6))
         response = respond(request, error.status, error.reason, tag, fields)
         self._transmit(live, leg, response, self.transactions.respond(tx, response, now), now)
@@ -426,16 +434,15 @@ class Calls:
             record.decide(decision, wall)
             if request.max_forwards == 0:
                 raise PeerError(483, "Too Many Hops", "too-many-hops")
-            refusal, admitted = self.admission.admit(
-                source, now, len(self._live), self._per_trunk(source), self.draining
-            )
+            busy = self._on_trunk[source.trunk] if source.trunk is not None else 0
+            refusal, admitted = self.admission.admit(source, now, len(self._live), busy, self.draining)
             record.decide(admitted, wall)
             if refusal is not None:
-                raise PeerError(refusal.status, refusal.reason, refusal.rule)
+                raise PeerError(refusal.status, refusal.reason, refusal.rule, refusal.retry_after_s)
             leg, effects = CallerLeg.invited("a", self.settings, self.sites.site(flow), flow, tx, self._tag)
         except PeerError as error:
             record.add_leg("a", flow, None, request.call_id)
-            self._learn_request(live, request, flow)
+            record.trace(wall, "a", "<", request, None)
             self._answer(tx, error, record.id, now, live, None)
             record.end(self._wall(), "sbc", error.rule, error.reason, error.status, error.rule)
             self._complete(record)
@@ -450,6 +457,7 @@ class Calls:
         self._live[record.id] = live
         self._live_of[leg] = live
         record.add_leg("a", flow, source.trunk, request.call_id)
+        self._occupy(live, source.trunk)
         record.caller, record.called = offered.caller.user, offered.user
         self._learn(live, leg, request)
         self._run(live, [OnLeg(leg, effect) for effect in effects if isinstance(effect, Opened)], now)
@@ -457,7 +465,7 @@ class Calls:
         wanted = CallRequest(
             source, offered.user, uri.host if isinstance(uri, SipUri) else "", offered.caller.user, False
         )
-        outcome, decisions = self.router.route(wanted, self.trunks.snapshot(now))
+        outcome, decisions = self.router.route(wanted, self.trunks.snapshot(now), self._on_trunk)
         for choice in decisions:
             record.decide(choice, wall)
         if isinstance(outcome, Refusal):
@@ -465,16 +473,18 @@ class Calls:
         else:
             self._run(live, live.call.begin(outcome.targets, now), now)
 
-    def _per_trunk(self, source: Source) -> int:
-        if source.trunk is None:
-            return 0
-        return sum(1 for live in self._live.values() if live.record.source_trunk == source.trunk)
+    def _occupy(self, live: Live, trunk: str | None) -> None:
+        """Count the call for `trunks.*.max_calls` until it is gone."""
+        if trunk is not None and trunk not in live.trunks:
+            live.trunks.append(trunk)
+            self._on_trunk[trunk] += 1
 
     def _dial(self, live: Live, dial: Dial, now: float) -> Sequence[CallEffect]:
         call, target = live.call, dial.target
         assert call is not None and isinstance(target, Target)
         flow = self.sites.flow_to(target.network, target.transport, target.address)
         live.record.try_target(dial.name, target, self._wall())
+        self._occupy(live, target.trunk)
         if flow is None:
             family = "IPv6" if ":" in target.address[0] else "IPv4"
             reason = f"no {target.transport} listener for {family} on network {target.network}"
@@ -617,9 +627,6 @@ class Calls:
         if self.config.topology.verify != "off":
             self.guard.learn(live.secrets.setdefault("a" if leg.name == "a" else "b", set()), message)
 
-    def _learn_request(self, live: Live, request: Request, flow: Flow) -> None:
-        live.record.trace(self._wall(), "a", "<", request, None)
-
     def _cross(self, live: Live, cross: Cross, now: float) -> Sequence[CallEffect]:
         call = live.call
         assert call is not None
@@ -648,11 +655,12 @@ class Calls:
                 live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
                 call = live.call
                 if call is not None and isinstance(call.target, Target):
-                    self.trunks.attempted(call.target, milestone.status, milestone.rule, now)
+                    self.trunks.attempted(
+                        call.target, milestone.status, milestone.rule, now, milestone.retry_after_s
+                    )
 
     def _finished(self, live: Live, finished: Finished, now: float) -> None:
         wall = self._wall()
-        live.over = True
         live.record.end(wall, finished.by, finished.cause, finished.text, finished.status, finished.cause)
         live.record.media = self.anchor.query(live.record.id)
         if self.anchor.delete(live.record.id):
@@ -666,7 +674,11 @@ class Calls:
 
     def _gone(self, live: Live) -> None:
         self._live.pop(live.record.id, None)
+        self._disarm(live)
         live.call = None
+        for trunk in live.trunks:
+            self._on_trunk[trunk] -= 1
+        live.trunks.clear()
         live.secrets.clear()
         live.parties.clear()
 
@@ -690,13 +702,31 @@ class Calls:
             self._complete(closing[0].record)
 
     def _arm(self, live: Live) -> None:
+        """Keep one entry in the heap that is due no later than the call's next timer."""
         at = None if live.call is None else live.call.next_timer()
-        if at is not None and (live.armed is None or at < live.armed):
+        if at is None:
+            self._disarm(live)
+        elif live.armed is None or at < live.armed:
+            self._disarm(live)
             live.armed = at
             heapq.heappush(self._heap, (at, next(self._sequence), live))
 
+    def _disarm(self, live: Live) -> None:
+        """Leave the call's entry in the heap behind; entries of calls long gone must not pile up."""
+        if live.armed is None:
+            return
+        live.armed = None
+        self._stale += 1
+        if self._stale > 64 and self._stale > len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if entry[2].armed == entry[0]]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
+        while self._heap and self._heap[0][2].armed != self._heap[0][0]:
+            heapq.heappop(self._heap)
+            self._stale -= 1
         times = [
             at
             for at in (
@@ -715,6 +745,7 @@ class Calls:
         while self._heap and self._heap[0][0] <= now:
             at, _, live = heapq.heappop(self._heap)
             if live.armed != at:
+                self._stale -= 1
                 continue
             live.armed = None
             if live.call is not None:

@@ -9,6 +9,7 @@ from media.ports import PortPool
 from media.relay import End, RelayEvent, Side, StreamCounters, StreamSpec
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
+from sbc.media_policy import media_ranges
 from sbc.record import CallRecord
 from sbc.sites import Sites
 from signaling.errors import PeerError
@@ -94,11 +95,9 @@ def simulate(
     tokens = count(1)
     sent: list[Sent] = []
     records: list[CallRecord] = []
-    ranges = {
-        name: (one.media_addresses[0], one.media_ports.first, one.media_ports.last)
-        for name, one in config.networks.items()
-    }
-    anchor = LocalAnchor.of_config(config, PortPool(ranges, quarantine_s=0), NoRelay(), lambda: 0.0)
+    anchor = LocalAnchor.of_config(
+        config, PortPool(media_ranges(config), quarantine_s=0), NoRelay(), lambda: 0.0
+    )
     calls = Calls(
         config,
         lambda data, to: sent.append(Sent(to, data)),

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from signaling.topology import Site
-
 from config.model import Config, Network
 from signaling.exchange import LegSettings
 from signaling.flow import Address, Flow, Listener
 from signaling.leg import Leg
+from signaling.topology import Site
 
 
 class Sites:
@@ -24,7 +23,9 @@ class Sites:
             key: site_of(config.networks[listener.network], listener)
             for key, listener in self._by_flow.items()
         }
-        self._nat = {name: network.nat == "far-end" for name, network in config.networks.items()}
+        self.symmetric = frozenset(
+            name for name, network in config.networks.items() if network.nat == "far-end"
+        )
         self.own = frozenset(
             host for listener in self.listeners for host in (listener.local[0], listener.advertised[0])
         )
@@ -40,7 +41,7 @@ class Sites:
 
     def nat(self, network: str) -> bool:
         """Whether peers of this network may sit behind NAT."""
-        return self._nat.get(network, False)
+        return network in self.symmetric
 
     def flow_to(self, network: str, transport: str, remote: Address) -> Flow | None:
         """A flow from the first listener of that network, transport and address family."""

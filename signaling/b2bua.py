@@ -118,6 +118,7 @@ class Milestone:
     status: int = 0
     reason: str = ""
     rule: str = ""
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +428,8 @@ class Call:
 
     def _target_failed(self, event: Rejected, now: float, local: bool = False) -> list[Effect]:
         name = f"b{self.attempt}"
-        out: list[Effect] = [Milestone("tried", name, event.status, event.reason, event.rule), DropLeg(name)]
+        tried = Milestone("tried", name, event.status, event.reason, event.rule, event.retry_after_s)
+        out: list[Effect] = [tried, DropLeg(name)]
         target = self.target
         if self.targets and target is not None:
             unreachable = event.rule in ("server-timeout", "server-unreachable")

@@ -26,7 +26,7 @@ from signaling.exchange import (
 from signaling.flow import Address, Flow, host_port
 from signaling.leg import Leg
 from signaling.message import Response
-from signaling.topology import Site, carry_response, render
+from signaling.topology import Site, carry_response, reason_phrase, render
 
 # A server that wants longer sessions than this is not asked again.
 MAX_MIN_SE_S = 86_400
@@ -116,10 +116,17 @@ class CalleeLeg(Leg):
         if 300 <= status < 400:
             contacts = tuple(contact.uri_text for contact in response.contacts[:10])
             carried = carry_response(response)
-            return [Raise(Redirected(status, response.reason, contacts, (), carried)), *self._end()]
+            return [
+                Raise(Redirected(status, reason_phrase(response.status), contacts, (), carried)),
+                *self._end(),
+            ]
         retry = retry_after(response)
         return [
-            Raise(Rejected(status, response.reason, "peer-rejected", carry_response(response), retry)),
+            Raise(
+                Rejected(
+                    status, reason_phrase(response.status), "peer-rejected", carry_response(response), retry
+                )
+            ),
             *self._end(),
         ]
 
@@ -129,7 +136,13 @@ class CalleeLeg(Leg):
         if sdp is not None:
             self.remote_sdp = sdp
         early = self._fork(response.to.tag or "")
-        return [Raise(Progressed(response.status, response.reason, early, sdp, carry_response(response)))]
+        return [
+            Raise(
+                Progressed(
+                    response.status, reason_phrase(response.status), early, sdp, carry_response(response)
+                )
+            )
+        ]
 
     def _fork(self, tag: str) -> int:
         """The number of the early dialog with the peer's `tag`; bounded, since the peer makes them up."""

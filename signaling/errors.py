@@ -5,14 +5,16 @@ class PeerError(Exception):
     """What a peer sent cannot be served; carries the SIP answer that says so.
 
     `status` is the SIP status code to answer with, `reason` its human text, `rule` the short slug that the
-    log, the CDR and the API name the refusal by ("bad-request-line", "no-route").
+    log, the CDR and the API name the refusal by ("bad-request-line", "no-route"). `retry_after_s` goes into
+    Retry-After where there is one.
     """
 
-    def __init__(self, status: int, reason: str, rule: str) -> None:
+    def __init__(self, status: int, reason: str, rule: str, retry_after_s: int | None = None) -> None:
         super().__init__(f"{status} {reason} ({rule})")
         self.status = status
         self.reason = reason
         self.rule = rule
+        self.retry_after_s = retry_after_s
 
 
 class ParseError(PeerError):

@@ -55,7 +55,7 @@ from signaling.exchange import (
 from signaling.flow import Flow, host_port
 from signaling.message import Request, Response, respond
 from signaling.session_timer import SessionTimer
-from signaling.topology import Carried, Site, carry_body, carry_request, carry_response, render
+from signaling.topology import Carried, Site, carry_body, carry_request, carry_response, reason_phrase, render
 from signaling.transaction import ServerTx
 
 
@@ -129,14 +129,19 @@ class Leg:
                 return [self._acknowledge(asked, b"")]
             return []
         if response.status in (408, 481):
-            return self._lost(asked, response.status, response.reason, now)
+            return self._lost(asked, response.status, reason_phrase(response.status), now)
         if asked.purpose is Purpose.INFORM:
             content_type, body = carry_body(response.content_type, response.body) or ("", b"")
             carried = carry_response(response)
             return [
                 Raise(
                     InformAnswered(
-                        asked.number, response.status, response.reason, content_type, body, carried
+                        asked.number,
+                        response.status,
+                        reason_phrase(response.status),
+                        content_type,
+                        body,
+                        carried,
                     )
                 )
             ]
@@ -365,7 +370,13 @@ class Leg:
             retry = retry_after(response)
             return [
                 Raise(
-                    UpdateRejected(status, response.reason, "peer-rejected", carry_response(response), retry)
+                    UpdateRejected(
+                        status,
+                        reason_phrase(response.status),
+                        "peer-rejected",
+                        carry_response(response),
+                        retry,
+                    )
                 )
             ]
         self.dialog.refresh_target(response)

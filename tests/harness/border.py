@@ -17,6 +17,7 @@ from signaling.parser import parse
 from media.ports import PortPool
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
+from sbc.media_policy import media_ranges
 from signaling.flow import Address, Flow, host_port
 from tests.harness.relay import FakeRelay
 
@@ -64,11 +65,7 @@ class Border:
         self.config = load(changes(config))
         self.now = 1000.0
         self.relay = FakeRelay()
-        ranges = {
-            name: (network.address, network.media_ports.first, network.media_ports.last)
-            for name, network in self.config.networks.items()
-        }
-        self.pool = PortPool(ranges, quarantine_s=0)
+        self.pool = PortPool(media_ranges(self.config), quarantine_s=0)
         self._tokens = count(1)
         self.records: list[CallRecord] = []
         self.sent: list[tuple[bytes, Flow]] = []
