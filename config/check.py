@@ -66,7 +66,8 @@ def foreign_packages(distributions: Mapping[str, Collection[str]] | None = None)
             f"uninstall it, or install {DISTRIBUTION} in an environment of its own",
         )
         for package in PACKAGES
-        for other in sorted(set(found.get(package, ())) - {DISTRIBUTION})
+        for other in sorted(set(found.get(package, ())))
+        if other.lower().replace("_", "-") != DISTRIBUTION
     ]
 
 
@@ -218,14 +219,14 @@ class _Checker:
         per_call = 2 if len(self._names("networks")) == 1 else 1
         needed = calls * per_call
         if ports.pairs < needed and "limits.max_calls" not in self.broken and "limits" not in self.broken:
-            sides = "2 pairs, as both its sides are in this network," if per_call == 2 else "1 pair"
+            sides = "2 pairs here, one for each side" if per_call == 2 else "1 pair here"
             first = ports.first + ports.first % 2
             last = first + 2 * needed - 1
             advice = f"{first}-{last}" if last <= 65535 else "a wider range"
             self._say(
                 key,
                 f"{ports} holds {ports.pairs} pairs of ports, but limits.max_calls is {calls} and a call needs {sides} "
-                f"here: {calls} x {per_call} = {needed}; write {advice}, or at most "
+                f"({calls} x {per_call} = {needed}); write {advice}, or at most "
                 f"limits.max_calls: {max(1, ports.pairs // per_call)}",
             )
         elif ports.first % 2 or not ports.last % 2:
@@ -407,12 +408,14 @@ class _Checker:
             where = " and ".join(f"routes[{n}] ({self._line(f'routes[{n}]')})" for n in takers)
             if len(takers) == 1:
                 self._say(
-                    key, f"shadowed: {where} takes every call that this one fits; move this one above it"
+                    key,
+                    f"shadowed: {where} takes every call that this one fits; move this one above it, or take it out",
                 )
             else:
                 self._say(
                     key,
-                    f"unreachable: {where} together take every call that this one fits; move it above them",
+                    f"unreachable: {where} together take every call that this one fits; "
+                    "move it above them, or take it out",
                 )
 
     def _target(self, key: str, name: str, source: str) -> None:

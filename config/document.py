@@ -111,6 +111,9 @@ def read_document(text: str, file: str, secrets: Secrets) -> Document:
         raise ConfigError([Problem(file, line, column, "", message)]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.problem == "found unexpected end of stream":
+            # Where the quotation mark is open, not where the file ends.
+            mark = error.context_mark or mark
         line, column = (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
         raise ConfigError([*document.problems, Problem(file, line, column, "", _syntax(error))]) from None
     except (yaml.YAMLError, ValueError, OverflowError, LookupError, AttributeError) as error:
@@ -271,4 +274,6 @@ class _Reader:
             self._document.hidden[path] = ""
             return None
         self._document.hidden[path] = resolved
-        return scalar(resolved) if plain else resolved
+        value = scalar(resolved)
+        # `{max_calls: "${N}"}` needs its quotation marks only for the braces; the text of a number is not lost.
+        return value if plain or isinstance(value, Int | Float) else resolved

@@ -15,6 +15,7 @@ from config.document import MAX_BYTES, Document, child, decode, read_document
 from config.model import INTERNAL_FIELDS, Check, Config, Network, Reject, Route, Trunk
 from config.problems import ConfigError, Problem
 from config.secret import Secrets
+from config.timing import written
 from config.values import Float, Int, Model, quoted
 
 NOT_YET = {
@@ -117,7 +118,7 @@ def _validate(document: Document, problems: list[Problem]) -> Salvage:
     )
     # What is wrong is reported, taken out, and the rest validated again. What a later pass finds is only that
     # something is missing now.
-    for attempt in range(3):
+    for attempt in range(4):
         try:
             salvage.config = Config.model_validate(data).with_marks(document.marks)
             return salvage
@@ -176,6 +177,10 @@ def _take_out(data: dict[str, Any], details: list[ErrorDetails], salvage: Salvag
     removed = False
     for detail in details:
         match detail["loc"]:
+            case ("trunks", str() as name, str() as key, *_) if _has(data, "trunks", name, key):
+                # Without one key a trunk can still be compared with the rest; no other check looks at defaults here.
+                del data["trunks"][name][key]
+                removed = True
             case ("networks" | "trunks" as section, str() as name, *_) if isinstance(data.get(section), dict):
                 removed |= data[section].pop(name, None) is not None
                 salvage.broken.add(f"{section}.{name}")
@@ -195,6 +200,11 @@ def _take_out(data: dict[str, Any], details: list[ErrorDetails], salvage: Salvag
     return removed or bool(routes)
 
 
+def _has(data: dict[str, Any], section: str, name: str, key: str) -> bool:
+    entries = data.get(section)
+    return isinstance(entries, dict) and isinstance(entries.get(name), dict) and key in entries[name]
+
+
 # -- what pydantic says, in the words of an operator ---------------------------------------------------------
 
 
@@ -210,13 +220,15 @@ def _problem(document: Document, detail: ErrorDetails) -> Problem:
         key = longer
     mark = key if key in document.marks else key[: max(key.rfind("."), 0)]
     line, column = document.marks.get(mark, (1, 1))
-    if any(
-        key == hidden or hidden.startswith(f"{key}[") or key.startswith(hidden) for hidden in document.hidden
-    ):
+    if any(_within(key, hidden) or _within(hidden, key) for hidden in document.hidden):
         message = "the value from outside does not fit here; " + _expected(loc)
     else:
         message = _message(detail)
     return Problem(document.file, line, column, key, message)
+
+
+def _within(key: str, other: str) -> bool:
+    return key == other or key.startswith((f"{other}.", f"{other}["))
 
 
 def _expected(loc: tuple[int | str, ...]) -> str:
@@ -312,11 +324,11 @@ def _message(detail: ErrorDetails) -> str:
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"{value} stands here instead of keys; write keys below it, each as key: value"
         case "greater_than_equal":
-            return f"{value} is too small; write {context['ge']} or more"
+            return f"{value} is too small; write {written(context['ge'])} or more"
         case "greater_than":
-            return f"{value} is too small; write more than {context['gt']}"
+            return f"{value} is too small; write more than {written(context['gt'])}"
         case "less_than_equal":
-            return f"{value} is too large; write {context['le']} or less"
+            return f"{value} is too large; write {written(context['le'])} or less"
         case "too_long":
             return f"there are more than {context['max_length']} entries; write fewer"
         case "too_short":

@@ -1,6 +1,7 @@
 """Values from outside the file: `${NAME}` from the environment, `${file:path}` from a file.
 
-`$${` stands for a `${` that is meant literally. Values are never shown: mistakes name where they came from.
+Inside [ ] and { } YAML wants quotation marks round them. `$${` stands for a `${` that is meant literally.
+Values are never shown: mistakes name where they came from.
 """
 
 import re

@@ -1,0 +1,74 @@
+"""What is said about a reload."""
+
+from config.diff import difference, needs_restart
+from config.load import load
+from config.model import Config
+
+BASE = """\
+networks:
+  public: {address: 203.0.113.10}
+  private: {address: 10.0.0.1}
+trunks:
+  carrier: {network: public, servers: "sip:198.51.100.10"}
+  pbx: {network: private, servers: "sip:10.0.0.20"}
+routes:
+  - {from: carrier, to: pbx}
+  - {from: pbx, to: carrier}
+"""
+
+
+def lines(old: str, new: str) -> list[str]:
+    return [str(change) for change in difference(config(old), config(new))]
+
+
+def config(text: str) -> Config:
+    return load(text, {})
+
+
+def test_comments_and_explicit_defaults_are_no_change() -> None:
+    assert lines(BASE, "# a comment\n\n" + BASE + "timers: {t1_ms: 500}\n") == []
+
+
+def test_each_key_has_its_line() -> None:
+    new = BASE.replace("sip:10.0.0.20", "sip:10.0.0.21") + "limits: {max_calls: 50}\n"
+    assert lines(BASE, new) == [
+        "trunks.pbx.servers: [sip:10.0.0.20] -> [sip:10.0.0.21]",
+        "limits.max_calls: 1000 -> 50",
+    ]
+
+
+def test_a_route_in_between_moves_the_others_without_a_word() -> None:
+    new = BASE.replace("  - {from: pbx,", '  - {from: pbx, match: "^9", reject: {}}\n  - {from: pbx,')
+    assert lines(BASE, new) == [
+        "routes[1]: added {from: pbx, match: ^9, reject: {status: 403, reason: Forbidden}}",
+    ]
+    assert lines(new, BASE)[0].startswith("routes[1]: removed {from: pbx,")
+
+
+def test_a_changed_route_shows_both_forms() -> None:
+    new = BASE.replace("to: carrier}", "to: carrier, strip: 1}")
+    assert lines(BASE, new) == [
+        "routes[1]: {from: pbx, to: [carrier]} -> {from: pbx, to: [carrier], strip: 1}",
+    ]
+
+
+def test_trunks_come_and_go_live() -> None:
+    new = BASE.replace("  pbx:", '  spare: {network: private, servers: "sip:10.0.0.9"}\n  pbx:')
+    changes = difference(config(BASE), config(new))
+    assert [str(change) for change in changes] == ["trunks.spare: added"]
+    assert needs_restart(changes) == ()
+
+
+def test_ports_and_networks_need_a_restart() -> None:
+    new = BASE.replace("10.0.0.1}", "10.0.0.1, listen: udp:5080, nat: far-end}") + "media: {workers: 3}\n"
+    changes = difference(config(BASE), config(new))
+    assert [change.key for change in changes] == [
+        "networks.private.listen",
+        "networks.private.nat",
+        "media.workers",
+    ]
+    assert [change.key for change in needs_restart(changes)] == ["networks.private.listen", "media.workers"]
+    assert str(changes[0]) == (
+        "networks.private.listen: [udp:5060, tcp:5060] -> [udp:5080]"
+        " (needs a restart: listeners and media ports have to be bound again)"
+    )

@@ -1,0 +1,69 @@
+"""The models themselves: documented, frozen, with a schema that agrees with them."""
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from config.model import INTERNAL_FIELDS, Config, Network, Trunk, schema
+from config.reference import markdown
+from config.values import Model
+
+
+def models(root: type[Model] = Model) -> list[type[Model]]:
+    return [sub for each in root.__subclasses__() for sub in (each, *models(each))]
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: str(model.__name__))
+def test_every_key_has_a_description(model: type[Model]) -> None:
+    assert model.__doc__
+    for name, info in model.model_fields.items():
+        assert info.description, name
+
+
+@pytest.mark.parametrize("name", list(Config.model_fields["timers"].get_default().__class__.model_fields))
+def test_every_timer_names_its_unit_and_has_a_default(name: str) -> None:
+    assert re.search(r"_(s|ms)$", name)
+    assert getattr(Config.model_fields["timers"].get_default(), name) >= 0
+
+
+def test_models_are_frozen() -> None:
+    network = Network(name="public", address="203.0.113.10")
+    with pytest.raises(ValidationError):
+        network.nat = "far-end"
+
+
+def test_the_reference_names_every_key() -> None:
+    text = markdown()
+    for model in models():
+        if model.__name__ in {"Listen", "PortRange", "SipServer", "Config"}:
+            continue
+        for name, info in model.model_fields.items():
+            key = info.validation_alias or name
+            if key not in INTERNAL_FIELDS:
+                assert f"| `{key}` |" in text, key
+    assert "| `trying_timeout_s` | `4` |" in text
+    assert "| `servers` | required |" in text
+
+
+def test_the_schema_knows_the_short_forms_and_hides_what_is_no_key() -> None:
+    found: dict[str, Any] = schema()
+    network, trunk = found["$defs"]["Network"]["properties"], found["$defs"]["Trunk"]["properties"]
+    assert "name" not in network and "path" not in found["properties"]
+    assert "from" in trunk and "from_" not in trunk
+    assert "name" not in found["$defs"]["Network"].get("required", [])
+    assert network["listen"]["anyOf"][1]["items"]["type"] == "string"
+    assert network["media_ports"]["type"] == "string"
+
+
+def test_models_can_be_made_in_code_and_from_their_dump() -> None:
+    trunk = Trunk.model_validate(
+        {"name": "a", "network": "n", "servers": ["sip:[2001:db8::1]:5080;transport=TCP"]}
+    )
+    assert (trunk.servers[0].host, trunk.servers[0].port, trunk.servers[0].transport) == (
+        "2001:db8::1",
+        5080,
+        "tcp",
+    )
+    assert Trunk.model_validate(trunk.model_dump()) == trunk

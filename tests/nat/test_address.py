@@ -1,0 +1,84 @@
+"""Kinds of addresses, by the registries of RFC 6890."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nat.address import Kind, classify, family, is_behind_nat, is_usable, parse, same
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("8.8.8.8", Kind.PUBLIC),
+        ("2606:4700::1111", Kind.PUBLIC),
+        ("10.255.255.255", Kind.PRIVATE),
+        ("172.15.255.255", Kind.PUBLIC),
+        ("172.16.0.0", Kind.PRIVATE),
+        ("172.31.255.255", Kind.PRIVATE),
+        ("172.32.0.0", Kind.PUBLIC),
+        ("192.168.1.1", Kind.PRIVATE),
+        ("fd00::1", Kind.PRIVATE),
+        ("100.63.255.255", Kind.PUBLIC),
+        ("100.64.0.1", Kind.CGNAT),
+        ("100.128.0.0", Kind.PUBLIC),
+        ("127.0.1.1", Kind.LOOPBACK),
+        ("::1", Kind.LOOPBACK),
+        ("169.254.1.1", Kind.LINK_LOCAL),
+        ("fe80::1", Kind.LINK_LOCAL),
+        ("fe80::1%eth0", Kind.LINK_LOCAL),
+        ("192.0.2.1", Kind.DOCUMENTATION),
+        ("198.51.100.7", Kind.DOCUMENTATION),
+        ("203.0.113.7", Kind.DOCUMENTATION),
+        ("2001:db8::7", Kind.DOCUMENTATION),
+        ("198.18.0.1", Kind.BENCHMARK),
+        ("224.0.0.1", Kind.MULTICAST),
+        ("239.255.255.255", Kind.MULTICAST),
+        ("ff02::1", Kind.MULTICAST),
+        ("0.0.0.0", Kind.UNSPECIFIED),
+        ("::", Kind.UNSPECIFIED),
+        ("0.0.0.1", Kind.RESERVED),
+        ("240.0.0.1", Kind.RESERVED),
+        ("255.255.255.255", Kind.RESERVED),
+        ("4000::1", Kind.RESERVED),
+        ("::ffff:10.0.0.1", Kind.PRIVATE),
+        ("example.com", None),
+        ("1.2.3", None),
+        ("01.2.3.4", None),
+        ("", None),
+    ],
+)
+def test_kind(text: str, kind: Kind | None) -> None:
+    assert classify(text) is kind
+
+
+def test_family() -> None:
+    assert (family("192.0.2.1"), family("2001:db8::1"), family("sip.example")) == (4, 6, None)
+    assert family("::ffff:192.0.2.1") == 4
+
+
+def test_who_is_behind_nat() -> None:
+    assert all(map(is_behind_nat, ("10.0.0.1", "100.64.0.1", "169.254.0.1", "fd00::1", "127.0.0.1")))
+    assert not any(map(is_behind_nat, ("8.8.8.8", "203.0.113.1", "2606::1", "pbx.example")))
+
+
+def test_what_packets_can_be_sent_to() -> None:
+    assert all(map(is_usable, ("10.0.0.1", "8.8.8.8", "fd00::1")))
+    assert not any(map(is_usable, ("0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "name")))
+
+
+def test_same_in_every_spelling() -> None:
+    assert same("2001:DB8:0::1", "2001:db8::1")
+    assert same("::ffff:192.0.2.1", "192.0.2.1")
+    assert not same("192.0.2.1", "192.0.2.2")
+    assert not same("a", "a")
+
+
+@given(st.ip_addresses())
+def test_every_address_has_a_kind(address: object) -> None:
+    assert classify(str(address)) is not None
+
+
+@given(st.text(max_size=40))
+def test_text_never_raises(text: str) -> None:
+    assert (parse(text) is None) == (classify(text) is None)
