@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from signaling.errors import ParseError
-from signaling.headers import Via, parse_via, split_commas
+from signaling.headers import Via, parse_name_addr, parse_via, split_commas
 from signaling.message import Message, Request
 
 HIDDEN = "hidden"
@@ -14,6 +14,9 @@ SHORTEST_HOST = 4
 """A shorter host name is found in innocent words; no address is that short."""
 PUBLIC_NAMES = frozenset(("localhost", "anonymous.invalid", "0.0.0.0", "invalid", "unknown.invalid", "::"))
 """Hosts that say nothing of anybody."""
+_IDENTITIES = (
+    "To", "P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID", "Diversion", "History-Info", "Referred-By",
+)  # fmt: skip
 MAX_SECRETS = 256
 MAX_SDP = 8192
 MAX_VALUES = 64
@@ -62,6 +65,8 @@ def user_in(uri: str) -> str:
 def hosts_of(message: Message) -> tuple[str, ...]:
     """Names and addresses of machines on the side that `message` came from, in lower case."""
     hosts = dict.fromkeys(_machines(message, _vias(message)))
+    for name in _IDENTITIES:
+        hosts.update(dict.fromkeys(_hosts_in_lines(message.get_all(name))))
     if isinstance(message, Request):
         hosts[host_in(message.uri)] = None
     return tuple(host for host in hosts if len(host) >= SHORTEST_HOST and host not in PUBLIC_NAMES)
@@ -78,12 +83,20 @@ def _machines(message: Message, vias: list[Via]) -> list[str]:
             if value:
                 hosts.append(value.strip("[]").lower())
     for name in ("Contact", "Record-Route", "Route", "Path", "Service-Route"):
-        for line in message.get_all(name):
-            if "," in line:
-                hosts += [host_in(value) for value in split_commas(line)[:MAX_VALUES]]
-            else:
-                hosts.append(host_in(line))
+        hosts += _hosts_in_lines(message.get_all(name))
     hosts.append((message.get("Call-ID") or "").partition("@")[2].lower())
+    return hosts
+
+
+def _hosts_in_lines(lines: list[str]) -> list[str]:
+    hosts: list[str] = []
+    for line in lines:
+        for value in split_commas(line)[:MAX_VALUES]:
+            uri = value
+            if '"' in value:
+                with suppress(ParseError):  # a display name may hold anything, brackets too
+                    uri = parse_name_addr(value).uri_text
+            hosts.append(host_in(uri))
     return hosts
 
 

@@ -1,0 +1,138 @@
+"""The runtime guard of the border: finds what leaks, and nothing that is ours by right."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signaling.guard import MAX_SECRETS, Guard, host_in, hosts_of, user_in, without_hosts
+from signaling.message import Request, Response
+
+FIELDS = [
+    ("Via", "SIP/2.0/UDP 10.1.2.3:5060;branch=z9hG4bKabc;received=10.9.9.9"),
+    ("From", '"x" <sip:alice@inner.example>;tag=tagA1'),
+    ("To", "<sip:5551234@border.example>"),
+    ("Call-ID", "f00d@10.1.2.3"),
+    ("CSeq", "1 INVITE"),
+    ("Contact", "<sip:alice@10.1.2.77:5062>"),
+    ("Record-Route", "<sip:proxy.inner.example;lr>, <sip:[2001:db8::5];lr>"),
+    ("User-Agent", "InnerPhone 3"),
+    ("Content-Type", "application/sdp"),
+]
+SDP = b"v=0\r\no=- 1 1 IN IP4 10.1.2.88\r\nc=IN IP6 2001:db8::99\r\n"
+
+
+def invite(*extra: tuple[str, str]) -> Request:
+    return Request("INVITE", "sip:5551234@border.example", [*FIELDS, *extra], SDP)
+
+
+def learned(*own: str) -> set[bytes]:
+    secrets: set[bytes] = set()
+    Guard(own).learn(secrets, invite())
+    return secrets
+
+
+def test_secrets_of_a_request() -> None:
+    assert learned() == {
+        b"10.1.2.3", b"10.9.9.9", b"10.1.2.77", b"10.1.2.88", b"2001:db8::5", b"2001:db8::99", b"z9hG4bKabc", b"tagA1",
+        b"f00d@10.1.2.3", b"InnerPhone 3", b"inner.example", b"proxy.inner.example",
+    }  # fmt: skip
+
+
+def test_our_own_names_are_no_secrets() -> None:
+    assert b"10.1.2.3" not in learned("10.1.2.3")
+    assert b"inner.example" not in learned("Inner.Example")
+
+
+def test_a_domain_that_both_sides_use_is_no_secret() -> None:
+    request = invite()
+    request.replace("To", "<sip:bob@inner.example>")
+    secrets: set[bytes] = set()
+    Guard().learn(secrets, request)
+    assert b"inner.example" not in secrets
+    assert b"proxy.inner.example" in secrets
+
+
+def test_user_parts_and_short_words_are_no_secrets() -> None:
+    request = invite()
+    request.replace("From", "<sip:alice@inner.example>;tag=5551234")
+    request.replace("User-Agent", "pbx")
+    secrets: set[bytes] = set()
+    Guard().learn(secrets, request)
+    assert not secrets & {b"5551234", b"pbx"}
+
+
+def test_what_a_response_tells() -> None:
+    fields = [("Via", "SIP/2.0/UDP 203.0.113.1;branch=z9hG4bKours"), *FIELDS[1:6], ("Server", "PBX/18")]
+    secrets: set[bytes] = set()
+    Guard(["203.0.113.1"]).learn(secrets, Response(200, "OK", fields))
+    assert {b"PBX/18", b"10.1.2.77", b"z9hG4bKours"} <= secrets
+    assert b"203.0.113.1" not in secrets
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "leaks"),
+    [
+        (b"Contact: <sip:x@10.1.2.3:5060>", ("10.1.2.3",)),
+        (b"Contact: <sip:x@10.1.2.3.>", ("10.1.2.3",)),
+        (b"Contact: <sip:x@10.1.2.33>", ()),
+        (b"Contact: <sip:x@110.1.2.3>", ()),
+        (b"Contact: <sip:x@10.1.2.3.4>", ()),
+        (b"10.1.2.33 and 10.1.2.3", ("10.1.2.3",)),
+        (b"x.inner.example", ("inner.example",)),
+        (b"dinner.example", ()),
+        (b"User-Agent: InnerPhone 3\r\n", ("InnerPhone 3",)),
+        (b"Via: SIP/2.0/UDP 203.0.113.1;branch=z9hG4bKabcd\r\n", ()),
+        (b"Call-ID: f00d@10.1.2.3\r\n", ("10.1.2.3", "f00d@10.1.2.3")),
+        (b"To: <sip:5551234@trunk.example>\r\n", ()),
+    ],
+)
+def test_scan(outgoing: bytes, leaks: tuple[str, ...]) -> None:
+    assert Guard().scan(learned(), outgoing) == leaks
+
+
+def test_the_table_is_bounded() -> None:
+    secrets: set[bytes] = set()
+    guard = Guard()
+    for number in range(1000):
+        guard.learn(secrets, invite(("Route", f"<sip:host{number}.example;lr>")))
+    assert len(secrets) == MAX_SECRETS
+
+
+def test_broken_messages_teach_what_they_can() -> None:
+    secrets: set[bytes] = set()
+    Guard().learn(
+        secrets, Request("INVITE", "x", [("Via", "nonsense"), ("From", "<"), ("Call-ID", "call@h.example")])
+    )
+    assert secrets == {b"call@h.example", b"h.example"}
+
+
+@pytest.mark.parametrize(
+    ("value", "host", "user"),
+    [
+        ("<sip:a@H.example:5060;x=1>;tag=2", "h.example", "a"),
+        ("sip:h.example;tag=1", "h.example", ""),
+        ("<sip:a:pw@[2001:DB8::1]:5060>", "2001:db8::1", "a"),
+        ("<tel:+1555;x=y>", "+1555", "+1555"),
+        ("", "", ""),
+        ("nonsense", "", ""),
+    ],
+)
+def test_host_and_user_in(value: str, host: str, user: str) -> None:
+    assert host_in(value) == host
+    assert user_in(value) == user
+
+
+def test_hosts_of_names_the_machines() -> None:
+    assert set(hosts_of(invite(("P-Asserted-Identity", '"<sip:x@y>" <sip:a@core.example>')))) == {
+        "10.1.2.3", "10.9.9.9", "10.1.2.77", "inner.example", "proxy.inner.example", "2001:db8::5", "border.example",
+        "core.example",
+    }  # fmt: skip
+
+
+def test_without_hosts_takes_the_longest_name() -> None:
+    assert without_hosts("at PBX.inner.example!", ["inner.example", "pbx.inner.example"]) == "at hidden!"
+
+
+@given(st.text(), st.lists(st.text(min_size=4, max_size=6).map(str.lower)))
+def test_without_hosts_takes_any_text(text: str, hosts: list[str]) -> None:
+    without_hosts(text, hosts)
