@@ -349,29 +349,48 @@ class _Checker:
             )
 
     def _claims(self) -> None:
-        """Sources that two trunks of one network claim."""
-        claims: list[tuple[str, Trunk, IpNetwork, bool]] = []
+        # A server's address goes before any `from`, and there the longest prefix decides (sbc/routing.py).
+        prefixes: dict[tuple[str, IpNetwork], str] = {}
+        servers: dict[tuple[str, str, int], str] = {}
         for trunk in self.config.trunks.values():
             key = f"trunks.{trunk.name}"
             for index, prefix in enumerate(trunk.from_):
-                claims.append((f"{key}.from[{index}]", trunk, prefix, True))
+                self._prefix(f"{key}.from[{index}]", (trunk.network, prefix), prefixes)
             for index, server in enumerate(trunk.servers):
-                if server.literal is not None:
-                    claims.append(
-                        (f"{key}.servers[{index}]", trunk, ipaddress.ip_network(server.host), False)
+                if server.literal is None:
+                    continue
+                at = f"{key}.servers[{index}]"
+                first = servers.setdefault((trunk.network, server.host, server.port or SIP_PORT), at)
+                if _owner(first) != _owner(at):
+                    self._warn(
+                        at,
+                        f"{server.host}:{server.port or SIP_PORT} is a server of trunk {_owner(first)} too "
+                        f"({self._line(first)}), so its requests belong to that trunk; write the server in one place",
                     )
-        said: set[tuple[str, str]] = set()
-        for number, (key, trunk, prefix, listed) in enumerate(claims):
-            for other_key, other, other_prefix, other_listed in claims[:number]:
-                pair = (trunk.name, other.name)
-                if other.name == trunk.name or other.network != trunk.network or pair in said:
-                    continue
-                if not _overlap(prefix, other_prefix):
-                    continue
-                said.add(pair)
-                text = f"requests from {_narrower(prefix, other_prefix)} fit trunk {other.name} too ({other_key}, "
-                text += f"{self._line(other_key)}); write addresses that tell the two apart"
-                self._say(key, text, "error" if listed and other_listed else "warning")
+
+    def _prefix(
+        self, key: str, claim: tuple[str, IpNetwork], claims: dict[tuple[str, IpNetwork], str]
+    ) -> None:
+        network, prefix = claim
+        same = claims.setdefault(claim, key)
+        if _owner(same) != _owner(key):
+            self._say(
+                key,
+                f"trunk {_owner(same)} claims {prefix} too ({self._line(same)}), so its requests could belong to "
+                "either; write every prefix in one trunk",
+            )
+            return
+        for (other_network, other), other_key in claims.items():
+            if other_network == network and _owner(other_key) != _owner(key) and _overlap(prefix, other):
+                narrow = max(prefix, other, key=lambda one: one.prefixlen)
+                relation = "lies in" if narrow == prefix else "holds"
+                winner = _owner(key) if narrow == prefix else _owner(other_key)
+                self._warn(
+                    key,
+                    f"{prefix} {relation} {other}, which trunk {_owner(other_key)} claims ({self._line(other_key)}); "
+                    f"the narrower one wins, so requests from {narrow} belong to {winner}",
+                )
+                return
 
     # -- routes --------------------------------------------------------------------------------------------
 
@@ -517,6 +536,6 @@ def _overlap(one: IpNetwork, other: IpNetwork) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
-def _narrower(one: IpNetwork, other: IpNetwork) -> str:
-    prefix = one if one.prefixlen >= other.prefixlen else other
-    return str(prefix.network_address) if prefix.prefixlen == prefix.max_prefixlen else str(prefix)
+def _owner(key: str) -> str:
+    """The trunk in a key such as `trunks.carrier.from[0]`; its name may have dots in it."""
+    return key.removeprefix("trunks.").rpartition(".")[0]

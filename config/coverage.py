@@ -32,22 +32,35 @@ def sources(config: Config, name: str) -> frozenset[Source]:
     return frozenset(source for source in every if source[1] == name and name)
 
 
+def taken(config: Config, route: Route) -> frozenset[Source]:
+    """The sources whose calls a route decides, as far as its `from` goes.
+
+    A call is not sent back to the trunk that it came from unless the route names that trunk in `from`: for such
+    a call the route counts as one that does not fit, and the next one is looked at.
+    """
+    found = sources(config, route.from_)
+    targets = set(route.to)
+    if len(targets) != 1 or route.from_ in targets:
+        return found
+    return frozenset(source for source in found if source[1] not in targets)
+
+
 def unreachable(config: Config, routes: Sequence[Route]) -> Iterator[Verdict]:
     """The routes that never decide anything."""
-    covered = [sources(config, route.from_) for route in routes]
+    covered = [taken(config, route) for route in routes]
     for number, route in enumerate(routes):
         left = covered[number]
         if not left:
             continue
-        taken: list[int] = []
+        takers: list[int] = []
         for earlier in range(number):
             if covered[earlier] & left and _as_wide(routes[earlier], route):
                 left -= covered[earlier]
-                taken.append(earlier)
+                takers.append(earlier)
             if not left:
                 # One route that takes it all says more than several that share it.
-                alone = [n for n in taken if covered[n] >= covered[number]]
-                yield Verdict(number, tuple(alone[:1] or taken))
+                alone = [n for n in takers if covered[n] >= covered[number]]
+                yield Verdict(number, tuple(alone[:1] or takers))
                 break
 
 

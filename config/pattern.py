@@ -6,6 +6,7 @@ too many (`a?a?a?...`). This refuses a few harmless patterns too; all of them ca
 """
 
 import re
+import warnings
 
 MAX_LENGTH = 256
 MAX_REPEATS = 3
@@ -23,8 +24,11 @@ def refusal(pattern: str) -> str | None:
     if len(pattern) > MAX_LENGTH:
         return f"the pattern has {len(pattern)} characters; write one of at most {MAX_LENGTH}"
     try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            # "[[a]" means something else in later versions of Python.
+            warnings.simplefilter("error")
+            re.compile(pattern)
+    except (re.error, RecursionError, OverflowError, Warning) as error:
         return f"no regular expression ({_first_line(error)}); write one like ^\\+49 or ^0[1-9]"
     return _slow(pattern)
 

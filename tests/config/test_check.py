@@ -116,13 +116,16 @@ def test_sources_overlap_only_within_a_network() -> None:
         trunks = {"carrier": carrier, "pbx": base.trunks["pbx"], "other": other}
         return keys(base.model_copy(update={"trunks": trunks}))
 
-    assert claims("public", "192.0.2.7/32") == ["error trunks.other.from"]
+    assert claims("public", "192.0.2.0/24") == ["error trunks.other.from"]
+    assert claims("public", "192.0.2.7/32") == ["warning trunks.other.from"]
+    assert claims("public", "192.0.0.0/16") == ["warning trunks.other.from"]
+    assert claims("private", "192.0.2.0/24") == []
     assert claims("private", "192.0.2.7/32") == []
     assert claims("public", "192.0.3.0/24") == []
 
 
 def route(from_: str, match: str | None = None, from_match: str | None = None) -> Route:
-    return Route(from_=from_, match=match, from_match=from_match, to=("pbx",))
+    return Route(from_=from_, match=match, from_match=from_match, to=("carrier", "pbx"))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,18 @@ def test_a_route_is_shadowed_by_a_wider_one_above_it(earlier: Route, later: Rout
     routes = (earlier, later)
     verdicts = list(unreachable(config(*routes), routes))
     assert [(verdict.route, verdict.taken_by) for verdict in verdicts] == ([(1, (0,))] if shadowed else [])
+
+
+def test_a_call_is_not_sent_back_so_the_next_route_has_it() -> None:
+    to_pbx, back = Route(to=("pbx",)), Route(from_="pbx", to=("pbx",))
+    from_pbx = Route(from_="pbx", to=("carrier",))
+    for routes, wanted in (
+        ((to_pbx, from_pbx), []),
+        ((Route(to=("pbx", "carrier")), from_pbx), [1]),
+        ((back, from_pbx), [1]),
+        ((to_pbx, to_pbx), [1]),
+    ):
+        assert [verdict.route for verdict in unreachable(config(*routes), routes)] == wanted
 
 
 def test_several_routes_together_leave_nothing() -> None:

@@ -36,6 +36,7 @@ def test_plain_patterns_pass(pattern: str) -> None:
     [
         ("(", "no regular expression"),
         ("+1", "no regular expression"),
+        ("[[a]", "no regular expression"),
         ("(a+)+", "inside a repeat"),
         ("((a)*b)*", "inside a repeat"),
         ("(a?)+", "inside a repeat"),
