@@ -733,6 +733,25 @@ def test_many_calls_leave_nothing_and_the_heap_stays_in_proportion() -> None:
     assert not transactions._on_flow
 
 
+def test_transactions_that_end_before_their_deadline_do_not_pile_up_in_the_heap() -> None:
+    transactions = layer()
+    for number in range(1000):
+        tx, _ = transactions.send_request(ours("OPTIONS"), TCP, None, number / 1000)
+        transactions.receive(answer(tx, 200), TCP, number / 1000)
+        assert len(transactions._heap) <= 66
+    assert len(transactions) == 0
+
+
+def test_lingering_transaction_holds_no_more_than_it_needs() -> None:
+    transactions = layer()
+    tx = serve(transactions, request("OPTIONS"))
+    tx.owner = object()
+    transactions.respond(tx, respond(tx.request, 200, "OK", "x"), 0.1)
+    assert tx.owner is None
+    assert [name for name, _ in tx.request.fields] == ["Via", "From", "To", "Call-ID", "CSeq"]
+    assert start_lines(transactions.receive(request("OPTIONS"), UDP, 0.5)) == ["SIP/2.0 200 OK"]
+
+
 # The tables
 
 

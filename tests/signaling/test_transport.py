@@ -259,9 +259,10 @@ async def test_udp_send_that_the_system_refuses_fails_from_the_loop() -> None:
 # TCP
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @on_loop
-async def test_tcp_answer_goes_on_the_connection_of_the_request() -> None:
-    async with node(listener("tcp")) as ours:
+async def test_tcp_answer_goes_on_the_connection_of_the_request(host: str) -> None:
+    async with node(listener("tcp", host)) as ours:
         peer = await TcpPeer.connect(ours.local("tcp"))
         peer.writer.write(MESSAGE[:50])
         await asyncio.sleep(0.02)
