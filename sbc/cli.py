@@ -16,6 +16,8 @@ import typer
 
 DEFAULT_SOCKET = "/run/sbc/control.sock"
 DISTRIBUTION = "border-sbc"
+DEBUG = "SBC_DEBUG"
+"""Environment variable that shows tracebacks."""
 
 app = typer.Typer(
     name="sbc",
@@ -196,8 +198,15 @@ def _guard(command: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
+        if DEBUG in os.environ:
+            raise
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"sbc: {where}{error.strerror or error}")
+    # The one broad except of the command line: a bug of ours is a sentence too.
+    except Exception as error:
+        if DEBUG in os.environ:
+            raise
+        sys.exit(f"sbc: internal error: {type(error).__name__}: {error} (set {DEBUG}=1 to see where)")
 
 
 def _ask(socket: str, verb: str, **arguments: object) -> dict[str, object]:

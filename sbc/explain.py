@@ -4,6 +4,7 @@ Pure: a record and the figures of its media in, an `Explanation` out, which is t
 programs.
 """
 
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from media.relay import Counters
 from sbc.anchor import MediaReport
 from sbc.decisions import Decision
-from sbc.ladder import Column, Hidden, Step, hidden_between, hidden_text, ladder
+from sbc.ladder import MAX_WIDTH, MIN_WIDTH, Column, Hidden, Step, hidden_between, hidden_text, ladder
 from sbc.record import CallRecord, LegRecord, TriedTarget, media_json, printable
 from sbc.verdict import Ending, Facts, Side, Stream, verdict
 
@@ -36,14 +37,14 @@ class Explanation:
         """For a terminal of `width` columns; `plain` keeps the drawing to ASCII."""
         record = self.record
         parts = [
-            _headline(self),
-            _section("Decisions", _decision_lines(record)),
+            _wrapped(_headline(self), width),
+            _section("Decisions", _wrapped(_decision_lines(record), width)),
             _section("Ladder", self._ladder(width, plain)),
         ]
         if self.hidden:
             parts.append(_section("Hidden by the border", hidden_text(self.hidden, width, plain)))
-        parts.append(_section("Media", _media_lines(self.facts, self.report)))
-        parts.append(_section("Verdict", "\n".join(f"  {sentence}" for sentence in self.verdict)))
+        parts.append(_section("Media", _wrapped(_media_lines(self.facts, self.report), width)))
+        parts.append(_section("Verdict", _wrapped("\n".join(f"  {line}" for line in self.verdict), width)))
         return "\n\n".join(parts)
 
     def _ladder(self, width: int, plain: bool) -> str:
@@ -105,7 +106,7 @@ def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, boo
                 line.codec,
                 _side("A", a, line.a_signalled, line.a_direction, from_a, helped.get("a", False)),
                 _side("B", b, line.b_signalled, line.b_direction, from_b, helped.get("b", False)),
-                relayed=counted is not None,
+                counted=counted is not None,
             )
         )
     return streams
@@ -134,6 +135,20 @@ def column(name: str, leg: LegRecord | None) -> Column:
         return Column(name, "(never called)")
     owner = leg.trunk or leg.network
     return Column(f"{name} {owner}", f"{leg.transport}:{leg.remote}")
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of at most `width` columns, continued four columns further in than they begin."""
+    lines = []
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        lines += textwrap.wrap(
+            line,
+            max(MIN_WIDTH, min(width, MAX_WIDTH)),
+            subsequent_indent=" " * (indent + 4),
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def _section(title: str, body: str) -> str:
@@ -186,8 +201,8 @@ def _media_lines(facts: Facts, report: MediaReport | None) -> str:
     lines = []
     for stream, line in zip(facts.streams, report.lines, strict=True):
         lines.append(f"  {stream.media} {stream.codec}".rstrip())
-        lines.append(_direction(stream.a, line.a_local, "A -> B", stream.relayed))
-        lines.append(_direction(stream.b, line.b_local, "B -> A", stream.relayed))
+        lines.append(_direction(stream.a, line.a_local, "A -> B", stream.counted))
+        lines.append(_direction(stream.b, line.b_local, "B -> A", stream.counted))
     return "\n".join(lines)
 
 

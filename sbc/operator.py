@@ -12,8 +12,6 @@ from sbc.calls import Calls
 from sbc.control import Arguments, ControlError, Verb
 from sbc.explain import Explanation, explain
 from sbc.record import CallRecord
-from sbc.routing import ServersSnapshot
-from signaling.flow import host_port
 
 COUNTERS_DEADLINE_S = 3.0
 """A little more than the relay waits for its own workers."""
@@ -38,8 +36,8 @@ class Operated(Protocol):
     def hang_up(self, call: str) -> None:
         """End a call."""
 
-    def servers(self) -> ServersSnapshot:
-        """The servers of the trunks as they are now."""
+    def servers(self) -> list[dict[str, str]]:
+        """The servers of the trunks as they are now: a row each."""
 
     def counts(self) -> Mapping[str, int]:
         """Counters since the start."""
@@ -114,7 +112,8 @@ class Operator:
         for record in self._server.calls.live.values():
             for name in {leg.trunk for leg in record.legs if leg.trunk}:
                 calls[name] = calls.get(name, 0) + 1
-        return {"servers": trunk_rows(self._server.config, self._server.servers(), calls)}
+        rows = [{**row, "calls": calls.get(row["trunk"], 0)} for row in self._server.servers()]
+        return {"servers": rows}
 
     async def stats(self, arguments: Arguments) -> dict[str, object]:
         """Counters since the start, and what is held now."""
@@ -205,29 +204,3 @@ def _mos(report: MediaReport) -> str:
 def _with_counters(report: MediaReport, counted: Mapping[int, StreamCounters]) -> MediaReport:
     found = tuple(counted[line.stream] for line in report.lines if line.stream in counted)
     return replace(report, counters=found)
-
-
-def trunk_rows(config: Config, servers: ServersSnapshot, calls: Mapping[str, int]) -> list[dict[str, object]]:
-    """The servers of every trunk as rows of a table."""
-    rows: list[dict[str, object]] = []
-    for trunk in config.trunks.values():
-        common: dict[str, object] = {
-            "trunk": trunk.name,
-            "network": trunk.network,
-            "calls": calls.get(trunk.name, 0),
-        }
-        rows += [
-            {
-                **common,
-                "server": f"{view.transport}:{host_port(view.address)}",
-                "host": view.host,
-                "state": view.health.value,
-                "why": view.why,
-            }
-            for view in servers.trunks.get(trunk.name, ())
-        ]
-        rows += [
-            {**common, "server": host, "host": host, "state": "unresolved", "why": why}
-            for host, why in servers.unresolved.get(trunk.name, ())
-        ]
-    return rows

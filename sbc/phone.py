@@ -387,7 +387,8 @@ class Phone:
         talk.answered.set()
         self.incoming.put_nowait(talk)
         data = self._answers[request.via.branch or "", "INVITE", request.call_id]
-        self._repeat_answer(talk, data, source, T1_S, asyncio.get_running_loop().time())
+        loop = asyncio.get_running_loop()
+        talk.repeat = loop.call_later(T1_S, self._repeat_answer, talk, data, source, T1_S, loop.time())
 
     def _repeat_answer(self, talk: Talk, data: bytes, to: Address, interval_s: float, since: float) -> None:
         """RFC 3261 s.13.3.1.4: the 200 is repeated until its ACK comes."""
@@ -396,11 +397,9 @@ class Phone:
             talk.ended.set()
             self._talks.pop(talk.call_id, None)
             return
-        if loop.time() > since:
-            self._send(data, to)
-        talk.repeat = loop.call_later(
-            interval_s, self._repeat_answer, talk, data, to, min(interval_s * 2, T2_S), since
-        )
+        self._send(data, to)
+        following = min(interval_s * 2, T2_S)
+        talk.repeat = loop.call_later(following, self._repeat_answer, talk, data, to, following, since)
 
     def _take_cancel(self, request: Request, source: Address, talk: Talk) -> None:
         self._answer(request, source, 200, "OK")

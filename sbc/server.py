@@ -7,6 +7,7 @@ every call has got its BYE and its CDR, and all sockets, worker processes and fi
 import asyncio
 import contextlib
 import gc
+import math
 import random
 import secrets
 import signal
@@ -29,12 +30,13 @@ from sbc.cdr import CdrWriter
 from sbc.control import ControlError, ControlServer
 from sbc.log import LogFile, get_log
 from sbc.media_policy import media_ranges
+from sbc.names import RETRY_S, LookupFailed, Names
 from sbc.operator import Operator
 from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
-from sbc.routing import ServersSnapshot
 from sbc.sites import Sites
 from sbc.supervision import Supervisor
+from sbc.trunks import Lookup, ServerDown
 from signaling.flow import Flow, host_port
 from signaling.transport.limits import TransportLimits
 from signaling.transport.wires import ListenError, Wires
@@ -57,6 +59,7 @@ class Server:
         self._log_file = log_file
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
+        self._names_changed = asyncio.Event()
         self._supervisor = Supervisor()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -87,11 +90,12 @@ class Server:
                 async with asyncio.TaskGroup() as tasks:
                     attending = tasks.create_task(control.serve())
                     living = tasks.create_task(self._supervisor.keep_alive(self._status))
+                    asking = tasks.create_task(self._resolve_names())
                     self._announce()
                     await self._stopping.wait()
                     await self._drain()
-                    attending.cancel()
-                    living.cancel()
+                    for task in (attending, living, asking):
+                        task.cancel()
         finally:
             await self._close()
 
@@ -157,6 +161,39 @@ class Server:
             self._cdr.close()
         self._log.info("stopped")
 
+    # -- names of trunk servers ----------------------------------------------------------------------------
+
+    async def _resolve_names(self) -> None:
+        """Look up the names of trunk servers, again when the answers have aged or the configuration has changed."""
+        names = Names()
+        due: dict[Lookup, float] = {}
+        while True:
+            lookups = self.calls.trunks.lookups
+            due = {lookup: due.get(lookup, 0.0) for lookup in lookups}
+            late = [lookup for lookup, at in due.items() if at <= self._loop.time()]
+            async with asyncio.TaskGroup() as questions:
+                for lookup in late:
+                    questions.create_task(self._resolve(names, lookup, due))
+            self._rearm()
+            self._names_changed.clear()
+            pause = min((at for at in due.values()), default=math.inf) - self._loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, pause) if pause < math.inf else None):
+                    await self._names_changed.wait()
+
+    async def _resolve(self, names: Names, lookup: Lookup, due: dict[Lookup, float]) -> None:
+        network = self.config.networks[lookup.network]
+        families = frozenset(6 if ":" in address else 4 for address in network.sip_addresses)
+        try:
+            found = await names.find(lookup, families)
+        except LookupFailed as error:
+            self.calls.trunks.unresolved(lookup, str(error))
+            due[lookup] = self._loop.time() + RETRY_S
+            self._log.warning("server not found", trunk=lookup.trunk, server=lookup.host, why=error)
+            return
+        self.calls.trunks.resolved(lookup, found.hops, self._loop.time())
+        due[lookup] = self._loop.time() + found.good_s
+
     # -- what comes in -------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
@@ -192,6 +229,15 @@ class Server:
         self._rearm()
 
     def _rearm(self) -> None:
+        for event in self.calls.trunks.take_events():
+            down = isinstance(event, ServerDown)
+            tell = self._log.warning if down else self._log.info
+            tell(
+                f"server is {'down' if down else 'up'}",
+                trunk=event.trunk,
+                server=f"{event.transport}:{host_port(event.address)}",
+                why=event.why,
+            )
         due = self.calls.next_timer()
         if due is None:
             return
@@ -235,6 +281,7 @@ class Server:
         self._pool.reconfigure(media_ranges(fresh), fresh.timers.port_quarantine_s)
         self.calls.reload(fresh, self._loop.time())
         self.config, old_cdr, self._cdr = fresh, self._cdr, cdr
+        self._names_changed.set()
         if old_cdr is not None:
             old_cdr.close()
         self._rearm()
@@ -259,9 +306,9 @@ class Server:
         """Figures of open streams, from the relay."""
         return self._relay.query(streams)
 
-    def servers(self) -> ServersSnapshot:
-        """The servers of the trunks as they are now."""
-        return self.calls.trunks.snapshot(self._loop.time())
+    def servers(self) -> list[dict[str, str]]:
+        """The servers of the trunks as they are now: a row each."""
+        return self.calls.trunks.status(self._loop.time())
 
     def counts(self) -> dict[str, int]:
         """Counters since the start: calls and refusals, transports, the log."""

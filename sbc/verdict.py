@@ -81,13 +81,13 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One m= line. `codec` as negotiated, `relayed` false once a side has refused it (port 0)."""
+    """One m= line. `codec` as negotiated, `counted` false where the relay has no figures of it."""
 
     media: str
     codec: str
     a: Side
     b: Side
-    relayed: bool = True
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +270,8 @@ def media_rule(source: Side, sink: Side, stream: Stream) -> MediaRule:
 def judge_stream(stream: Stream) -> list[str]:
     """The sentences on one stream."""
     a, b = stream.a, stream.b
-    if not stream.relayed:
-        return [f"The {stream.media} stream was refused by one side and is not relayed."]
+    if not stream.counted:
+        return [f"The relay has no figures of the {stream.media} stream."]
     from_a, from_b = media_rule(a, b, stream), media_rule(b, a, stream)
     both = {from_a.name, from_b.name}
     if both == {"healthy"}:
@@ -324,7 +324,7 @@ ENDINGS: dict[str, str] = {
         " the address in"
         " trunks is wrong. A was told {status}."
     ),
-    "server-transport": (
+    "server-unreachable": (
         "B ({target}) could not be reached at all: nothing listens there. A was told {status}."
     ),
     "no-answer": ("B ({target}) rang and nobody picked up within timers.no_answer_s. A was told {status}."),
@@ -352,6 +352,16 @@ ENDINGS: dict[str, str] = {
     "no-route": (
         "Rejected with {status}: no rule of routes matched; the decisions below show what was compared."
     ),
+    "max-calls": "Rejected with {status}: limits.max_calls calls were in progress.",
+    "rate": "Rejected with {status}: more new calls a second than limits.calls_per_s.",
+    "source-rate": "Rejected with {status}: more new calls a second than limits.calls_per_s_per_source.",
+    "peer-redirected": "B ({target}) redirected the call, and A was told to call elsewhere ({status}).",
+    "no-common-codec": "Rejected with {status}: no codec that media.codecs allows was offered.",
+    "srtp-not-supported": "Rejected with {status}: the offer asks for SRTP, which is not served here.",
+    "media-not-supported": "Rejected with {status}: none of the offered media is served here ({text}).",
+    "media-family": (
+        "Rejected with {status}: there is no media address of that family (IPv4 or IPv6) in the network."
+    ),
     "no-route-for-source": (
         "Rejected with {status}: no rule of routes is for calls from this source; the decisions below show"
         " what was compared."
@@ -362,7 +372,7 @@ ENDINGS: dict[str, str] = {
     "servers-unresolved": "Rejected with {status}: no server of the trunk has an address (DNS).",
     "no-target": "Rejected with {status}: no server was left to try.",
     "servers-down": ("Rejected with {status}: every server of the trunk is down (its OPTIONS pings fail)."),
-    "ports-exhausted": "Rejected with {status}: no media port is free; enlarge networks.*.media_ports.",
+    "media-ports-exhausted": "Rejected with {status}: no media port is free; enlarge networks.*.media_ports.",
     "no-listener": (
         "Rejected with {status}: we have no listener of that transport and address family ({text})."
     ),

@@ -169,9 +169,9 @@ def test_telephone_events_and_dynamic_types_alarm_nobody() -> None:
     assert judge_stream(stream(a=digits)) == ["Healthy: both directions carry audio."]
 
 
-def test_a_refused_stream_is_not_judged() -> None:
-    refused = dataclasses.replace(stream(side("A", SILENT), side("B", SILENT)), media="video", relayed=False)
-    assert judge_stream(refused) == ["The video stream was refused by one side and is not relayed."]
+def test_a_stream_without_figures_is_not_judged() -> None:
+    unknown = dataclasses.replace(stream(side("A", SILENT), side("B", SILENT)), media="video", counted=False)
+    assert judge_stream(unknown) == ["The relay has no figures of the video stream."]
 
 
 @pytest.mark.parametrize(
