@@ -1,6 +1,6 @@
 """Where SDP meets media: the verbs of the rtpengine ng protocol on one call (design.md s.3)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from random import getrandbits
@@ -12,8 +12,6 @@ from media.relay import (
     BindFailed,
     Closed,
     Counters,
-    End,
-    Learn,
     PortPair,
     Relay,
     RelayEvent,
@@ -23,11 +21,24 @@ from media.relay import (
 )
 from media.session import Change, Close, Limit, Limits, MediaSession, Open, Stream
 from sbc.decisions import Decision
-from sbc.media_policy import MediaAddress, MediaPolicy, trust
+from sbc.exchange import (
+    Earlier,
+    Exchange,
+    LegSdp,
+    Party,
+    Plan,
+    codec_decision,
+    join,
+    muxed,
+    origin_of,
+    remember,
+    side_of,
+    written,
+)
+from sbc.media_policy import MediaAddress, MediaPolicy
 from signaling.errors import ParseError, PeerError, UsageError
 from signaling.flow import host_port
 from signaling.sdp.offer_answer import (
-    EVENTS,
     Line,
     Refusal,
     Use,
@@ -38,24 +49,14 @@ from signaling.sdp.offer_answer import (
 )
 from signaling.sdp.parser import parse
 from signaling.sdp.rewrite import Section, body_after_origin, complete
-from signaling.sdp.session import Session, first
+from signaling.sdp.session import Session
+
+__all__ = ["Anchor", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
 
 # Streams that a call has left behind (T.38 after audio) stay in its report, the latest of them.
 MAX_PAST = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """One side of an offer/answer exchange.
-
-    `leg` is unique in the call ("a", "b1", "b2"), `network` the configured network, `peer` the host that the
-    signalling of this leg comes from (for learning), `nat` whether policy expects NAT there.
-    """
-
-    leg: str
-    network: str
-    peer: str | None = None
-    nat: bool = False
+# Each takes two pairs of ports; nobody needs more than audio, video, slides, text and fax.
+MAX_STREAMS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,45 +108,6 @@ class Anchor(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Leg:
-    """What one leg was told in our o= lines (RFC 3264 s.8), and the o= line and family that it uses itself."""
-
-    session_id: int
-    version: int = 0
-    host: str = ""
-    body: str = ""
-    origin: str | None = None
-    family: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The stream that an offered line will become."""
-
-    id: int
-    pairs: Mapping[Side, PortPair]
-    hosts: Mapping[Side, str]
-
-
-@dataclass(slots=True, eq=False)
-class _Exchange:
-    """An offer and its answers. `fresh` are the ports taken for it that no stream uses (yet).
-
-    It outlives the first answer: a 183 and a 200, maybe of different phones behind a forking proxy, answer one
-    offer (RFC 3261 s.13.2.2.4), and each may accept other lines of it.
-    """
-
-    source: Party
-    target: Party
-    session: Session
-    lines: list[Line]
-    plans: list[_Plan | None]
-    mux: list[bool]
-    fresh: set[PortPair]
-    answered: bool = False
-
-
-@dataclass(slots=True, eq=False)
 class _Call:
     """The media of one call.
 
@@ -158,8 +120,8 @@ class _Call:
     policy: MediaPolicy
     allowed: frozenset[str] | None
     session: MediaSession = field(default_factory=MediaSession)
-    legs: dict[str, _Leg] = field(default_factory=dict)
-    exchange: _Exchange | None = None
+    legs: dict[str, LegSdp] = field(default_factory=dict)
+    exchange: Exchange | None = None
     kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
     vacant: Side | None = None
     retired: dict[int, list[PortPair]] = field(default_factory=dict)
@@ -220,13 +182,13 @@ class LocalAnchor:
 
     def offer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
         """An offer from `source`, rewritten for `target`. The session in force stays until the answer."""
+        session = parse(sdp)
         state = self._calls.get(call)
         if state is None:
             state = self._calls[call] = _Call(call, self._policy, self._allowed)
         pending = state.exchange
         if pending is not None and not pending.answered and pending.source.leg != source.leg:
             raise PeerError(491, "Request Pending", "glare")
-        session = parse(sdp)
         lines = describe(session, state.allowed)
         if len(lines) < len(state.session.streams):
             # RFC 3264 s.8: lines are disabled, never removed.
@@ -251,7 +213,7 @@ class LocalAnchor:
 
         side = side_of(target.leg)
         mux = [line.rtcp_mux or muxed(state.session[place], side) for place, line in enumerate(lines)]
-        state.exchange = _Exchange(source, target, session, lines, plans, mux, fresh)
+        state.exchange = Exchange(source, target, session, lines, plans, mux, fresh)
         sections = [
             disabled(line, onward=True) if plan is None else written(line, plan, side, None, use_mux)
             for line, plan, use_mux in zip(lines, plans, mux, strict=True)
@@ -296,7 +258,8 @@ class LocalAnchor:
             plan = exchange.plans[place]
             joined = None
             if place < len(answers):
-                joined = self._join(state, exchange, place, answers[place], renewed)
+                earlier = Earlier(state.session[place], state.vacant, renewed)
+                joined = join(exchange, place, answers[place], earlier, state.decisions)
             if isinstance(joined, Stream) and plan is not None:
                 streams.append(joined)
                 side = side_of(target.leg)
@@ -446,18 +409,21 @@ class LocalAnchor:
     # -- parts of an offer ---------------------------------------------------------------------------------
 
     def _admit(self, state: _Call, party: Party, lines: list[Line]) -> None:
-        """Refuse the lines that we have no address for; 488 when nothing is left."""
+        """Refuse the lines that we have no room or address for; 488 when nothing is left."""
         refused: Refusal | None = None
-        usable = False
+        usable = 0
         for place, line in enumerate(lines):
+            if line.removed:
+                state.decisions.append(codec_decision(line, state.policy))
             if line.usable:
-                if line.removed:
-                    state.decisions.append(codec_decision(line, state.policy))
-                if self._address(state, party, line) is not None:
-                    usable = True
+                if usable == MAX_STREAMS:
+                    why = Refusal(f"More than {MAX_STREAMS} streams in one call", "too-many-streams")
+                elif self._address(state, party, line) is None:
+                    why = Refusal("No media address of that family here", "media-family")
+                else:
+                    usable += 1
                     continue
-                no_family = Refusal("No media address of that family here", "media-family")
-                lines[place] = replace(line, use=Use.REFUSED, refusal=no_family)
+                lines[place] = replace(line, use=Use.REFUSED, refusal=why)
             reason = lines[place].refusal
             if reason is not None:
                 refused = refused or reason
@@ -466,28 +432,29 @@ class LocalAnchor:
         if refused is not None and not usable:
             raise PeerError(488, refused.reason, refused.rule)
 
-    def _address(self, state: _Call, party: Party, line: Line) -> MediaAddress | None:
-        """Our address towards the sender of a line: of the family that it uses."""
-        connection = line.connection
-        if connection is None or connection.unspecified or connection.named:
-            leg = state.legs.get(party.leg)
-            family = leg.family if leg is not None else None
-            return state.policy.address(party.network, family)
-        return state.policy.address(party.network, connection.family)
+    def _address(self, state: _Call, party: Party, line: Line | None = None) -> MediaAddress | None:
+        """Our address towards a party: of the family of its line, of what it used last, of its SIP, any."""
+        policy = state.policy
+        connection = None if line is None else line.connection
+        if connection is not None and not (connection.unspecified or connection.named):
+            return policy.address(party.network, connection.family)
+        leg = state.legs.get(party.leg)
+        if leg is not None and leg.family is not None:
+            return policy.address(party.network, leg.family)
+        family = None if party.peer is None else 6 if ":" in party.peer else 4
+        return policy.address(party.network, family) or policy.address(party.network)
 
     def _plan(
         self, state: _Call, place: int, line: Line, source: Party, target: Party, fresh: set[PortPair]
-    ) -> _Plan:
+    ) -> Plan:
         """The stream for an offered line and its ports: those in force where they fit, else new ones."""
         stream = state.session[place]
         if stream is not None and stream.kind != line.use.value:
             stream = None
-        leg = state.legs.get(target.leg)
-        towards = state.policy.address(target.network, None if leg is None else leg.family)
-        back = self._address(state, source, line)
         pairs: dict[Side, PortPair] = {}
         hosts: dict[Side, str] = {}
-        for party, address in ((source, back), (target, towards)):
+        for party, own in ((source, line), (target, None)):
+            address = self._address(state, party, own)
             if address is None:
                 raise UsageError(f"no media address on network {party.network}")
             side = side_of(party.leg)
@@ -501,7 +468,7 @@ class LocalAnchor:
                 pair = self._allocate(address.pool)
                 fresh.add(pair)
             pairs[side] = pair
-        return _Plan(next(self._ids) if stream is None else stream.id, pairs, hosts)
+        return Plan(next(self._ids) if stream is None else stream.id, pairs, hosts)
 
     def _allocate(self, pool: str) -> PortPair:
         now = self._clock()
@@ -530,7 +497,7 @@ class LocalAnchor:
         for pair in pairs:
             self._pool.release(pair, now)
 
-    def _abandon(self, state: _Call, exchange: _Exchange, keep: Side) -> None:
+    def _abandon(self, state: _Call, exchange: Exchange, keep: Side) -> None:
         """Free what an exchange took and no stream uses; what it took for side `keep` stays with the call."""
         for place, plan in enumerate(exchange.plans):
             if plan is not None and plan.pairs[keep] in exchange.fresh:
@@ -540,92 +507,6 @@ class LocalAnchor:
         state.exchange = None
 
     # -- parts of an answer --------------------------------------------------------------------------------
-
-    def _join(
-        self, state: _Call, exchange: _Exchange, place: int, answered: Line, renewed: Mapping[Side, bool]
-    ) -> Stream | Refusal | None:
-        """The stream that an offered line and its answer make; None when the answerer does not want it."""
-        plan, offered = exchange.plans[place], exchange.lines[place]
-        if plan is None or answered.use is Use.DISABLED:
-            return None
-        if answered.use is Use.REFUSED:
-            return answered.refusal
-        offerer, answerer = side_of(exchange.source.leg), side_of(exchange.target.leg)
-        there = answered.connection
-        if answered.use is not offered.use or there is None or offered.connection is None:
-            return Refusal("The answer is of another kind than the offer", "sdp-kind-changed")
-        family = 6 if ":" in plan.hosts[answerer] else 4
-        if there.family != family and not (there.named or there.unspecified):
-            return Refusal("The answer is of another address family than the offer", "media-family")
-        stream = state.session[place]
-        if stream is not None and stream.id != plan.id:
-            stream = None
-        forth, back = offered.sends and answered.receives, answered.sends and offered.receives
-        mux = exchange.mux[place] and answered.rtcp_mux
-        ends = {
-            offerer: self._end(
-                state, exchange.source, stream, plan, (offered, answered), renewed[offerer],
-                (forth, back, offered.rtcp_mux),
-            ),
-            answerer: self._end(
-                state, exchange.target, stream, plan, (answered, offered), renewed[answerer],
-                (back, forth, mux),
-            ),
-        }  # fmt: skip
-        said = {offerer: signalled(offered), answerer: signalled(answered)}
-        sources = (None, None) if stream is None else stream.sources
-        return Stream(
-            plan.id,
-            "udptl" if answered.use is Use.UDPTL else "rtp",
-            offered.media.kind,
-            talking(answered),
-            ends["a"],
-            ends["b"],
-            Limits(),
-            (said["a"], said["b"]),
-            (
-                sources[0] if stream is not None and stream.a.epoch == ends["a"].epoch else None,
-                sources[1] if stream is not None and stream.b.epoch == ends["b"].epoch else None,
-            ),
-        )
-
-    def _end(
-        self,
-        state: _Call,
-        party: Party,
-        stream: Stream | None,
-        plan: _Plan,
-        lines: tuple[Line, Line],
-        renewed: bool,
-        flow: tuple[bool, bool, bool],
-    ) -> End:
-        """One end: `lines` are its own and the other side's, `flow` is whether it may send, may receive, muxes."""
-        own, other = lines
-        receive, send, mux = flow
-        side = side_of(party.leg)
-        local = plan.pairs[side]
-        connection = own.connection
-        assert connection is not None
-        before = None if stream is None else stream.end(side)
-        same_party = before is not None and side != state.vacant
-        if connection.unspecified and same_party and before is not None:
-            learn, expect, remote, rtcp, why = (
-                before.learn, before.expect, before.remote, before.remote_rtcp, "on hold, as before",
-            )  # fmt: skip
-        else:
-            believed = trust(connection, party.peer, party.nat)
-            learn, expect, why = believed.learn, believed.expect, believed.why
-            remote = (connection.host, own.media.port) if believed.reachable else None
-            rtcp = remote if mux else own.rtcp if believed.reachable else None
-        epoch = 0
-        if before is not None:
-            moved = (before.remote, before.expect, before.local) != (remote, expect, local) or not same_party
-            # Behind NAT a new description may mean a new binding, though it reads the same (RFC 3264 s.8).
-            epoch = before.epoch + (moved or (renewed and learn is Learn.ANY))
-        if before is None or (before.learn, before.expect, before.remote) != (learn, expect, remote):
-            state.decisions.append(nat_decision(party, own, learn, expect, why))
-        codecs = tuple((codec.payload, codec.name, codec.clock) for codec in other.codecs)
-        return End(local, remote, rtcp, mux, learn, expect, receive, send, codecs, epoch)
 
     def _limited(self, state: _Call, streams: list[Stream | None]) -> tuple[Stream | None, ...]:
         """The streams with their silence limits: the first one speaks for the call, since video may rest."""
@@ -682,10 +563,10 @@ class LocalAnchor:
 
     # -- our SDP -------------------------------------------------------------------------------------------
 
-    def _leg(self, state: _Call, name: str) -> _Leg:
+    def _leg(self, state: _Call, name: str) -> LegSdp:
         leg = state.legs.get(name)
         if leg is None:
-            leg = state.legs[name] = _Leg(self._session_id())
+            leg = state.legs[name] = LegSdp(self._session_id())
         return leg
 
     def _write(self, state: _Call, party: Party, session: Session, sections: list[Section]) -> bytes:
@@ -693,7 +574,7 @@ class LocalAnchor:
         leg = self._leg(state, party.leg)
         host = next((section.host for section in sections if section.port), None)
         if host is None:
-            address = state.policy.address(party.network, leg.family)
+            address = self._address(state, party)
             host = "0.0.0.0" if address is None else address.advertised
         body = body_after_origin(host, session_bandwidth(session), sections)
         if body != leg.body:
@@ -714,81 +595,3 @@ class LocalAnchor:
             direction(a.receive, b.receive),
             direction(b.receive, a.receive),
         )
-
-
-def side_of(leg: str) -> Side:
-    """The caller's leg is "a"; all others are side b, one at a time."""
-    return "a" if leg == "a" else "b"
-
-
-def written(line: Line, plan: _Plan, side: Side, offered: Line | None, rtcp_mux: bool) -> Section:
-    """A line in use, as we write it for the party on `side`; `offered` is that party's line if it is an answer."""
-    media, pair = line.media, plan.pairs[side]
-    if offered is None:
-        proto = "udptl" if line.use is Use.UDPTL else media.proto.upper()
-        way = direction(line.sends, line.receives)
-    else:
-        # RFC 3264 s.6.1: an answer stays within what was offered, whatever the other side wrote.
-        media, proto = offered.media, offered.media.proto
-        way = direction(line.sends and offered.receives, line.receives and offered.sends)
-    if line.use is Use.UDPTL and way == "sendrecv":
-        way = ""  # T.38 gateways do not expect the attribute
-    rtcp = pair.rtcp if line.rtcp_said and not (rtcp_mux and offered is not None) else None
-    return Section(
-        media.kind, pair.rtp, proto, line.formats, plan.hosts[side], line.kept, way, rtcp, rtcp_mux
-    )
-
-
-def muxed(stream: Stream | None, side: Side) -> bool:
-    """Whether an end uses one port for RTP and RTCP."""
-    return stream is not None and stream.end(side).rtcp_mux
-
-
-def origin_of(session: Session) -> str:
-    """The o= line as it stands: any change of it means a new description (RFC 3264 s.8)."""
-    return first(session.lines, "o") or ""
-
-
-def remember(leg: _Leg, session: Session, lines: Sequence[Line]) -> None:
-    """Keep what the next exchange with this leg wants to know of its SDP."""
-    leg.origin = origin_of(session)
-    for line in lines:
-        connection = line.connection
-        if line.usable and connection is not None and not (connection.named or connection.unspecified):
-            leg.family = connection.family
-            return
-
-
-def signalled(line: Line) -> str:
-    """What a party said of its own address, for people."""
-    if line.connection is None:
-        return "-"
-    return host_port((line.connection.host, line.media.port))
-
-
-def talking(line: Line) -> str:
-    """The codec that the first format of an answer means (RFC 3264 s.6.1); T.38 for fax."""
-    if line.use is Use.UDPTL:
-        return "T.38"
-    return next((codec.name for codec in line.codecs if codec.name.upper() != EVENTS), "")
-
-
-def codec_decision(line: Line, policy: MediaPolicy) -> Decision:
-    """What the list of codecs took away."""
-    compared = (
-        ("offered", ", ".join(dict.fromkeys((*(codec.name for codec in line.codecs), *line.removed)))),
-        ("allowed", ", ".join(policy.codecs or ())),
-    )
-    return Decision("codec", "media.codecs", compared, "removed " + ", ".join(dict.fromkeys(line.removed)))
-
-
-def nat_decision(party: Party, line: Line, learn: Learn, expect: str | None, why: str) -> Decision:
-    """Whose packets an end believes."""
-    compared = (
-        ("leg", party.leg),
-        ("signalled", signalled(line)),
-        ("SIP source", party.peer or "unknown"),
-        ("nat", "far-end" if party.nat else "none"),
-    )
-    outcome = f"{why}; learn {learn.value}, expect {expect or 'anybody'}"
-    return Decision("nat", f"networks.{party.network}.nat", compared, outcome)

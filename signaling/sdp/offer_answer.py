@@ -1,11 +1,12 @@
 """What an SDP says, m= line by m= line, as the offer/answer model reads it (RFC 3264, RFC 6337)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from signaling.errors import ParseError
 from signaling.sdp.rewrite import (
+    RTPMAP,
     Section,
     Treatment,
     bandwidth_crosses,
@@ -201,8 +202,9 @@ def _describe(
         raise ParseError("m= line without c= line", "sdp-no-connection")
     if not connection.unicast:
         return Line(media, Use.REFUSED, Refusal("media address is not unicast", "media-address"))
+    named = _named(media) if use is Use.RTP else {}
     if use is Use.RTP:
-        formats, codecs, removed = _formats(media, allowed)
+        formats, codecs, removed = _formats(media, named, allowed)
         if all(codec.name.upper() == EVENTS for codec in codecs):
             offered = ", ".join(dict.fromkeys((*(codec.name for codec in codecs), *removed))) or "none"
             listed = ", ".join(sorted(allowed)) if allowed else "any"
@@ -226,6 +228,10 @@ def _describe(
         match treatment(name):
             case None:
                 pass
+            case Treatment.RTPMAP:
+                payload = value.partition(" ")[0]
+                if payload in named and payload in formats:
+                    kept.append(line)
             case Treatment.OF_FORMAT:
                 if use is Use.RTP and _of_format(value, formats) and not names_a_place(value):
                     kept.append(line)
@@ -284,19 +290,22 @@ def _refusal_of(kind: str, proto: str) -> Refusal:
     return Refusal(f"{kind} over {known} is not served here", "media-not-supported")
 
 
-def _formats(
-    media: Media, allowed: frozenset[str] | None
-) -> tuple[tuple[str, ...], tuple[Codec, ...], tuple[str, ...]]:
-    """The formats that policy leaves, what they mean, and the names of those that it takes."""
+def _named(media: Media) -> dict[str, tuple[str, int]]:
+    """Encoding name and clock rate by payload type, as a=rtpmap says."""
     named: dict[str, tuple[str, int]] = {}
     for line in media.lines:
         if line.startswith("a=rtpmap:"):
-            payload, _, value = line[9:].partition(" ")
-            name, _, rest = value.partition("/")
-            clock = rest.partition("/")[0]
-            # A name that might be a host's is no encoding name (RFC 4855 registers none with such a dot).
-            if not names_a_place(value) and clock.isascii() and clock.isdecimal() and 0 < len(clock) <= 7:
-                named[payload] = (name.strip(), int(clock))
+            match = RTPMAP.fullmatch(line, 9)
+            if match is not None:
+                payload, name, clock = match.groups()
+                named[payload] = (name, int(clock))
+    return named
+
+
+def _formats(
+    media: Media, named: Mapping[str, tuple[str, int]], allowed: frozenset[str] | None
+) -> tuple[tuple[str, ...], tuple[Codec, ...], tuple[str, ...]]:
+    """The formats that policy leaves, what they mean, and the names of those that it takes."""
     formats: list[str] = []
     codecs: list[Codec] = []
     removed: list[str] = []
@@ -305,8 +314,7 @@ def _formats(
             continue
         number = int(text)
         name, rate = named.get(text) or STATIC.get(number) or ("", 8000)
-        upper = name.upper()
-        if allowed is not None and upper not in allowed and upper != EVENTS:
+        if allowed is not None and (upper := name.upper()) not in allowed and upper != EVENTS:
             removed.append(name or text)
             continue
         formats.append(text)

@@ -48,6 +48,7 @@ from enum import Enum
 class Treatment(Enum):
     """What is done with an attribute that may cross."""
 
+    RTPMAP = "rtpmap"
     OF_FORMAT = "of a format"
     NUMBER = "a number"
     TEXT = "text without addresses"
@@ -61,7 +62,7 @@ class Treatment(Enum):
 
 
 ATTRIBUTES: dict[str, Treatment] = {
-    "rtpmap": Treatment.OF_FORMAT,
+    "rtpmap": Treatment.RTPMAP,
     "fmtp": Treatment.OF_FORMAT,
     "rtcp-fb": Treatment.OF_FORMAT,
     "ptime": Treatment.NUMBER,
@@ -100,6 +101,12 @@ BANDWIDTHS = frozenset(("AS", "TIAS", "RR", "RS", "CT"))
 
 # A dotted quad, something with two colons in it, a dot between letters ("host.example"), or an "@".
 PLACE = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d|[0-9A-Fa-f]*:[0-9A-Fa-f]*:|[A-Za-z]\.[A-Za-z]|@")
+
+# a=rtpmap (RFC 8866 s.6.6): payload type, encoding name, clock rate. A name with a dot before a letter is refused,
+# it might be a host's; "G722.1" is none.
+RTPMAP = re.compile(
+    r"([0-9]{1,3}) +([0-9]*[A-Za-z][A-Za-z0-9_+-]*(?:\.[0-9][A-Za-z0-9_+-]*)?)/([0-9]{1,7})(?:/[0-9]{1,3})?"
+)
 
 NUMBER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 

@@ -87,9 +87,8 @@ class Connection:
 
 def first(lines: Sequence[str], letter: str) -> str | None:
     """The value of the first line of this type ("c"), None where there is none."""
-    prefix = letter + "="
     for line in lines:
-        if line.startswith(prefix):
+        if line[0] == letter:
             return line[2:]
     return None
 
@@ -122,9 +121,9 @@ def _connection(host: str, family: int, scoped: bool) -> Connection:
         if address.is_unspecified:
             return Connection(6, "::", unspecified=True)
         return Connection(6, str(address), unicast=not (scoped or address.is_multicast))
-    octets = host.split(".")
     if host.replace(".", "").isdecimal():
-        if len(octets) != 4 or not all(is_octet(octet) for octet in octets):
+        octets = host.split(".")
+        if not is_ipv4(octets) or not host.isascii():
             raise ParseError("not an IPv4 address in SDP", "sdp-bad-address")
         if octets[0] == "0":
             # 0.0.0.0 is hold; the rest of 0/8 is no host either (RFC 1122 s.3.2.1.3).
@@ -135,11 +134,14 @@ def _connection(host: str, family: int, scoped: bool) -> Connection:
     return Connection(family, host, named=True)
 
 
-def is_octet(text: str) -> bool:
-    """Whether this is one number of a dotted quad; a leading zero would be octal to some readers."""
-    return (
-        text.isascii() and text.isdecimal() and len(text) <= 3 and int(text) < 256 and str(int(text)) == text
-    )
+def is_ipv4(octets: Sequence[str]) -> bool:
+    """Whether decimal texts are a dotted quad; a leading zero would be octal to some readers."""
+    if len(octets) != 4:
+        return False
+    for octet in octets:
+        if not 0 < len(octet) <= 3 or int(octet) > 255 or (octet[0] == "0" and octet != "0"):
+            return False
+    return True
 
 
 def is_host_name(text: str) -> bool:
