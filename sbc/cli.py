@@ -118,6 +118,56 @@ def explain(
 
 
 @app.command()
+def simulate(
+    file: File,
+    network: Annotated[
+        str, typer.Option("--from", help="Network that the call comes from.", metavar="NETWORK")
+    ],
+    uri: Annotated[
+        str, typer.Option("--to", help="Called address, like sip:100@example.com.", metavar="URI")
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="Address that it comes from: host or host:port.", metavar="ADDR"),
+    ] = None,
+    caller: Annotated[str, typer.Option("--caller", help="User part of the caller.")] = "caller",
+    as_json: AsJson = False,
+    plain: Plain = False,
+) -> None:
+    """Show what would happen to a call, and both legs' messages, without sending a packet."""
+    from config.load import load
+    from config.problems import ConfigError
+    from nat.interfaces import resolve
+    from sbc.explain import explain as explain_record
+    from sbc.simulate import simulate as simulate_call
+    from signaling.errors import PeerError
+    from signaling.flow import host_port
+
+    try:
+        found = simulate_call(resolve(load(file)), network, uri, source, caller)
+    except ConfigError as error:
+        sys.exit(str(error))
+    except PeerError as error:
+        sys.exit(f"sbc: {error.reason}")
+    explanation = explain_record(found.record, None, {}, found.record.started)
+    if as_json:
+        sent = [
+            {"to": host_port(one.flow.remote), "data": one.data.decode("utf-8", "replace")}
+            for one in found.sent
+        ]
+        _print_json({**explanation.data(), "invite": found.invite.decode("utf-8", "replace"), "sent": sent})
+        return
+    typer.echo(explanation.text(_width(), plain or not _unicode()))
+    for mark, flow, data in (
+        ("<", found.flow, found.invite),
+        *((">", one.flow, one.data) for one in found.sent),
+    ):
+        typer.echo(f"\n{mark} {flow.transport} {host_port(flow.remote)} ({flow.network})")
+        for line in data.decode("utf-8", "backslashreplace").splitlines():
+            typer.echo(f"{mark} {line}")
+
+
+@app.command()
 def hangup(call: CallName, socket: Socket = DEFAULT_SOCKET) -> None:
     """End a call: BYE to both sides."""
     answer = _ask(socket, "hangup", call=call)

@@ -30,7 +30,6 @@ from sbc.cdr import CdrWriter
 from sbc.control import ControlError, ControlServer
 from sbc.log import LogFile, get_log
 from sbc.media_policy import media_ranges
-from sbc.names import RETRY_S, LookupFailed, Names
 from sbc.operator import Operator
 from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
@@ -38,6 +37,7 @@ from sbc.sites import Sites
 from sbc.supervision import Supervisor
 from sbc.trunks import Lookup, ServerDown
 from signaling.flow import Flow, host_port
+from signaling.resolver import ResolveError, Resolver
 from signaling.transport.limits import TransportLimits
 from signaling.transport.wires import ListenError, Wires
 
@@ -45,6 +45,8 @@ GOODBYE_S = 5.0
 """How long the peers may take to answer our BYEs at the end."""
 POLL_S = 0.05
 """How often a drain looks whether the last call is gone."""
+RETRY_S = 15.0
+"""A name that could not be resolved is asked for again after this."""
 CLOSE_S = 5.0
 """How long the relay workers may take to end."""
 
@@ -73,7 +75,7 @@ class Server:
         self._wires = Wires(Sites(config).listeners, self._receive, self._failed, _transport_limits(config))
         self.calls = Calls(
             config,
-            self._wires.send,
+            self._send,
             self._anchor,
             wall=time.time,
             token=secrets.token_hex,
@@ -165,7 +167,6 @@ class Server:
 
     async def _resolve_names(self) -> None:
         """Look up the names of trunk servers, again when the answers have aged or the configuration has changed."""
-        names = Names()
         due: dict[Lookup, float] = {}
         while True:
             lookups = self.calls.trunks.lookups
@@ -173,7 +174,7 @@ class Server:
             late = [lookup for lookup, at in due.items() if at <= self._loop.time()]
             async with asyncio.TaskGroup() as questions:
                 for lookup in late:
-                    questions.create_task(self._resolve(names, lookup, due))
+                    questions.create_task(self._resolve(lookup, due))
             self._rearm()
             self._names_changed.clear()
             pause = min((at for at in due.values()), default=math.inf) - self._loop.time()
@@ -181,34 +182,45 @@ class Server:
                 async with asyncio.timeout(max(0.0, pause) if pause < math.inf else None):
                     await self._names_changed.wait()
 
-    async def _resolve(self, names: Names, lookup: Lookup, due: dict[Lookup, float]) -> None:
+    async def _resolve(self, lookup: Lookup, due: dict[Lookup, float]) -> None:
         network = self.config.networks[lookup.network]
-        families = frozenset(6 if ":" in address else 4 for address in network.sip_addresses)
+        resolver = Resolver(
+            transports=tuple(dict.fromkeys(listen.transport for listen in network.listen)),
+            families=tuple({6 if ":" in address else 4: None for address in network.sip_addresses}),
+        )
         try:
-            found = await names.find(lookup, families)
-        except LookupFailed as error:
-            self.calls.trunks.unresolved(lookup, str(error))
+            found = await resolver.resolve(lookup.host, lookup.port, lookup.transport)
+        except ResolveError as error:
+            self.calls.trunks.unresolved(lookup, error.reason)
             due[lookup] = self._loop.time() + RETRY_S
-            self._log.warning("server not found", trunk=lookup.trunk, server=lookup.host, why=error)
+            self._log.warning("server not found", trunk=lookup.trunk, server=lookup.host, why=error.reason)
             return
-        self.calls.trunks.resolved(lookup, found.hops, self._loop.time())
-        due[lookup] = self._loop.time() + found.good_s
+        hops = [(hop.transport, hop.address) for hop in found.hops]
+        self.calls.trunks.resolved(lookup, hops, self._loop.time())
+        due[lookup] = math.inf if found.ttl_s is None else self._loop.time() + found.ttl_s
 
     # -- what comes in -------------------------------------------------------------------------------------
 
+    def _send(self, data: bytes, flow: Flow) -> None:
+        if self._log.debugging:
+            self._log.message(">", data, **_named(flow))
+        self._wires.send(data, flow)
+
     def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
+        if self._log.debugging:
+            self._log.message("<", data, **_named(flow), age_s=age_s)
         try:
             self.calls.receive(data, flow, self._loop.time(), age_s)
         # The one broad except of this loop: a bug that one message finds must not end every call.
         except Exception as error:
-            self._broken("message", error, flow=flow.network, peer=host_port(flow.remote))
+            self._broken("message", error, **_named(flow))
         self._rearm()
 
     def _failed(self, flow: Flow) -> None:
         try:
             self.calls.transport_failed(flow, self._loop.time())
         except Exception as error:
-            self._broken("transport failure", error, flow=flow.network, peer=host_port(flow.remote))
+            self._broken("transport failure", error, **_named(flow))
         self._rearm()
 
     def _relay_event(self, event: RelayEvent) -> None:
@@ -253,6 +265,20 @@ class Server:
         self._log.error(f"{what} met a bug of ours", error=error, **fields)
 
     def _write_record(self, record: CallRecord) -> None:
+        came, target = record.leg("a"), record.target
+        self._log.info(
+            "call ended" if record.answered_at is not None else "call failed",
+            call=record.id,
+            leg=record.end_by,
+            status=record.final_status,
+            cause=record.end_cause,
+            caller=record.caller,
+            called=record.called,
+            source=None if came is None else f"{came.transport}:{came.remote}",
+            target=None if target is None else f"{target.trunk}:{target.address}",
+            lasted_s=record.lasted_s(self.wall),
+            leaks=record.leaks or None,
+        )
         if self._cdr is not None:
             self._cdr.write(record)
 
@@ -318,6 +344,10 @@ class Server:
 
     def _status(self) -> str:
         return f"{len(self.calls.live)} calls"
+
+
+def _named(flow: Flow) -> dict[str, object]:
+    return {"network": flow.network, "transport": flow.transport, "peer": host_port(flow.remote)}
 
 
 def _open_cdr(path: str | None) -> CdrWriter | None:
