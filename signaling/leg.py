@@ -226,6 +226,9 @@ class Leg:
         raise PeerError(501, "Not Implemented", "unknown-method")
 
     def _bye_received(self, tx: ServerTx, request: Request) -> list[Effect]:
+        if self.state in (State.CALLING, State.CANCELLING):
+            # RFC 3261 s.15: who is called sends no BYE before its 2xx.
+            raise PeerError(481, "Call/Transaction Does Not Exist", "bye-before-answer")
         effects: list[Effect] = [Respond(tx, self._reply(request, 200, "OK"))]
         if self.state is State.RELEASING:
             return [*effects, *self._end()]
