@@ -29,6 +29,8 @@ Kind = Literal["NAPTR", "SRV", "A", "AAAA"]
 
 DEADLINE_S = 5.0
 """For a whole name with all its queries."""
+QUERY_S = 1.5
+"""For one query: a resolver that swallows NAPTR must leave time for the rest."""
 SIP_PORT = 5060
 MAX_RECORDS = 16
 """Records of one answer that are used."""
@@ -121,7 +123,7 @@ class Resolver:
         hosts: str = "/etc/hosts",
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        self._query = query if query is not None else DnsQuery(deadline_s)
+        self._query = query if query is not None else DnsQuery()
         self._transports = tuple(transports)
         self._families = tuple(families)
         self._chance = chance
@@ -285,10 +287,10 @@ def _unique(hops: Sequence[Hop]) -> tuple[Hop, ...]:
 
 
 class DnsQuery:
-    """Queries by dnspython to the servers of resolv.conf, each within what is left of `deadline_s`."""
+    """Queries by dnspython to the servers of resolv.conf, each within `deadline_s`."""
 
     def __init__(
-        self, deadline_s: float = DEADLINE_S, resolver: dns.asyncresolver.Resolver | None = None
+        self, deadline_s: float = QUERY_S, resolver: dns.asyncresolver.Resolver | None = None
     ) -> None:
         self._deadline_s = deadline_s
         self._resolver = resolver
