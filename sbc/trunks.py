@@ -356,8 +356,9 @@ class Trunks:
                 continue
             self._pings += 1
             endpoint.number = self._pings
-            # By the plan and not by the clock, so that a late timer does not bunch them; but never in the past.
-            endpoint.next_ping = max(endpoint.next_ping, now - check.options_every_s) + check.options_every_s
+            # By the plan and not by the clock, so that a late timer does not bunch them.
+            every = check.options_every_s
+            endpoint.next_ping += every * (max(0.0, now - endpoint.next_ping) // every + 1)
             self._arm(endpoint, now + check.timeout_s)
             pings.append(
                 Ping(
