@@ -338,6 +338,11 @@ class LocalAnchor:
             return MediaReport(())
         return MediaReport(tuple(self._media_line(state, stream) for stream in state.session))
 
+    def session(self, call: str) -> MediaSession | None:
+        """The streams in force, to be written down (design.md s.4.4)."""
+        state = self._calls.get(call)
+        return None if state is None else state.session
+
     def take_report(self, call: str) -> MediaReport:
         """The last report of a call that is over, streams included that it had left before; given once."""
         state = self._ending.get(call)

@@ -173,7 +173,7 @@ def disabled(line: Line, onward: bool) -> Section:
         formats = [text for text in media.formats if is_payload_type(text)]
         return Section(kind, 0, proto, formats or ("0",))
     if proto == "UDPTL":
-        return Section(kind, 0, media.proto, ("t38",))
+        return Section(kind, 0, "udptl", ("t38",))
     return Section(kind, 0, proto if proto in KNOWN_PROTOS else "UDP", ("*",))
 
 
