@@ -1,0 +1,146 @@
+"""The command line: exit statuses, sentences instead of tracebacks, and what it does not load."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sbc import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """
+networks:
+  public: {address: 127.0.1.1, listen: [udp:5060], media_ports: 20000-29999}
+  private: {address: 127.0.2.1, listen: [udp:5060], media_ports: 20000-29999}
+trunks:
+  pbx: {network: private, servers: ["sip:127.0.2.20"]}
+routes:
+  - {from: public, match: "^1", to: pbx}
+"""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    return str(tmp_path / "good.yaml")
+
+
+def test_check_says_ok_with_a_summary(good: str) -> None:
+    result = run("check", good)
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"{good}: ok: networks public 127.0.1.1, private 127.0.2.1; 1 trunk, 1 route, up to 1000 calls\n"
+    )
+
+
+def test_check_reports_every_mistake_of_every_file(good: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(GOOD.replace("to: pbx", "to: pbs") + "limit: {}\n")
+    result = run("check", str(bad), good, str(tmp_path / "missing.yaml"))
+    assert result.exit_code == 1
+    assert f"{bad}:8:" in result.stderr
+    assert f"{bad}:9:1: limit: " in result.stderr
+    assert "there is no such file" in result.stderr
+    assert f"{good}: ok" in result.stdout
+
+
+def test_check_warns_of_addresses_that_this_host_does_not_have(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(GOOD.replace("127.0.1.1", "192.0.2.77"))
+    result = run("check", str(elsewhere))
+    assert result.exit_code == 0
+    assert "warning: networks.public: 192.0.2.77: no interface of this host has this address" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["calls", "--once"], ["explain", "c-1"], ["reload"], ["hangup", "c-1"], ["trunks"], ["stats"]],
+)
+def test_without_an_sbc_every_command_says_how_to_start_one(arguments: list[str], tmp_path: Path) -> None:
+    result = run(*arguments, "--socket", str(tmp_path / "none.sock"))
+    assert result.exit_code == 1
+    assert f"no SBC is running on {tmp_path}/none.sock; start it with: sbc run FILE" in str(result.exception)
+
+
+def test_simulate_shows_decisions_and_both_messages(good: str) -> None:
+    result = run(
+        "simulate", good, "--from", "public", "--to", "sip:100@example.com", "--source", "127.0.1.9:5062"
+    )
+    assert result.exit_code == 0
+    assert "routes[0]" in result.stdout
+    assert "< INVITE sip:100@example.com SIP/2.0" in result.stdout
+    assert "> INVITE sip:100@127.0.2.20" in result.stdout
+
+
+def test_simulate_says_why_a_call_is_refused(good: str) -> None:
+    result = run("simulate", good, "--from", "public", "--to", "sip:200@example.com", "--json")
+    data = json.loads(result.stdout)
+    assert data["status"] == 404
+    assert data["verdict"][0].startswith("Rejected with 404: no rule of routes matched")
+    assert len(data["sent"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from", "publix", "--to", "sip:1@x"], "no network 'publix'"),
+        (["--from", "public", "--to", "http://x"], "'http://x' is no sip:, sips: or tel: URI"),
+        (["--from", "public", "--to", "sip:1@x", "--source", "1.2.3.4:x"], "the port must be 1 to 65535"),
+    ],
+)
+def test_simulate_refuses_nonsense_with_a_sentence(good: str, arguments: list[str], words: str) -> None:
+    result = run("simulate", good, *arguments)
+    assert result.exit_code == 1
+    assert words in str(result.exception)
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(run("schema").stdout)["properties"]["networks"]
+
+
+def test_version() -> None:
+    assert run("version").stdout.startswith("border-sbc")
+
+
+def child(
+    *arguments: str, code: str = "from sbc.cli import main; main()"
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_refusal_reaches_the_shell_without_a_traceback(tmp_path: Path) -> None:
+    result = child("trunks", "--socket", str(tmp_path / "none.sock"))
+    assert result.returncode == 1
+    assert result.stderr.startswith("sbc: no SBC is running on")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_bug_is_a_sentence_too() -> None:
+    code = "from sbc import cli; cli.app = lambda **_: 1 / 0; cli.main()"
+    result = child(code=code)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "sbc: internal error: ZeroDivisionError: division by zero (set SBC_DEBUG=1 to see where)\n"
+    )
+
+
+def test_the_command_line_loads_only_what_a_command_needs() -> None:
+    code = (
+        "import sys, sbc.cli;"
+        "print([name for name in ('pydantic', 'asyncio', 'sbc.calls', 'rich.live') if name in sys.modules])"
+    )
+    assert child(code=code).stdout.strip() == "[]"

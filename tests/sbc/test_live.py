@@ -1,0 +1,57 @@
+"""The tables of the terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from sbc.live import calls_table, duration, print_once, print_trunks
+
+ROW: dict[str, object] = {
+    "id": "c-1", "state": "up", "source": "public", "caller": "alice", "target": "pbx", "called": "100",
+    "lasted_s": 75.2, "codec": "PCMU", "cause": "", "mos": "4.4/4.4",
+}  # fmt: skip
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=120, color_system=None)
+
+
+def shown(target: Console) -> str:
+    assert isinstance(target.file, io.StringIO)
+    return target.file.getvalue()
+
+
+def test_a_call_is_a_row() -> None:
+    out = console()
+    print_once({"calls": [ROW], "summary": "1 in progress"}, out)
+    lines = shown(out).splitlines()
+    assert lines[1].split() == ["c-1", "up", "public", "alice", "pbx", "100", "1:15", "PCMU", "4.4/4.4"]
+    assert lines[2].strip() == "1 in progress"
+
+
+def test_what_a_peer_wrote_is_neither_markup_nor_control() -> None:
+    out = console()
+    print_once({"calls": [{**ROW, "caller": "[red]x[/red]\x1b[2J"}]}, out)
+    assert "[red]x[/red]?[2J" in shown(out)
+
+
+def test_more_rows_than_fit_are_counted() -> None:
+    out = console()
+    out.print(calls_table({"calls": [ROW] * 5, "summary": ""}, limit=2))
+    assert "3 more (sbc calls --json shows all)" in shown(out)
+
+
+def test_trunks_are_rows() -> None:
+    out = console()
+    server = {"trunk": "pbx", "network": "private", "server": "udp 10.0.0.20:5060", "state": "down", "calls": 2,
+              "why": "no answer to OPTIONS"}  # fmt: skip
+    print_trunks({"servers": [server]}, out)
+    assert "no answer to OPTIONS" in shown(out)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (75.9, "1:15"), (3725, "1:02:05"), (None, ""), ("x", "")]
+)
+def test_durations(seconds: object, text: str) -> None:
+    assert duration(seconds) == text
