@@ -67,16 +67,18 @@ _SO_MEMINFO = 55
 _SK_MEMINFO_DROPS = 8
 
 _unpack = rtp.HEADER.unpack_from
+_clock = time.monotonic
 
 
 class Port:
     """One bound UDP socket of an end."""
 
-    __slots__ = ("end", "number", "rtcp", "sock")
+    __slots__ = ("end", "number", "recvfrom_into", "rtcp", "sock")
 
     def __init__(self, end: "RelayEnd", sock: socket.socket, number: int, is_rtcp: bool) -> None:
         self.end = end
         self.sock = sock
+        self.recvfrom_into = sock.recvfrom_into
         self.number = number
         self.rtcp = is_rtcp
 
@@ -109,18 +111,23 @@ class RelayEnd:
         "rtcp_port",
         "rtp_port",
         "send",
+        "sendto",
         "side",
         "signalled",
         "signalled_rtcp",
         "strangers",
         "stream",
         "target",
+        "udptl",
     )
 
     other: "RelayEnd"
+    # Of the RTP socket; there while `target` is not None.
+    sendto: Callable[[memoryview, Sockaddr], int]
 
     def __init__(self, stream: "RelayStream", side: str, window_s: float, now: float) -> None:
         self.stream = stream
+        self.udptl = stream.udptl
         self.side = side
         self.gate = SourceGate(window_s, now)
         self.rtcp_gate = RtcpGate()
@@ -167,7 +174,7 @@ class RelayEnd:
 
     def aim(self) -> None:
         """Say where RTP to this end goes: the locked source (RFC 4961), before that the signalled address."""
-        self.target = (self.gate.source or self.signalled) if self.send else None
+        self.target = (self.gate.source or self.signalled) if self.send and self.rtp_port else None
 
     def counters(self, now: float) -> CountersTuple:
         """What came from this end so far."""
@@ -175,7 +182,7 @@ class RelayEnd:
         dropped = self.dropped + sum(port.dropped() for port in (self.rtp_port, self.rtcp_port) if port)
         rtt_ms = None if self.round_trip.seconds is None else self.round_trip.seconds * 1000
         mos = None
-        if seen.packets and not self.stream.udptl:
+        if seen.packets and not self.udptl:
             name = next((codec[1] for codec in self.codecs if codec[0] == seen.payload_type), None)
             name = name or STATIC_NAMES.get(seen.payload_type, "")
             loss = max(0, seen.lost) / max(1, seen.expected)
@@ -185,7 +192,7 @@ class RelayEnd:
             seen.packets,
             seen.bytes,
             self.forwarded,
-            0 if self.stream.udptl else seen.lost,
+            0 if self.udptl else seen.lost,
             seen.jitter * 1000,
             seen.max_jitter * 1000,
             seen.reordered,
@@ -252,12 +259,14 @@ class Reference:
         self._emit = emit
         self._dscp = dscp
         self._epoll = select.epoll()
+        self._poll = self._epoll.poll
+        self._timeout_s = 0.0
         self._ports: dict[int, Port] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._streams: dict[int, RelayStream] = {}
         # (stream, side): (when to try again, attempts left)
         self._unbound: dict[tuple[int, str], tuple[float, int]] = {}
-        self._tick_at = time.monotonic() + TICK_S
+        self._tick_at = _clock() + TICK_S
         self._buffer = bytearray(65536)
         whole = memoryview(self._buffer)
         # A memoryview per size, made once: slicing for every packet costs as much as parsing the header.
@@ -280,7 +289,7 @@ class Reference:
     ) -> None:
         """Open a stream; `limits` are window_s, start_s, silence_s. `sources` were learned by a predecessor."""
         self.close(number)
-        now = time.monotonic()
+        now = _clock()
         stream = RelayStream(number, kind == "udptl", limits[0], now)
         _, stream.start_s, stream.silence_s = limits
         self._streams[number] = stream
@@ -299,7 +308,7 @@ class Reference:
             return
         end = stream.a if side == "a" else stream.b
         end.configure(spec)
-        now = time.monotonic()
+        now = _clock()
         for either in (stream.a, stream.b):
             either.gate.restart_window(now)
             either.aim()
@@ -311,14 +320,14 @@ class Reference:
         stream = self._streams.get(number)
         if stream is not None:
             stream.start_s, stream.silence_s = start_s, silence_s
-            stream.quiet_since = time.monotonic()
+            stream.quiet_since = _clock()
 
     def close(self, number: int) -> None:
         """Close a stream and tell its counters."""
         stream = self._streams.pop(number, None)
         if stream is None:
             return
-        now = time.monotonic()
+        now = _clock()
         self._emit(("closed", number, (number, stream.a.counters(now), stream.b.counters(now))))
         for end in (stream.a, stream.b):
             self._unbound.pop((number, end.side), None)
@@ -328,7 +337,7 @@ class Reference:
 
     def query(self, token: int, numbers: tuple[int, ...]) -> None:
         """Tell the counters of these streams."""
-        now = time.monotonic()
+        now = _clock()
         found = [self._streams[number] for number in numbers if number in self._streams]
         self._emit(
             ("counters", token, [(each.id, each.a.counters(now), each.b.counters(now)) for each in found])
@@ -347,7 +356,7 @@ class Reference:
     def serve(self) -> None:
         """Wait for packets, commands and the clock, and serve what is there, once."""
         ports = self._ports
-        for fd, _ in self._epoll.poll(self._timeout(), BATCH):
+        for fd, _ in self._poll(self._timeout_s, BATCH):
             port = ports.get(fd)
             if port is None:
                 # Either the control socket, or a port that a command in this very batch has closed.
@@ -358,12 +367,13 @@ class Reference:
                 self._receive_rtcp(port)
             else:
                 self._receive(port)
-        now = time.monotonic()
+        now = _clock()
         if self._unbound:
             self._bind_again(now)
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
             self._look_for_silence(now)
+        self._timeout_s = BIND_RETRY_S if self._unbound else self._tick_at - now
 
     def shut_down(self) -> None:
         """Close every socket, without a word."""
@@ -372,52 +382,45 @@ class Reference:
         self._streams.clear()
         self._epoll.close()
 
-    def _timeout(self) -> float:
-        due = self._tick_at
-        if self._unbound:
-            due = min(due, *(at for at, _ in self._unbound.values()))
-        # epoll rounds up to whole milliseconds; a negative number would wait forever.
-        return max(0.0, due - time.monotonic())
-
     # Packets
 
     def _receive(self, port: Port) -> None:
         """One packet on an RTP port. The path of the packet that is in order runs straight down to sendto."""
         try:
-            size, source = port.sock.recvfrom_into(self._buffer)
+            size, source = port.recvfrom_into(self._buffer)
         except OSError:
             # EAGAIN (a checksum was wrong, or a command closed and reopened the port) and ICMP errors.
             return
         end = port.end
-        now = time.monotonic()
-        if size < rtp.HEADER_BYTES or end.stream.udptl:
-            self._receive_other(end, size, source, now)
-            return
-        first, second, seq, timestamp, ssrc = _unpack(self._buffer)
-        if first & 0xC0 != 0x80 or 192 <= second <= 223:
-            self._receive_other(end, size, source, now)
-            return
-        if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
-            return
-        end.reception.receive(size, second, seq, timestamp, ssrc, now)
-        if not end.receive:
-            end.muted += 1
-            return
-        out = end.other
-        if out.target is not None and out.rtp_port is not None:
-            try:
-                out.rtp_port.sock.sendto(
-                    self._views[size] if size < VIEWS else self._whole[:size], out.target
-                )
-            except OSError:
-                # ICMP errors of earlier packets, no route, queue full, too big: the next packet is due in 20 ms.
+        seen = end.reception
+        first, seq, timestamp, ssrc = _unpack(self._buffer)
+        now = _clock()
+        if source != end.gate.source or first != seen.usual_first or size < rtp.HEADER_BYTES:
+            if end.udptl:
+                self._receive_udptl(end, size, source, now)
                 return
-            end.forwarded += 1
+            if size < rtp.HEADER_BYTES or not rtp.plausible(first):
+                self._receive_other(end, size, source, now)
+                return
+            if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
+                return
+        seen.receive(size, first, seq, timestamp, ssrc, now)
+        if end.receive:
+            out = end.other
+            if out.target is not None:
+                try:
+                    out.sendto(self._views[size] if size < VIEWS else self._whole[:size], out.target)
+                except OSError:
+                    # ICMP errors of earlier packets, no route, queue full, too big: the next one is due in 20 ms.
+                    return
+                end.forwarded += 1
+        else:
+            end.muted += 1
 
     def _admit(self, end: RelayEnd, size: int, source: Sockaddr, ssrc: int, seq: int, now: float) -> bool:
         """Whether a packet that is not from the locked source may pass."""
         seen = end.reception
-        if not end.stream.udptl and not rtp.valid(self._buffer, size):
+        if not end.udptl and not rtp.valid(self._buffer, size):
             end.malformed += 1
             return False
         verdict = end.gate.admit(source, ssrc, seq, now, seen.heard, seen.follows)
@@ -431,10 +434,7 @@ class Reference:
         return True
 
     def _receive_other(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
-        """What is not RTP: UDPTL where that was agreed, RTCP with multiplexing, else counted and dropped."""
-        if end.stream.udptl:
-            self._receive_udptl(end, size, source, now)
-            return
+        """What is not RTP: RTCP with multiplexing, else counted and dropped."""
         kind = demux.classify(self._buffer, size)
         if kind == demux.RTCP and end.mux:
             if source == end.gate.source:
@@ -470,7 +470,7 @@ class Reference:
         except OSError:
             return
         end = port.end
-        now = time.monotonic()
+        now = _clock()
         if demux.classify(self._buffer, size) != demux.RTCP:
             if source == end.rtcp_gate.source:
                 end.malformed += 1
@@ -511,16 +511,19 @@ class Reference:
     def _bind(self, end: RelayEnd, attempts: int) -> None:
         """Make the sockets of `end` those it should have; what is busy is tried again for half a second."""
         host, rtp_number, rtcp_number = end.local
-        if end.mux or end.stream.udptl:
+        if end.mux or end.udptl:
             rtcp_number = 0
         key = (end.stream.id, end.side)
         self._unbound.pop(key, None)
         try:
-            end.rtp_port = self._replace(end, end.rtp_port, host, rtp_number, False)
+            port = end.rtp_port = self._replace(end, end.rtp_port, host, rtp_number, False)
+            if port is not None:
+                end.sendto = port.sock.sendto
+                end.aim()
             end.rtcp_port = self._replace(end, end.rtcp_port, host, rtcp_number, True)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and attempts > 1:
-                self._unbound[key] = (time.monotonic() + BIND_RETRY_S, attempts - 1)
+                self._unbound[key] = (_clock() + BIND_RETRY_S, attempts - 1)
             else:
                 reason = f"{host}:{rtp_number}/{rtcp_number}: {error.strerror or error}"
                 self._emit(("unbound", end.stream.id, reason))

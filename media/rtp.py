@@ -3,8 +3,8 @@
 import struct
 from collections.abc import Iterable
 
-HEADER = struct.Struct("!BBHII")
-"""First byte (version, padding, extension, CSRC count), marker and payload type, sequence, timestamp, SSRC."""
+HEADER = struct.Struct("!HHII")
+"""Version to payload type as one number, sequence, timestamp, SSRC."""
 
 HEADER_BYTES = 12
 
@@ -21,6 +21,11 @@ DISCONTINUITY_S = 5.0
 # multiplexing and 96-127 have no rate until the session names one.
 _STATIC_RATES = {6: 16000, 10: 44100, 11: 44100, 14: 90000, 16: 11025, 17: 22050}
 _STATIC_RATES.update(dict.fromkeys((25, 26, 28, 31, 32, 33, 34), 90000))
+
+
+def plausible(first: int) -> bool:
+    """Whether a header can begin with these 16 bits: version 2, and not RTCP (RFC 5761 s.4)."""
+    return first & 0xC000 == 0x8000 and not 192 <= first & 0xFF <= 223
 
 
 def valid(data: bytes | bytearray | memoryview, size: int) -> bool:
@@ -47,13 +52,14 @@ class Reception:
     """
 
     __slots__ = (
-        "_arrived",
         "_bad_seq",
         "_base",
         "_codec_rates",
+        "_comparable",
+        "_cycles",
         "_expected_before",
-        "_highest",
-        "_payload_type",
+        "_next",
+        "_not_received",
         "_tick",
         "_timestamp",
         "bytes",
@@ -62,34 +68,40 @@ class Reception:
         "max_jitter",
         "packets",
         "payload_mask",
-        "received",
+        "payload_type",
         "reordered",
         "resets",
         "ssrc",
         "ssrc_changes",
+        "usual_first",
     )
 
     def __init__(self) -> None:
         self.ssrc = -1
         self.packets = 0
         self.bytes = 0
-        self.received = 0
         self.reordered = 0
         self.resets = 0
         self.ssrc_changes = 0
         self.jitter = 0.0
         self.max_jitter = 0.0
         self.heard = 0.0
+        self.payload_type = -1
         self.payload_mask = 0
+        # What the next packet looks like if nothing is out of the ordinary: first 16 bits (-1: every packet is)
+        # and sequence number (65536 at a wrap, which is thus out of the ordinary).
+        self.usual_first = -1
+        self._next = -1
+        self._timestamp = 0
+        self._tick = 0.0
+        # Whether `_timestamp` and `heard` are those of one packet on the clock of `_tick`.
+        self._comparable = False
         self._codec_rates: dict[int, float] = {}
         self._base = 0
-        self._highest = 0
+        self._cycles = 0
         self._bad_seq = -1
         self._expected_before = 0
-        self._payload_type = -1
-        self._tick = 0.0
-        self._timestamp = 0
-        self._arrived = 0.0
+        self._not_received = 0
 
     def codecs(self, rates: Iterable[tuple[int, str, int]]) -> None:
         """Name the clock rates: (payload type, encoding name, Hz)."""
@@ -97,104 +109,119 @@ class Reception:
         self._codec_rates = {
             pt: 0.0 if name.lower() == "telephone-event" or hz <= 0 else 1.0 / hz for pt, name, hz in rates
         }
-        self._payload_type = -1
+        self.payload_type = self.usual_first = -1
+        self._comparable = False
 
-    def receive(self, size: int, second: int, seq: int, timestamp: int, ssrc: int, now: float) -> None:
-        """Count one packet of `size` bytes; `second` is the header's second byte."""
-        self.packets += 1
-        self.bytes += size
-        self.heard = now
-        if second & 0x7F != self._payload_type:
-            self._change_payload_type(second & 0x7F)
-        if ssrc != self.ssrc:
-            self._change_source(ssrc, seq, timestamp, now)
-        elif (seq - self._highest) & 0xFFFF == 1:
-            self._highest += 1
-            self.received += 1
-        else:
-            self._receive_out_of_line(seq)
-        tick = self._tick
-        if tick:
-            step = (timestamp - self._timestamp) & 0xFFFFFFFF
-            if step > 0x7FFFFFFF:
-                step -= 0x100000000
-            late = now - self._arrived - step * tick
+    def receive(self, size: int, first: int, seq: int, timestamp: int, ssrc: int, now: float) -> None:
+        """Count one packet of `size` bytes with these header values (see HEADER)."""
+        if first == self.usual_first and seq == self._next and ssrc == self.ssrc:
+            # The packet that everybody hopes for; the rest of this class is for the others.
+            self._next = seq + 1
+            late = now - self.heard - (timestamp - self._timestamp) * self._tick
             if late < 0.0:
                 late = -late
             if late < DISCONTINUITY_S:
                 jitter = self.jitter = self.jitter + (late - self.jitter) * 0.0625
                 self.max_jitter = max(self.max_jitter, jitter)
             self._timestamp = timestamp
-            self._arrived = now
+        else:
+            self._receive_extraordinary(first, seq, timestamp, ssrc, now)
+        self.heard = now
+        self.packets += 1
+        self.bytes += size
 
     def receive_opaque(self, size: int, now: float) -> None:
         """Count one packet that is not RTP (UDPTL)."""
-        self.packets += 1
-        self.received += 1
-        self.bytes += size
         self.heard = now
+        self.packets += 1
+        self.bytes += size
 
     def follows(self, ssrc: int, seq: int) -> bool:
         """Whether such a packet would go on with the stream as it is (RFC 3550 s.A.1)."""
-        return ssrc == self.ssrc and 0 < (seq - self._highest) & 0xFFFF < MAX_DROPOUT
+        return ssrc == self.ssrc and (seq - self._next) & 0xFFFF < MAX_DROPOUT
 
     @property
     def expected(self) -> int:
         """How many packets the sequence numbers promise, over all SSRCs (RFC 3550 s.A.3)."""
         if self.ssrc < 0:
-            return self._expected_before
-        return self._expected_before + self._highest - self._base + 1
+            return 0
+        return self._expected_before + self._cycles + self._next - self._base
 
     @property
     def lost(self) -> int:
         """Packets expected and not received; negative with duplicates (RFC 3550 s.A.3)."""
-        return self.expected - self.received if self.ssrc >= 0 else 0
-
-    @property
-    def payload_type(self) -> int:
-        """The payload type of the last packet, -1 before the first."""
-        return self._payload_type
+        return self.expected - (self.packets - self._not_received) if self.ssrc >= 0 else 0
 
     def payload_types(self) -> tuple[int, ...]:
         """Every payload type seen, ascending."""
-        return tuple(pt for pt in range(128) if self.payload_mask >> pt & 1)
+        mask = self.payload_mask
+        return tuple(pt for pt in range(128) if mask >> pt & 1) if mask else ()
+
+    def _receive_extraordinary(self, first: int, seq: int, timestamp: int, ssrc: int, now: float) -> None:
+        if first & 0x7F != self.payload_type:
+            self._change_payload_type(first & 0x7F)
+        # The jitter of events is not measured (see `codecs`), so none of them takes the short way.
+        self.usual_first = first & ~0x80 if self._tick and self._comparable else -1
+        if ssrc != self.ssrc:
+            if self.ssrc >= 0:
+                self.ssrc_changes += 1
+            self._restart(seq)
+            self.ssrc = ssrc
+            self._comparable = False
+        elif seq == self._next & 0xFFFF:
+            self._cycles += self._next - seq
+            self._next = seq + 1
+        else:
+            self._receive_out_of_line(seq)
+        if self._tick:
+            if self._comparable:
+                step = (timestamp - self._timestamp) & 0xFFFFFFFF
+                if step > 0x7FFFFFFF:
+                    step -= 0x100000000
+                late = abs(now - self.heard - step * self._tick)
+                if late < DISCONTINUITY_S:
+                    self.jitter += (late - self.jitter) * 0.0625
+                    self.max_jitter = max(self.max_jitter, self.jitter)
+            self._comparable = True
+            self.usual_first = first & ~0x80
+        else:
+            self._comparable = False
+        self._timestamp = timestamp
 
     def _change_payload_type(self, payload_type: int) -> None:
         self.payload_mask |= 1 << payload_type
-        self._payload_type = payload_type
+        self.payload_type = payload_type
         tick = self._codec_rates.get(payload_type)
         if tick is None:
             tick = 1.0 / _STATIC_RATES.get(payload_type, 8000) if payload_type < 64 else 0.0
-        if tick and tick != self._tick:
+        if tick != self._tick:
             # Timestamps of two clocks cannot be compared: begin with the next packet.
-            self._arrived = -2 * DISCONTINUITY_S
+            self._comparable = False
         self._tick = tick
-
-    def _change_source(self, ssrc: int, seq: int, timestamp: int, now: float) -> None:
-        if self.ssrc >= 0:
-            self.ssrc_changes += 1
-        self._restart(seq)
-        self.ssrc = ssrc
-        self.received += 1
-        self._timestamp = timestamp
-        self._arrived = now
 
     def _restart(self, seq: int) -> None:
         self._expected_before = self.expected
-        self._base = self._highest = seq
+        self._base = seq
+        self._cycles = 0
+        self._next = seq + 1
         self._bad_seq = -1
 
     def _receive_out_of_line(self, seq: int) -> None:
-        # RFC 3550 s.A.1 update_seq(); _highest holds the cycles above its low 16 bits.
-        delta = (seq - self._highest) & 0xFFFF
+        # RFC 3550 s.A.1 update_seq(), with the highest number kept as the one after it.
+        highest = (self._next - 1) & 0xFFFF
+        delta = (seq - highest) & 0xFFFF
         if delta < MAX_DROPOUT:
-            self._highest += delta
+            if delta:
+                if seq < highest:
+                    self._cycles += 0x10000
+                self._next = seq + 1
         elif delta <= 0x10000 - MAX_MISORDER:
-            if seq != self._bad_seq:
+            if seq == self._bad_seq:
+                self.resets += 1
+                self._restart(seq)
+                # The first of the two was not counted as received, nor is it expected now.
+            else:
                 self._bad_seq = (seq + 1) & 0xFFFF
-                return
-            self.resets += 1
-            self._restart(seq)
+                self._not_received += 1
         else:
             self.reordered += 1
-        self.received += 1

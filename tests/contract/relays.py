@@ -80,10 +80,23 @@ class Bench:
         silence_s: float = 0.0,
     ) -> int:
         """Open a stream between two ends and wait until it is open; its id."""
+        number = self.start(a, b, kind, window_s, start_s, silence_s)
+        await self.settle()
+        return number
+
+    def start(
+        self,
+        a: End,
+        b: End,
+        kind: Literal["rtp", "udptl"] = "rtp",
+        window_s: float = 10.0,
+        start_s: float = 0.0,
+        silence_s: float = 0.0,
+    ) -> int:
+        """Open a stream without waiting; its id."""
         number = next(_ids)
         self._opened.append(number)
         self.relay.open(StreamSpec(number, f"c-{number:08x}", kind, a, b, window_s, start_s, silence_s))
-        await self.settle()
         return number
 
     async def settle(self) -> None:

@@ -1,13 +1,16 @@
 """What every relay does: forwarding, sources, counters, silence, ports, recovery. Real sockets on loopback."""
 
 import asyncio
+import os
+import signal
 import socket
+import time
 from dataclasses import replace
 
 import pytest
 
-from media.relay import Learn, SourceLocked
-from tests.contract.relays import MAKES, Bench, bench, end_for, rtcp_of, rtp_of
+from media.relay import BindFailed, Closed, Learn, PortPair, Silence, SourceLocked, WorkerRestarted
+from tests.contract.relays import MAKES, Bench, bench, end_for, free_pair, rtcp_of, rtp_of
 from tests.harness.rtp import (
     Tone,
     has_tone,
@@ -201,5 +204,440 @@ def test_strangers_inject_nothing_and_hear_nothing(
             assert len(bob.received) >= 35 and len(alice.received) >= 30
             for stranger in strangers:
                 stranger.close()
+
+    asyncio.run(call())
+
+
+def test_a_lone_packet_from_the_expected_host_does_not_lock(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer()
+            (scanner,) = stranger_sockets(["127.0.0.2"])
+            a, b = replace(end_for(alice, Learn.PORT, "127.0.0.2"), remote=("127.0.0.2", 9)), end_for(bob)
+            stream = await under_test.open(a, b)
+            for ssrc in range(20):
+                scanner.sendto(rtp_packet(ssrc, 0, ssrc, b"\xbd" * 160), rtp_of(a))
+            await bob.stream(rtp_of(b), 5)
+            await alice.stream(rtp_of(a), 10)
+            await bob.stream(rtp_of(b), 5)
+            assert (await under_test.counters(stream, "a")).source == alice.address
+            assert sum(packet.endswith(b"\xbd" * 160) for packet, _ in bob.received) <= 5
+            assert heard(scanner) == 0
+            assert len(alice.received) == 5
+            scanner.close()
+
+    asyncio.run(call())
+
+
+def test_the_signalled_address_takes_over_from_a_learned_one(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer()
+            impostor = under_test.peer("127.0.0.2", ssrc=0xBAD)
+            a, b = end_for(alice, Learn.PORT), end_for(bob)
+            stream = await under_test.open(a, b)
+            await impostor.stream(rtp_of(a), 10)
+            assert (await under_test.counters(stream, "a")).source == impostor.address
+            alice.send(rtp_of(a))
+            assert (await under_test.counters(stream, "a")).source == alice.address
+            await impostor.stream(rtp_of(a), 10)
+            assert (await under_test.counters(stream, "a")).source == alice.address
+            assert len(bob.received) == 11
+
+    asyncio.run(call())
+
+
+def test_a_rebound_nat_port_is_followed_when_the_stream_goes_on(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer()
+            moved = under_test.peer("127.0.0.2", alice.ssrc)
+            a, b = replace(end_for(alice, Learn.PORT), remote=None, expect="127.0.0.2"), end_for(bob)
+            stream = await under_test.open(a, b)
+            await alice.stream(rtp_of(a), 10)
+            moved.seq, moved.timestamp = alice.seq, alice.timestamp
+            await moved.stream(rtp_of(a), 10)
+            assert (await under_test.counters(stream, "a")).source == alice.address
+            await asyncio.sleep(1.1)
+            await moved.stream(rtp_of(a), 10)
+            assert (await under_test.counters(stream, "a")).source == moved.address
+
+    asyncio.run(call())
+
+
+def test_a_changed_remote_is_obeyed_and_the_old_one_is_a_stranger(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob, carol = under_test.peer(), under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            await alice.stream(rtp_of(a), 5)
+            await bob.stream(rtp_of(b), 5)
+            changed = replace(b, remote=carol.address, remote_rtcp=carol.rtcp_address, epoch=1)
+            under_test.relay.change(stream, "b", changed)
+            await under_test.settle()
+            await asyncio.gather(
+                alice.stream(rtp_of(a), 5), bob.stream(rtp_of(b), 5), carol.stream(rtp_of(b), 5)
+            )
+            await under_test.settle()
+            assert (len(bob.received), len(carol.received), len(alice.received)) == (5, 5, 10)
+            assert (await under_test.counters(stream, "b")).strangers == 5
+
+    asyncio.run(call())
+
+
+def test_an_end_moves_to_other_ports(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            moved = replace(a, local=free_pair())
+            under_test.relay.change(stream, "a", moved)
+            await under_test.settle()
+            await alice.stream(rtp_of(moved), 5)
+            await bob.stream(rtp_of(b), 5)
+            await under_test.settle()
+            assert (len(bob.received), len(alice.received)) == (5, 5)
+            assert {source for _, source in alice.received} == {rtp_of(moved)}
+            assert_free([a.local])
+
+    asyncio.run(call())
+
+
+def test_hold_stops_media_in_the_directions_that_it_says(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            # Bob holds: he sends music and does not listen; Alice is not to send.
+            under_test.relay.change(stream, "a", replace(a, receive=False))
+            under_test.relay.change(stream, "b", replace(b, send=False))
+            await under_test.settle()
+            await asyncio.gather(alice.stream(rtp_of(a), 5), bob.stream(rtp_of(b), 5))
+            from_a = await under_test.counters(stream, "a")
+            assert (len(alice.received), len(bob.received)) == (5, 0)
+            assert (from_a.muted, from_a.forwarded, from_a.packets) == (5, 0, 5)
+            alice.rtcp.sendto(receiver_report(1), rtcp_of(a))
+            await under_test.until(lambda: bob.received_rtcp)
+            under_test.relay.change(stream, "a", a)
+            under_test.relay.change(stream, "b", b)
+            await under_test.settle()
+            await alice.stream(rtp_of(a), 5)
+            await under_test.settle()
+            assert len(bob.received) == 5
+
+    asyncio.run(call())
+
+
+def test_fax_passes_as_udptl_without_rtp_checks(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b, kind="udptl")
+            packets = [seq.to_bytes(2) + b"\x01\x06\x00" for seq in range(10)]
+            for packet in packets:
+                alice.rtp.sendto(packet, rtp_of(a))
+            from_a = await under_test.counters(stream, "a")
+            assert [packet for packet, _ in bob.received] == packets
+            assert (from_a.packets, from_a.lost, from_a.mos, from_a.malformed) == (10, 0, None, 0)
+
+    asyncio.run(call())
+
+
+# Counters
+
+
+def test_counters_tell_loss_reordering_and_a_new_ssrc(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(ssrc=1), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            alice.seq = 65500
+            await alice.stream(rtp_of(a), 100, lost={10, 11, 40})
+            swapped = [rtp_packet(alice.seq + step, alice.timestamp + step * 160, 1) for step in (1, 0)]
+            for packet in swapped:
+                alice.rtp.sendto(packet, rtp_of(a))
+            before = await under_test.counters(stream, "a")
+            assert (before.packets, before.forwarded, before.lost, before.reordered) == (99, 99, 3, 1)
+            assert before.bytes == 99 * 172
+            alice.ssrc = 2
+            alice.seq = 5
+            await alice.stream(rtp_of(a), 20, lost={3})
+            alice.seq = 30000
+            await alice.stream(rtp_of(a), 20)
+            alice.rtp.sendto(b"\x80", rtp_of(a))
+            alice.rtp.sendto(b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12), rtp_of(a))
+            after = await under_test.counters(stream, "a")
+            # RFC 3550 s.A.1: of the two packets that prove a restart only the second counts as received.
+            assert (after.packets, after.lost, after.ssrc_changes, after.resets) == (138, 4, 1, 1)
+            assert (after.malformed, after.other_protocols, after.payload_types) == (1, 1, (0,))
+            assert after.mos is not None and 1.0 < after.mos < 4.4
+            assert after.jitter_ms > 0 and after.max_jitter_ms >= after.jitter_ms
+            assert after.last_s is not None and after.last_s < 1.0
+
+    asyncio.run(call())
+
+
+def test_what_our_own_queue_dropped_is_counted(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            for _ in range(1500):
+                alice.send(rtp_of(a))
+            os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(0.1)
+            from_a = await under_test.counters(stream, "a")
+            assert from_a.dropped > 0
+            assert from_a.packets + from_a.dropped == 1500
+
+    asyncio.run(call())
+
+
+def test_closing_tells_the_final_counters_and_frees_the_ports(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            await alice.stream(rtp_of(a), 5)
+            under_test.relay.close(stream)
+            await under_test.until(lambda: under_test.happened(Closed))
+            (closed,) = under_test.happened(Closed)
+            assert (closed.stream, closed.counters.a.packets, closed.counters.b.mos) == (stream, 5, None)
+            assert_free([a.local, b.local])
+            assert await under_test.relay.query([stream]) == []
+            under_test.relay.close(stream)
+            under_test.relay.change(stream, "a", a)
+            under_test.relay.limits(stream, 1.0, 1.0)
+            await under_test.settle()
+            assert len(under_test.happened(Closed)) == 1
+
+    asyncio.run(call())
+
+
+# Silence
+
+
+def test_silence_is_told_once_and_again_after_speech(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b, start_s=60.0, silence_s=0.2)
+            await asyncio.sleep(1.2)
+            assert under_test.happened(Silence) == []
+            alice.send(rtp_of(a))
+            await under_test.until(lambda: under_test.happened(Silence))
+            (told,) = under_test.happened(Silence)
+            assert (told.stream, told.ever) == (stream, True) and 0.2 <= told.seconds < 3.0
+            # On hold nobody need send.
+            under_test.relay.limits(stream, 0.0, 0.0)
+            await asyncio.sleep(1.2)
+            assert len(under_test.happened(Silence)) == 1
+
+    asyncio.run(call())
+
+
+def test_a_stream_that_never_had_a_packet_has_its_own_limit(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            stream = await under_test.open(end_for(alice), end_for(bob), start_s=0.3, silence_s=60.0)
+            await under_test.until(lambda: under_test.happened(Silence))
+            (told,) = under_test.happened(Silence)
+            assert (told.stream, told.ever) == (stream, False)
+
+    asyncio.run(call())
+
+
+# Ports and processes
+
+
+def assert_free(pairs: list[PortPair]) -> None:
+    """Every port of these pairs can be bound."""
+    for pair in pairs:
+        for number in (pair.rtp, pair.rtcp):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind((pair.host, number))
+
+
+def test_a_taken_port_is_told(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+                taken.bind(rtp_of(a))
+                stream = await under_test.open(a, b)
+                await under_test.until(lambda: under_test.happened(BindFailed))
+            (failed,) = under_test.happened(BindFailed)
+            assert failed.stream == stream
+            assert str(a.local.rtp) in failed.reason and "in use" in failed.reason
+            under_test.relay.close(stream)
+            await under_test.until(lambda: under_test.happened(Closed))
+            assert_free([a.local, b.local])
+
+    asyncio.run(call())
+
+
+def test_a_port_that_is_freed_a_moment_later_is_bound_after_all(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+                taken.bind(rtp_of(a))
+                await under_test.open(a, b)
+            await asyncio.sleep(0.1)
+            await alice.stream(rtp_of(a), 5)
+            await under_test.settle()
+            assert len(bob.received) == 5
+            assert under_test.happened(BindFailed) == []
+
+    asyncio.run(call())
+
+
+def test_thirty_pairs_are_opened_and_closed_over_and_over(make: str) -> None:
+    async def call() -> None:
+        async with bench(make, workers=2) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            pairs = [(free_pair(), free_pair()) for _ in range(30)]
+            for cycle in range(20):
+                streams = [
+                    under_test.start(
+                        replace(end_for(alice), local=first), replace(end_for(bob), local=second)
+                    )
+                    for first, second in (pairs[cycle:] + pairs[:cycle])
+                ]
+                for stream in streams:
+                    under_test.relay.close(stream)
+            await under_test.until(lambda: len(under_test.happened(Closed)) == 600)
+            assert under_test.happened(BindFailed) == []
+            assert_free([pair for both in pairs for pair in both])
+
+    asyncio.run(call())
+
+
+def test_a_killed_worker_is_replaced_on_the_same_ports_with_the_same_sources(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
+            a = replace(end_for(alice, Learn.PORT), remote=None, expect="127.0.0.2")
+            b = end_for(bob)
+            stream = await under_test.open(a, b)
+            await asyncio.gather(alice.stream(rtp_of(a), 10), bob.stream(rtp_of(b), 10))
+            await under_test.settle()
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            alice.received.clear()
+            # The first packet to Alice needs the source that only the dead worker had learned.
+            killed = time.monotonic()
+            while not alice.received and time.monotonic() < killed + 3:
+                await bob.stream(rtp_of(b), 1, interval_s=0.02)
+            assert time.monotonic() - killed < 1.0
+            await alice.stream(rtp_of(a), 5)
+            await under_test.settle()
+            assert len(bob.received) == 15
+            (restarted,) = under_test.happened(WorkerRestarted)
+            assert restarted.streams == 1
+            assert under_test.relay.pids[0] not in (None, pid)
+            under_test.relay.close(stream)
+            await under_test.until(lambda: under_test.happened(Closed))
+            assert_free([a.local, b.local])
+
+    asyncio.run(call())
+
+
+def test_streams_closed_while_the_worker_is_dead_are_told_closed(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            first, second = [await under_test.open(end_for(alice), end_for(bob)) for _ in range(2)]
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            under_test.relay.close(first)
+            await under_test.until(lambda: under_test.happened(WorkerRestarted))
+            under_test.relay.close(second)
+            await under_test.until(lambda: len(under_test.happened(Closed)) == 2)
+            assert [event.streams for event in under_test.happened(WorkerRestarted)] in ([1], [2])
+
+    asyncio.run(call())
+
+
+def test_workers_share_the_streams_and_survive_a_terminal_signal(make: str) -> None:
+    async def call() -> None:
+        async with bench(make, workers=2) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            ends = [(end_for(alice), end_for(bob)) for _ in range(4)]
+            streams = [await under_test.open(a, b) for a, b in ends]
+            for pid in under_test.relay.pids:
+                assert pid is not None
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+            for a, _ in ends:
+                await alice.stream(rtp_of(a), 3)
+            await under_test.settle()
+            assert len(bob.received) == 12
+            assert under_test.happened(WorkerRestarted) == []
+            assert [each.id for each in await under_test.relay.query(streams[::-1])] == streams[::-1]
+            # The ports of one worker go with it: that tells how many streams each had.
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await under_test.until(lambda: under_test.happened(WorkerRestarted))
+            assert under_test.happened(WorkerRestarted)[0].streams == 2
+
+    asyncio.run(call())
+
+
+def test_workers_end_with_their_parent_and_leave_nothing(make: str) -> None:
+    async def call() -> tuple[list[int], list[PortPair]]:
+        async with bench(make, workers=2) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            await under_test.open(a, b)
+            return [pid for pid in under_test.relay.pids if pid is not None], [a.local, b.local]
+
+    pids, pairs = asyncio.run(call())
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert_free(pairs)
+
+
+def test_unreachable_and_impossible_targets_do_no_harm(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            targets = [("127.0.0.1", 9), ("203.0.113.1", 9), ("255.255.255.255", 9), ("0.0.0.0", 9)]
+            targets += [("::1", 9), ("host.invalid", 9), ("127.0.0.1", 0), ("127.0.0.1", 70000)]
+            for epoch, target in enumerate(targets, 1):
+                under_test.relay.change(
+                    stream, "b", replace(b, remote=target, remote_rtcp=target, epoch=epoch)
+                )
+                await under_test.settle()
+                await alice.stream(rtp_of(a), 3)
+                alice.rtcp.sendto(receiver_report(1), rtcp_of(a))
+                await under_test.settle()
+            under_test.relay.change(stream, "b", replace(b, epoch=99))
+            await under_test.settle()
+            await alice.stream(rtp_of(a), 3)
+            await under_test.settle()
+            assert len(bob.received) == 3
+            assert (await under_test.counters(stream, "a")).packets == 3 * len(targets) + 3
 
     asyncio.run(call())
