@@ -288,7 +288,7 @@ def show(file: Path | None, once: bool, seconds: float, width: int, plain: bool)
         return 1
     with tempfile.TemporaryDirectory(prefix="sbc-demo-") as folder:
         config = with_demo_settings(report.config, folder)
-        log_file = LogFile("warning", os.path.join(folder, "log"))
+        log_file = LogFile("error", None, sys.stderr)
         try:
             return asyncio.run(perform(config, once, seconds, width, plain, _say))
         except KeyboardInterrupt:
