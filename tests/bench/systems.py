@@ -1,0 +1,98 @@
+"""The systems under test: ours, and beside it what a good engineer would put together from Debian's packages."""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+from tests.bench.loopback import SIP_PORT, SYSTEM, Corner, Loopback
+from tests.bench.usage import tree
+from tests.lab.namespaces import Process
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+MODULES = "/usr/lib/x86_64-linux-gnu/kamailio/modules"
+MEDIA_PORTS = (20000, 39999)
+READY_S = 20.0
+
+
+class System(Protocol):
+    """Takes calls at `corner.outside` and passes them on, media anchored, to `corner.callee`."""
+
+    name: str
+    corner: Corner
+
+    def start(self, place: Loopback) -> None:
+        """Bring it up; returns when it takes calls."""
+
+    def pids(self) -> list[int]:
+        """All its processes."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+class Ours:
+    """`sbc run` as in production, without log lines and call detail records."""
+
+    name = "ours"
+
+    def __init__(self, corner: Corner) -> None:
+        self.corner = corner
+        self._process: Process | None = None
+
+    def start(self, place: Loopback) -> None:
+        """Bring it up; returns when it takes calls."""
+        corner = self.corner
+        first, last = MEDIA_PORTS
+        networks = "".join(
+            f"  {name}: {{address: {address}, listen: [udp:{SIP_PORT}], media_ports: {first}-{last}}}\n"
+            for name, address in (("outside", corner.outside), ("inside", corner.inside))
+        )
+        socket = place.directory / "ours.sock"
+        file = place.directory / "ours.yaml"
+        file.write_text(
+            f"networks:\n{networks}"
+            f'trunks:\n  callee: {{network: inside, servers: ["sip:{corner.callee}:{SIP_PORT}"]}}\n'
+            "routes:\n  - {from: outside, to: callee}\n"
+            "limits: {max_calls: 5000}\n"
+            "log: {level: warning}\n"
+            f"control: {{socket: {socket}}}\n"
+        )
+        self._process = place.start(
+            SYSTEM,
+            "ours",
+            [sys.executable, "-c", "from sbc.cli import main; main()", "run", str(file)],
+            {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        )
+        _await(self._process, socket.exists)
+
+    def pids(self) -> list[int]:
+        """The process and its relay workers."""
+        assert self._process is not None
+        return tree(self._process.pid)
+
+    def stop(self) -> None:
+        """End it, with its drain."""
+        assert self._process is not None
+        self._process.stop(timeout_s=60)
+
+
+def _await(process: Process, ready: "Condition") -> None:
+    deadline = time.monotonic() + READY_S
+    while not ready():
+        if time.monotonic() > deadline or not process.running:
+            raise AssertionError(f"{process.name} did not start:\n{process.text[-2000:]}")
+        time.sleep(0.05)
+
+
+class Condition(Protocol):
+    """Whether it is so."""
+
+    def __call__(self) -> bool: ...
+
+
+def missing(*programs: str) -> list[str]:
+    """Which programs are not installed."""
+    return [program for program in programs if shutil.which(program) is None]
