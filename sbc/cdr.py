@@ -269,6 +269,9 @@ class CdrWriter:
 
     def write(self, record: CallRecord) -> None:
         """Take the line of a call that has ended. Never blocks and never raises."""
+        if self._closing.is_set():
+            self.dropped += 1
+            return
         try:
             self._queue.put_nowait(cdr_line(record))
         except queue.Full:
