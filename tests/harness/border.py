@@ -10,15 +10,14 @@ from itertools import count
 from typing import TypeVar
 
 from config.load import load
-from sbc.record import CallRecord
-from signaling.message import Message, Request, Response
-from signaling.parser import parse
-
 from media.ports import PortPool
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
 from sbc.media_policy import media_ranges
+from sbc.record import CallRecord
 from signaling.flow import Address, Flow, host_port
+from signaling.message import Message, Request, Response
+from signaling.parser import parse
 from tests.harness.relay import FakeRelay
 
 M = TypeVar("M", bound=Message)

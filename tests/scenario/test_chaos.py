@@ -10,7 +10,19 @@ from signaling.message import Message, Request, Response
 from tests.harness.border import Agent, Border, audio
 
 STATUSES = (100, 180, 183, 199, 200, 202, 302, 401, 404, 408, 422, 481, 486, 487, 488, 491, 500, 503, 603)
-METHODS = ("INVITE", "ACK", "BYE", "UPDATE", "INFO", "OPTIONS", "MESSAGE", "NOTIFY", "PRACK", "REFER", "CANCEL")
+METHODS = (
+    "INVITE",
+    "ACK",
+    "BYE",
+    "UPDATE",
+    "INFO",
+    "OPTIONS",
+    "MESSAGE",
+    "NOTIFY",
+    "PRACK",
+    "REFER",
+    "CANCEL",
+)
 WAITS = (0.0, 0.3, 0.6, 5.0, 40.0, 200.0, 1000.0)
 BODIES = ("", "offer", "hold", "unchanged", "garbage", "savp")
 CONFIG_CHANGES = "\ntimers: {max_call_s: 3000, session_expires_s: 600, dialog_check_s: 500}\n"

@@ -1,8 +1,8 @@
 """What happens inside a call: hold, re-INVITE, UPDATE, glare, INFO and friends (RFC 3261 s.14, RFC 6337)."""
 
 import pytest
-from signaling.message import Request, Response
 
+from signaling.message import Request, Response
 from tests.harness.border import Agent, Border, audio, established, hang_up, sdp_field
 from tests.scenario.test_call import pair
 

@@ -144,7 +144,8 @@ class Story:
                 b.answer(b.expect(method), 200, fields=self.draw(b))
                 a.expect_answer(200)
             case "inform-b":
-                b.inside("INFO", invite, body="Signal=1\r\n", content_type="application/dtmf-relay", fields=self.draw(b))
+                kind = "application/dtmf-relay"
+                b.inside("INFO", invite, body="Signal=1\r\n", content_type=kind, fields=self.draw(b))
                 a.answer(a.expect("INFO"), 415, f"{CANARY[a.flow.network]} no", fields=self.draw(a))
                 b.expect_answer(415)
             case "wait":
@@ -165,14 +166,20 @@ def secrets_of(network: str, border: Border, agents: tuple[Agent, Agent]) -> lis
     return found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(
     st.data(),
     st.booleans(),
-    st.sampled_from(["answer", "answer", "answer", "cancel", "refuse486", "refuse302", "refuse503", "refuse401"]),
+    st.sampled_from(
+        ["answer", "answer", "answer", "cancel", "refuse486", "refuse302", "refuse503", "refuse401"]
+    ),
     st.lists(STEP, max_size=4),
 )
-def test_nothing_of_one_side_reaches_the_other(data: Any, upward: bool, outcome: str, steps: list[str]) -> None:
+def test_nothing_of_one_side_reaches_the_other(
+    data: Any, upward: bool, outcome: str, steps: list[str]
+) -> None:
     story = Story(data, upward)
     story.run(outcome, steps)
     border = story.border
