@@ -144,8 +144,8 @@ class Story:
                 b.answer(b.expect(method), 200, fields=self.draw(b))
                 a.expect_answer(200)
             case "inform-b":
-                kind = "application/dtmf-relay"
-                b.inside("INFO", invite, body="Signal=1\r\n", content_type=kind, fields=self.draw(b))
+                relay = "application/dtmf-relay"
+                b.inside("INFO", invite, body="Signal=1\r\n", content_type=relay, fields=self.draw(b))
                 a.answer(a.expect("INFO"), 415, f"{CANARY[a.flow.network]} no", fields=self.draw(a))
                 b.expect_answer(415)
             case "wait":
