@@ -9,6 +9,7 @@ import contextlib
 import gc
 import math
 import random
+import resource
 import secrets
 import signal
 import sys
@@ -398,6 +399,7 @@ async def _serve(config: Config, log_file: LogFile) -> None:
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGHUP, _reload, server)
     _settle_memory()
+    _raise_descriptors()
     await server.run()
 
 
@@ -411,8 +413,14 @@ def _reload(server: Server) -> None:
 
 
 def _settle_memory() -> None:
-    # What was loaded lives as long as the process: the collector need not look at it again. A call makes some
-    # hundred objects that die with it; the default threshold of 700 would walk all live calls ten times a call.
+    # What was loaded lives as long as the process, so the collector need not look at it again. A full collection
+    # walks every call in progress while messages wait: it should be rare, and the young ones not so small.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _raise_descriptors() -> None:
+    """The soft limit is for programs that use select(2) (see setrlimit(2), and the hard one is the operator's)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
