@@ -24,9 +24,7 @@ from signaling.sdp.offer_answer import describe
 from signaling.sdp.parser import parse
 from tests.harness.relay import FakeRelay
 
-SEEDS = [
-    path.read_bytes() for path in sorted((Path(__file__).parents[1] / "vectors" / "sdp").glob("*.sdp"))
-]
+SEEDS = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "vectors" / "sdp").glob("*.sdp"))]
 
 BITS = (
     b"\r\n",

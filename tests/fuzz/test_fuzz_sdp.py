@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tests.fuzz.fuzz_sdp import check, mutations
 
-ALPHABET = ("v=0", "o=- 1 1 IN IP4 192.0.2.1", "c=IN IP4 192.0.2.1", "m=audio 4000 RTP/AVP 0", "a=inactive", "s=")
+ALPHABET = (
+    "v=0",
+    "o=- 1 1 IN IP4 192.0.2.1",
+    "c=IN IP4 192.0.2.1",
+    "m=audio 4000 RTP/AVP 0",
+    "a=inactive",
+    "s=",
+)
 
 
 def test_mutated_files_of_devices() -> None:

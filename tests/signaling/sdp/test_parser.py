@@ -11,7 +11,10 @@ from signaling.sdp.parser import SdpLimits, parse
 from signaling.sdp.session import Media, Origin, is_private, normal_host, parse_connection
 
 VECTORS = sorted((Path(__file__).parents[2] / "vectors" / "sdp").glob("*.sdp"))
-PLAIN = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8\r\na=ptime:20\r\n"
+PLAIN = (
+    b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+    b"m=audio 4000 RTP/AVP 0 8\r\na=ptime:20\r\n"
+)
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
