@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from signaling.errors import ParseError
 from signaling.headers import Via, parse_name_addr, parse_via, split_commas
-from signaling.message import Message, Request
+from signaling.message import KEYS, Message, Request
 
 HIDDEN = "hidden"
 """What stands where an address or a host name was."""
@@ -14,6 +14,7 @@ SHORTEST_HOST = 4
 """A shorter host name is found in innocent words; no address is that short."""
 PUBLIC_NAMES = frozenset(("localhost", "anonymous.invalid", "0.0.0.0", "invalid", "unknown.invalid", "::"))
 """Hosts that say nothing of anybody."""
+_ROUTES = frozenset(("contact", "record-route", "route", "path"))
 _IDENTITIES = (
     "To", "P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID", "Diversion", "History-Info", "Referred-By",
 )  # fmt: skip
@@ -26,6 +27,7 @@ _IPV6 = re.compile(
     r"[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){7}"
     r"|(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})?::(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})?"
 )
+_HOST_END = re.compile(r"[;>?:, \t]")
 _SDP_ADDRESS = re.compile(rb"\bIN IP[46] ([0-9A-Za-z:.\-]{2,255})")
 _TOKEN_BYTE = re.compile(rb"[A-Za-z0-9_\-]")
 
@@ -43,10 +45,8 @@ def host_in(uri: str) -> str:
         _, _, host = uri.partition(":")
     if host[:1] == "[":
         return host[1:].partition("]")[0].lower()
-    for mark in ";>?:, ":
-        if mark in host:
-            host = host.partition(mark)[0]
-    return host.lower()
+    end = _HOST_END.search(host)
+    return (host if end is None else host[: end.start()]).lower()
 
 
 def user_in(uri: str) -> str:
@@ -82,9 +82,15 @@ def _machines(message: Message, vias: list[Via]) -> list[str]:
             value = via.param(name)
             if value:
                 hosts.append(value.strip("[]").lower())
-    for name in ("Contact", "Record-Route", "Route", "Path", "Service-Route"):
-        hosts += _hosts_in_lines(message.get_all(name))
-    hosts.append((message.get("Call-ID") or "").partition("@")[2].lower())
+    for name, line in message.fields:
+        key = KEYS.get(name)
+        if key in _ROUTES:
+            if "," in line or '"' in line:
+                hosts += _hosts_in_lines([line])
+            else:
+                hosts.append(host_in(line))
+        elif key == "call-id":
+            hosts.append(line.partition("@")[2].lower())
     return hosts
 
 
