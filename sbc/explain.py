@@ -31,7 +31,6 @@ class Explanation:
     verdict: tuple[str, ...]
     steps: tuple[Step, ...]
     hidden: Mapping[str, Sequence[Hidden]]
-    now: float
 
     def text(self, width: int = 100, plain: bool = False) -> str:
         """For a terminal of `width` columns; `plain` keeps the drawing to ASCII."""
@@ -72,7 +71,7 @@ def explain(
     facts = Facts(ending_of(record, now), streams)
     steps = tuple(Step(one.at, one.leg, one.direction, one.summary) for one in record.messages)
     whole = [(one.leg, one.direction, one.data) for one in record.messages if one.data is not None]
-    return Explanation(record, report, facts, tuple(verdict(facts)), steps, hidden_between(whole), now)
+    return Explanation(record, report, facts, tuple(verdict(facts)), steps, hidden_between(whole))
 
 
 def ending_of(record: CallRecord, now: float) -> Ending:

@@ -1,5 +1,6 @@
 """Tables for the terminal: calls, live or once, and trunks. Data comes as the control socket gives it."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -11,6 +12,8 @@ from rich.text import Text
 REFRESH_S = 1.0
 ROWS_LIMIT = 200
 """A terminal shows no more; the last line says how many are left out."""
+
+PIPE_COLUMNS = 200
 
 _STATES = {"up": "green", "ringing": "yellow", "failed": "red", "ended": "dim"}
 
@@ -57,12 +60,12 @@ def trunks_table(answer: Mapping[str, object]) -> Table:
 
 def print_once(answer: Mapping[str, object], console: Console | None = None) -> None:
     """The calls as they are now."""
-    (console or Console()).print(calls_table(answer))
+    (console or _console()).print(calls_table(answer))
 
 
 def print_trunks(answer: Mapping[str, object], console: Console | None = None) -> None:
     """The trunks as they are now."""
-    (console or Console()).print(trunks_table(answer))
+    (console or _console()).print(trunks_table(answer))
 
 
 def watch(fetch: Callable[[], Mapping[str, object]]) -> None:
@@ -74,6 +77,11 @@ def watch(fetch: Callable[[], Mapping[str, object]]) -> None:
         while True:
             live.update(calls_table(fetch(), max(1, console.height - 3)), refresh=True)
             time.sleep(REFRESH_S)
+
+
+def _console() -> Console:
+    # A pipe has no width: nothing of a row is to be lost on its way to grep.
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
 
 
 def duration(seconds: object) -> str:
