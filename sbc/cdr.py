@@ -34,7 +34,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -55,6 +54,8 @@ CLOSE_S = 5.0
 """How long `close` waits for the disk."""
 FILE_MODE = 0o640
 
+# Made once: json.dumps with settings of its own makes an encoder each time.
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _COUNTED = (
     "packets", "bytes", "forwarded", "lost", "jitter_ms", "max_jitter_ms", "rtt_ms", "mos", "strangers",
 )  # fmt: skip
@@ -107,7 +108,7 @@ def cdr(record: CallRecord) -> dict[str, Any]:
 
 
 def _encode(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+    return _to_json(row).encode("utf-8", "replace") + b"\n"
 
 
 def _time(at: float | None) -> float | None:
@@ -173,8 +174,7 @@ def _media(report: MediaReport) -> list[dict[str, Any]]:
 
 
 def _counters(counters: Counters) -> dict[str, Any]:
-    every = asdict(counters)
-    return {key: _rounded(every[key]) for key in _COUNTED}
+    return {key: _rounded(getattr(counters, key)) for key in _COUNTED}
 
 
 def _rounded(value: object) -> object:
