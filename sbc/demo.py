@@ -49,7 +49,6 @@ EXPECTED = (DemoError, StartError, OSError)
 class Scene:
     """Who stands where: addresses of the phones and of the SBC, as the configuration has them."""
 
-    config: Config
     outside: Network
     inside: Network
     trunk: Trunk
@@ -75,7 +74,7 @@ def scene_of(config: Config) -> Scene:
         raise DemoError(f"{config.path}: network {outside.name} has no UDP listener for the caller's phone")
     caller = (CALLER_HOST, 0) if origin is None else _address_of(origin)
     sbc = (outside.address, port)
-    return Scene(config, outside, config.networks[trunk.network], trunk, caller, _address_of(trunk), sbc)
+    return Scene(outside, config.networks[trunk.network], trunk, caller, _address_of(trunk), sbc)
 
 
 def _outside(config: Config, trunk: Trunk, name: str) -> Network | None:
@@ -269,7 +268,7 @@ Serving on until Ctrl-C. What to try next, in another terminal:
   call sip:bob@{host_port(scene.sbc)} from a softphone that is bound to {caller}
   sbc calls   --socket {socket}
   sbc explain --socket {socket} CALL
-  sbc simulate {config.path} --from {scene.outside.name} --to sip:bob@{host_port(scene.sbc)}
+  sbc simulate {config.path} --from {scene.outside.name} --to sip:bob@{host_port(scene.sbc)} --source {caller}
   sbc check {config.path}        and then write your own: networks, trunks, routes"""
 
 
