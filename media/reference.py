@@ -51,7 +51,6 @@ STATIC_NAMES = {
 # A second and a half of G.711, or 60 ms of 4 Mbit/s video, in kernel terms (the kernel doubles the number and
 # counts its own overhead). A fuller buffer would only deliver audio that is too late to be heard.
 RTP_BUFFER = 131072
-RTCP_BUFFER = 32768
 
 # The pool may hand a port out again before the worker that had it has closed it: another worker then retries.
 BIND_ATTEMPTS = 25
@@ -73,13 +72,13 @@ _clock = time.monotonic
 class Port:
     """One bound UDP socket of an end."""
 
-    __slots__ = ("end", "number", "recvfrom_into", "rtcp", "sock")
+    __slots__ = ("end", "local", "recvfrom_into", "rtcp", "sock")
 
-    def __init__(self, end: "RelayEnd", sock: socket.socket, number: int, is_rtcp: bool) -> None:
+    def __init__(self, end: "RelayEnd", sock: socket.socket, local: tuple[str, int], is_rtcp: bool) -> None:
         self.end = end
         self.sock = sock
         self.recvfrom_into = sock.recvfrom_into
-        self.number = number
+        self.local = local
         self.rtcp = is_rtcp
 
     def dropped(self) -> int:
@@ -334,6 +333,8 @@ class Reference:
             for port in (end.rtp_port, end.rtcp_port):
                 if port is not None:
                     self._close_port(port)
+            # Without cycles the memory is free now, and the collector never has to look for it.
+            del end.other, end.stream
 
     def query(self, token: int, numbers: tuple[int, ...]) -> None:
         """Tell the counters of these streams."""
@@ -530,7 +531,7 @@ class Reference:
 
     def _replace(self, end: RelayEnd, old: Port | None, host: str, number: int, is_rtcp: bool) -> Port | None:
         """The port that `end` should have instead of `old`; number 0 means none."""
-        if old is not None and old.number == number and old.sock.getsockname()[0] == host:
+        if old is not None and old.local == (host, number):
             return old
         fresh = self._open_port(end, host, number, is_rtcp) if number else None
         if old is not None:
@@ -541,7 +542,8 @@ class Reference:
     def _open_port(self, end: RelayEnd, host: str, number: int, is_rtcp: bool) -> Port:
         sock = socket.socket(end.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTCP_BUFFER if is_rtcp else RTP_BUFFER)
+            if not is_rtcp:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTP_BUFFER)
             if end.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._dscp << 2)
@@ -551,7 +553,7 @@ class Reference:
         except OSError:
             sock.close()
             raise
-        port = Port(end, sock, number, is_rtcp)
+        port = Port(end, sock, (host, number), is_rtcp)
         self._ports[sock.fileno()] = port
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return port
@@ -587,10 +589,10 @@ def sockaddr(family: int, address: tuple[str, int] | None) -> Sockaddr | None:
         packed = socket.inet_pton(family, host)
     except (OSError, ValueError):
         return None
-    if not any(packed) or not 0 < port < 65536:
+    if packed == bytes(len(packed)) or not 0 < port < 65536:
         return None
-    host = socket.inet_ntop(family, packed)
-    return (host, port, 0, 0) if family == socket.AF_INET6 else (host, port)
+    # Of an IPv4 address inet_pton takes one spelling only.
+    return (socket.inet_ntop(family, packed), port, 0, 0) if family == socket.AF_INET6 else (host, port)
 
 
 def pseudonym(name: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """RTCP (RFC 3550 s.6): what may cross the border, and the round trip that the reports tell.
 
 Reports pass unchanged, since SSRCs and sequence numbers do. What names people and hosts does not: of SDES only
-CNAME crosses, as a pseudonym (RFC 7022 asks for one that tells nothing); the reason text of BYE and all APP
-and unknown packets are dropped.
+CNAME crosses, as a pseudonym (RFC 7022 asks for one that tells nothing); profile-specific extensions of
+reports, the reason text of BYE and all APP and unknown packets are dropped.
 """
 
 import struct
@@ -75,18 +75,21 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
                 lsr, dlsr = struct.unpack_from("!II", data, block + 16)
                 if lsr:
                     echoes.append((lsr, dlsr))
+            stop = blocks + 24 * count
         if kind in _PASSED:
             parts.append(_HEADER.pack(first & 0xDF, kind, (stop - at) // 4 - 1) + data[at + 4 : stop])
         elif kind == SOURCE_DESCRIPTION:
             chunks = _source_description(data, at + 4, stop, count, pseudonym)
             if chunks is None:
                 return None
-            body = b"".join(chunks)
-            parts.append(_HEADER.pack(0x80 | len(chunks), kind, len(body) // 4) + body)
+            if chunks:
+                body = b"".join(chunks)
+                parts.append(_HEADER.pack(0x80 | count, kind, len(body) // 4) + body)
         elif kind == GOODBYE:
             if at + 4 + 4 * count > stop:
                 return None
-            parts.append(_HEADER.pack(0x80 | count, kind, count) + data[at + 4 : at + 4 + 4 * count])
+            if count:
+                parts.append(_HEADER.pack(0x80 | count, kind, count) + data[at + 4 : at + 4 + 4 * count])
         at = end
     return Compound(b"".join(parts), sent, echoes)
 

@@ -42,6 +42,11 @@ def test_the_reason_of_a_bye_and_application_packets_stay_behind() -> None:
     assert crossing(application) == b""
 
 
+def test_profile_specific_extensions_of_a_report_stay_behind() -> None:
+    extended = struct.pack("!BBHI8s", 0x80, 201, 3, 9, b"10.0.0.7")
+    assert crossing(extended) == receiver_report(9)
+
+
 def test_feedback_packets_pass_in_reduced_size() -> None:
     picture_loss = struct.pack("!BBHII", 0x81, 206, 2, 1, 2)
     assert crossing(picture_loss) == picture_loss
