@@ -133,6 +133,12 @@ def test_without_hosts_takes_the_longest_name() -> None:
     assert without_hosts("at PBX.inner.example!", ["inner.example", "pbx.inner.example"]) == "at hidden!"
 
 
+def test_without_hosts_knows_an_address_from_a_number() -> None:
+    assert without_hosts("x10.1.2.3, 255.255.255.255", []) == "xhidden, hidden"
+    assert without_hosts("+1.212.555.0100 v1.2.3", []) == "+1.212.555.0100 v1.2.3"
+    assert without_hosts("[2001:db8::1]:5060 at 10:20:30", []) == "[hidden]:5060 at 10:20:30"
+
+
 @given(st.text(), st.lists(st.text(min_size=4, max_size=6).map(str.lower)))
 def test_without_hosts_takes_any_text(text: str, hosts: list[str]) -> None:
     without_hosts(text, hosts)
