@@ -39,6 +39,15 @@ class Stream:
         """One of the two ends."""
         return self.a if side == "a" else self.b
 
+    def learned(self) -> "Stream":
+        """The stream with the sources that were found in the place of what was signalled: where it goes on."""
+        a, b = self.sources
+        return replace(
+            self,
+            a=self.a if a is None else replace(self.a, remote=a),
+            b=self.b if b is None else replace(self.b, remote=b),
+        )
+
     @property
     def on_hold(self) -> bool:
         """Whether one direction or both are off."""

@@ -1,10 +1,10 @@
 """Where SDP meets media: the verbs of the rtpengine ng protocol on one call (design.md s.3)."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from random import getrandbits
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from config.model import Config
 from media.ports import PoolExhausted, PortPool
@@ -22,9 +22,11 @@ from media.relay import (
 from media.session import Change, Close, Limit, Limits, MediaSession, Open, Stream
 from sbc.decisions import Decision
 from sbc.exchange import (
+    CallMedia,
     Earlier,
     Exchange,
     LegSdp,
+    MediaLine,
     Party,
     Plan,
     codec_decision,
@@ -36,6 +38,7 @@ from sbc.exchange import (
     written,
 )
 from sbc.media_policy import MediaAddress, MediaPolicy
+from sbc.media_ports import MediaPorts
 from signaling.errors import ParseError, PeerError, UsageError
 from signaling.flow import host_port
 from signaling.sdp.offer_answer import (
@@ -57,21 +60,6 @@ __all__ = ["Anchor", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
 MAX_PAST = 32
 # Each takes two pairs of ports; nobody needs more than audio, video, slides, text and fax.
 MAX_STREAMS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class MediaLine:
-    """One stream for people: kind of media, codec in use, both parties' signalled addresses and our ports."""
-
-    stream: int
-    media: str
-    codec: str
-    a_signalled: str
-    b_signalled: str
-    a_local: str
-    b_local: str
-    a_direction: str
-    b_direction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +95,6 @@ class Anchor(Protocol):
         """The choices made since the last call of this (codec, nat, media), to be added to the record."""
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """The media of one call.
-
-    `kept` are ports of a party that stays while the other is replaced (failover), `vacant` the side whose party
-    was dropped when its streams were open already, `retired` ports that an open stream has moved away from,
-    `closing` ports of streams that the relay has yet to close. `past` and `final` make the last report.
-    """
-
-    id: str
-    policy: MediaPolicy
-    allowed: frozenset[str] | None
-    session: MediaSession = field(default_factory=MediaSession)
-    legs: dict[str, LegSdp] = field(default_factory=dict)
-    exchange: Exchange | None = None
-    kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
-    vacant: Side | None = None
-    retired: dict[int, list[PortPair]] = field(default_factory=dict)
-    closing: dict[int, list[PortPair]] = field(default_factory=dict)
-    past: dict[int, MediaLine] = field(default_factory=dict)
-    final: dict[int, StreamCounters] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
-
-
 class LocalAnchor:
     """The anchor whose relay is in this process.
 
@@ -148,14 +112,13 @@ class LocalAnchor:
         clock: Callable[[], float],
         session_id: Callable[[], int] = lambda: getrandbits(31),
     ) -> None:
-        self._pool = pool
+        self._ports = MediaPorts(pool, clock)
         self._relay = relay
-        self._clock = clock
         self._session_id = session_id
         self._ids = count(1)
-        self._calls: dict[str, _Call] = {}
-        self._ending: dict[str, _Call] = {}
-        self._closing: dict[int, _Call] = {}
+        self._calls: dict[str, CallMedia] = {}
+        self._ending: dict[str, CallMedia] = {}
+        self._closing: dict[int, CallMedia] = {}
         self.configure(policy)
 
     @classmethod
@@ -176,7 +139,7 @@ class LocalAnchor:
 
     def ports_in_use(self) -> int:
         """Port pairs that are handed out."""
-        return self._pool.total_in_use()
+        return self._ports.in_use()
 
     # -- the verbs -----------------------------------------------------------------------------------------
 
@@ -185,7 +148,7 @@ class LocalAnchor:
         session = parse(sdp)
         state = self._calls.get(call)
         if state is None:
-            state = self._calls[call] = _Call(call, self._policy, self._allowed)
+            state = self._calls[call] = CallMedia(call, self._policy, self._allowed)
         pending = state.exchange
         if pending is not None and not pending.answered and pending.source.leg != source.leg:
             raise PeerError(491, "Request Pending", "glare")
@@ -203,12 +166,12 @@ class LocalAnchor:
                 for place, line in enumerate(lines)
             ]
         except PoolExhausted as error:
-            self._release(fresh)
+            self._ports.free(fresh)
             raise self._exhausted(state, error) from error
         # What was kept and is used again belongs to this exchange now, the rest to nobody.
         used = {pair for plan in plans if plan is not None for pair in plan.pairs.values()}
         fresh.update(pair for pair in state.kept.values() if pair in used)
-        self._release(pair for pair in state.kept.values() if pair not in used)
+        self._ports.free(pair for pair in state.kept.values() if pair not in used)
         state.kept.clear()
 
         side = side_of(target.leg)
@@ -282,22 +245,18 @@ class LocalAnchor:
         """The pending offer was refused: what was in force stays, what was new is freed."""
         state = self._calls.get(call)
         if state is not None and state.exchange is not None and not state.exchange.answered:
-            self._release(state.exchange.fresh)
+            self._ports.free(state.exchange.fresh)
             state.exchange = None
 
     def settle(self, call: str) -> None:
-        """No further answer to the last offer will come: ports of lines that were refused are freed.
+        """The answer in force was the last one: what else was kept for the offer is freed.
 
-        Without it they are freed with the next offer or at the end of the call.
+        Without it that is done with the next offer or at the end of the call.
         """
         state = self._calls.get(call)
         if state is not None and state.exchange is not None and state.exchange.answered:
-            self._release(state.exchange.fresh)
-            state.exchange.fresh = set()
-            state.exchange.plans = [
-                plan if plan is not None and state.session[place] is not None else None
-                for place, plan in enumerate(state.exchange.plans)
-            ]
+            self._ports.free(state.exchange.fresh)
+            state.exchange = None
 
     def drop(self, call: str, leg: str) -> None:
         """This leg will not come to be (failover): free what was made for it alone."""
@@ -322,8 +281,8 @@ class LocalAnchor:
         if state is None:
             return False
         if state.exchange is not None:
-            self._release(state.exchange.fresh)
-        self._release(state.kept.values())
+            self._ports.free(state.exchange.fresh)
+        self._ports.free(state.kept.values())
         state.exchange, state.kept = None, {}
         self._apply(state, MediaSession())
         if not state.closing:
@@ -338,10 +297,23 @@ class LocalAnchor:
             return MediaReport(())
         return MediaReport(tuple(self._media_line(state, stream) for stream in state.session))
 
-    def session(self, call: str) -> MediaSession | None:
-        """The streams in force, to be written down (design.md s.4.4)."""
+    def snapshot(self, call: str) -> dict[str, Any]:
+        """What is in force of a call, as plain data (design.md s.4.4). Raises UsageError when there is no such."""
         state = self._calls.get(call)
-        return None if state is None else state.session
+        if state is None:
+            raise UsageError(f"no media of call {call}")
+        return state.snapshot()
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Take over the call that `snapshot` wrote: its streams open on the same ports, their sources known."""
+        state = CallMedia.restore(data, self._policy, lambda: next(self._ids))
+        if state.id in self._calls:
+            raise UsageError(f"call {state.id} is here already")
+        self._calls[state.id] = state
+        for stream in state.session:
+            self._ports.claim(stream.a.local)
+            self._ports.claim(stream.b.local)
+            self._relay.open(stream.learned().spec(state.id, state.policy.window_s))
 
     def take_report(self, call: str) -> MediaReport:
         """The last report of a call that is over, streams included that it had left before; given once."""
@@ -379,7 +351,7 @@ class LocalAnchor:
                     return ()
                 if event.stream in state.past:
                     state.final[event.stream] = event.counters
-                self._release(state.closing.pop(event.stream))
+                self._ports.free(state.closing.pop(event.stream))
                 return (state.id,) if not state.closing and state.id in self._ending else ()
             case SourceLocked():
                 state = self._calls.get(event.call)
@@ -406,14 +378,13 @@ class LocalAnchor:
             return False
         for stream, pairs in state.closing.items():
             self._closing.pop(stream, None)
-            for pair in pairs:
-                self._pool.release(pair, now)
+            self._ports.free(pairs, now)
         state.closing.clear()
         return True
 
     # -- parts of an offer ---------------------------------------------------------------------------------
 
-    def _admit(self, state: _Call, party: Party, lines: list[Line]) -> None:
+    def _admit(self, state: CallMedia, party: Party, lines: list[Line]) -> None:
         """Refuse the lines that we have no room or address for; 488 when nothing is left."""
         refused: Refusal | None = None
         usable = 0
@@ -437,7 +408,7 @@ class LocalAnchor:
         if refused is not None and not usable:
             raise PeerError(488, refused.reason, refused.rule)
 
-    def _address(self, state: _Call, party: Party, line: Line | None = None) -> MediaAddress | None:
+    def _address(self, state: CallMedia, party: Party, line: Line | None = None) -> MediaAddress | None:
         """Our address towards a party: of the family of its line, of what it used last, of its SIP, any."""
         policy = state.policy
         connection = None if line is None else line.connection
@@ -450,7 +421,7 @@ class LocalAnchor:
         return policy.address(party.network, family) or policy.address(party.network)
 
     def _plan(
-        self, state: _Call, place: int, line: Line, source: Party, target: Party, fresh: set[PortPair]
+        self, state: CallMedia, place: int, line: Line, source: Party, target: Party, fresh: set[PortPair]
     ) -> Plan:
         """The stream for an offered line and its ports: those in force where they fit, else new ones."""
         stream = state.session[place]
@@ -470,15 +441,14 @@ class LocalAnchor:
             if pair is None or pair.network != address.pool:
                 pair = state.kept.get((place, side))
             if pair is None or pair.network != address.pool:
-                pair = self._allocate(address.pool)
+                pair = self._take(address.pool)
                 fresh.add(pair)
             pairs[side] = pair
         return Plan(next(self._ids) if stream is None else stream.id, pairs, hosts)
 
-    def _allocate(self, pool: str) -> PortPair:
-        now = self._clock()
+    def _take(self, pool: str) -> PortPair:
         try:
-            return self._pool.allocate(pool, now)
+            return self._ports.take(pool)
         except PoolExhausted:
             # A call that has just ended may hold ports until its worker says so. The stream that gets them opens
             # an answer later, a round trip from now: by then they are closed.
@@ -487,33 +457,28 @@ class LocalAnchor:
                 for pair in pairs:
                     if pair.network == pool:
                         pairs.remove(pair)
-                        self._pool.release(pair, now)
-                        return self._pool.allocate(pool, now)
+                        self._ports.free((pair,))
+                        return self._ports.take(pool)
             raise
 
-    def _exhausted(self, state: _Call, error: PoolExhausted) -> PeerError:
-        compared = (("pool", error.network), ("pairs", str(self._pool.size(error.network))))
+    def _exhausted(self, state: CallMedia, error: PoolExhausted) -> PeerError:
+        compared = (("pool", error.network), ("pairs", str(self._ports.size(error.network))))
         outcome = f"no port pair is free, {error.resting} rest"
         state.decisions.append(Decision("media", "media-ports-exhausted", compared, outcome))
         return PeerError(503, "No media port is free", "media-ports-exhausted")
 
-    def _release(self, pairs: Iterable[PortPair]) -> None:
-        now = self._clock()
-        for pair in pairs:
-            self._pool.release(pair, now)
-
-    def _abandon(self, state: _Call, exchange: Exchange, keep: Side) -> None:
+    def _abandon(self, state: CallMedia, exchange: Exchange, keep: Side) -> None:
         """Free what an exchange took and no stream uses; what it took for side `keep` stays with the call."""
         for place, plan in enumerate(exchange.plans):
             if plan is not None and plan.pairs[keep] in exchange.fresh:
                 exchange.fresh.remove(plan.pairs[keep])
                 state.kept[place, keep] = plan.pairs[keep]
-        self._release(exchange.fresh)
+        self._ports.free(exchange.fresh)
         state.exchange = None
 
     # -- parts of an answer --------------------------------------------------------------------------------
 
-    def _limited(self, state: _Call, streams: list[Stream | None]) -> tuple[Stream | None, ...]:
+    def _limited(self, state: CallMedia, streams: list[Stream | None]) -> tuple[Stream | None, ...]:
         """The streams with their silence limits: the first one speaks for the call, since video may rest."""
         policy = state.policy
         for place, stream in enumerate(streams):
@@ -526,7 +491,7 @@ class LocalAnchor:
                 break
         return tuple(streams)
 
-    def _apply(self, state: _Call, after: MediaSession) -> None:
+    def _apply(self, state: CallMedia, after: MediaSession) -> None:
         """Put a session in force: tell the relay what changes, and who has which ports."""
         commands = state.session.changes(after)
         before, state.session = state.session, after
@@ -556,7 +521,7 @@ class LocalAnchor:
             plans = state.exchange.plans
             state.exchange.plans = [None if plan is None or plan.id in gone else plan for plan in plans]
 
-    def _close(self, state: _Call, stream: Stream) -> None:
+    def _close(self, state: CallMedia, stream: Stream) -> None:
         if len(state.past) >= MAX_PAST:
             oldest = next(iter(state.past))
             del state.past[oldest]
@@ -568,13 +533,13 @@ class LocalAnchor:
 
     # -- our SDP -------------------------------------------------------------------------------------------
 
-    def _leg(self, state: _Call, name: str) -> LegSdp:
+    def _leg(self, state: CallMedia, name: str) -> LegSdp:
         leg = state.legs.get(name)
         if leg is None:
             leg = state.legs[name] = LegSdp(self._session_id())
         return leg
 
-    def _write(self, state: _Call, party: Party, session: Session, sections: list[Section]) -> bytes:
+    def _write(self, state: CallMedia, party: Party, session: Session, sections: list[Section]) -> bytes:
         """Our SDP for a leg. RFC 3264 s.8: the version grows by one when anything else has changed."""
         leg = self._leg(state, party.leg)
         host = next((section.host for section in sections if section.port), None)
@@ -587,7 +552,7 @@ class LocalAnchor:
             leg.version += 1
         return complete(leg.session_id, leg.version, leg.host, leg.body)
 
-    def _media_line(self, state: _Call, stream: Stream) -> MediaLine:
+    def _media_line(self, state: CallMedia, stream: Stream) -> MediaLine:
         a, b = stream.a, stream.b
         policy = state.policy
         return MediaLine(
@@ -595,8 +560,8 @@ class LocalAnchor:
             stream.media,
             stream.codec,
             *stream.signalled,
-            host_port((policy.advertised(a.local.network), a.local.rtp)),
-            host_port((policy.advertised(b.local.network), b.local.rtp)),
+            host_port((policy.advertised(a.local), a.local.rtp)),
+            host_port((policy.advertised(b.local), b.local.rtp)),
             direction(a.receive, b.receive),
             direction(b.receive, a.receive),
         )

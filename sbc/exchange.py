@@ -1,10 +1,11 @@
 """One offer and its answers: what an m= line becomes on both sides (RFC 3264). The pure part of the anchor."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from media.relay import End, Learn, PortPair, Side
-from media.session import Limits, Stream
+from media.relay import End, Learn, PortPair, Side, StreamCounters
+from media.session import Limits, MediaSession, Stream
 from sbc.decisions import Decision
 from sbc.media_policy import MediaPolicy, trust
 from signaling.errors import UsageError
@@ -26,6 +27,21 @@ class Party:
     network: str
     peer: str | None = None
     nat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLine:
+    """One stream for people: kind of media, codec in use, both parties' signalled addresses and our ports."""
+
+    stream: int
+    media: str
+    codec: str
+    a_signalled: str
+    b_signalled: str
+    a_local: str
+    b_local: str
+    a_direction: str
+    b_direction: str
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +81,49 @@ class Exchange:
     mux: list[bool]
     fresh: set[PortPair]
     answered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class CallMedia:
+    """The media of one call.
+
+    `kept` are ports of a party that stays while the other is replaced (failover), `vacant` the side whose party
+    was dropped when its streams were open already, `retired` ports that an open stream has moved away from,
+    `closing` ports of streams that the relay has yet to close. `past` and `final` make the last report.
+    """
+
+    id: str
+    policy: MediaPolicy
+    allowed: frozenset[str] | None
+    session: MediaSession = field(default_factory=MediaSession)
+    legs: dict[str, LegSdp] = field(default_factory=dict)
+    exchange: Exchange | None = None
+    kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
+    vacant: Side | None = None
+    retired: dict[int, list[PortPair]] = field(default_factory=dict)
+    closing: dict[int, list[PortPair]] = field(default_factory=dict)
+    past: dict[int, MediaLine] = field(default_factory=dict)
+    final: dict[int, StreamCounters] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The call as plain data that JSON can carry (design.md s.4.4); what is under negotiation is left out."""
+        return {
+            "call": self.id,
+            "streams": self.session.snapshot(),
+            "legs": {
+                name: [leg.session_id, leg.version, leg.host, leg.body, leg.origin, leg.family]
+                for name, leg in self.legs.items()
+            },
+        }
+
+    @classmethod
+    def restore(cls, data: dict[str, Any], policy: MediaPolicy, number: Callable[[], int]) -> "CallMedia":
+        """The call that `snapshot` wrote. Its streams get numbers of this process."""
+        session = MediaSession.restore(data["streams"])
+        streams = [None if stream is None else replace(stream, id=number()) for stream in session.streams]
+        legs = {name: LegSdp(*values) for name, values in data["legs"].items()}
+        return cls(data["call"], policy, policy.allowed, MediaSession(tuple(streams)), legs)
 
 
 def side_of(leg: str) -> Side:

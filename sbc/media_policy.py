@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from config.model import Config, Network
-from media.relay import Learn
+from media.relay import Learn, PortPair
 from signaling.sdp.session import Connection, is_private, normal_host
 
 
@@ -63,13 +63,13 @@ class MediaPolicy:
                 return address
         return None
 
-    def advertised(self, pool: str) -> str:
-        """How peers know the address that the ports of `pool` are on."""
+    def advertised(self, pair: PortPair) -> str:
+        """How peers know the address of one of our ports; the bound one, if that is not ours any more."""
         for addresses in self.addresses.values():
             for address in addresses:
-                if address.pool == pool:
+                if address.pool == pair.network:
                     return address.advertised
-        raise KeyError(pool)
+        return pair.host
 
     @classmethod
     def of_config(cls, config: Config) -> "MediaPolicy":

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from media.ports import PortPool
 from media.relay import RelayEvent
-from media.session import MediaSession
 from sbc.anchor import LocalAnchor, Party
 from sbc.media_policy import MediaAddress, MediaPolicy
 from signaling.sdp.offer_answer import describe, direction
@@ -85,14 +84,13 @@ def main() -> None:
 
     subject.offer("held", A, B, OFFER)
     subject.answer("held", B, A, ANSWER)
-    session = subject.session("held") or MediaSession()
     rows = [
         ("parse", best_us(lambda: parse(OFFER))),
         ("parse + describe", best_us(lambda: describe(parse(OFFER)))),
         (f"whole rewrite (budget {BUDGET_US:.0f})", best_us(rewrite)),
         ("anchor: offer, ports taken and freed", best_us(offered)),
         ("anchor: offer, answer, delete", best_us(called)),
-        ("session snapshot", best_us(session.snapshot)),
+        ("anchor: snapshot of a call", best_us(lambda: subject.snapshot("held"))),
     ]
     print(f"offer {len(OFFER)} bytes, answer {len(ANSWER)} bytes; CPU us, best of {ROUNDS} rounds of {SIZE}")
     for name, us in rows:

@@ -8,7 +8,6 @@ import pytest
 
 from media.ports import PortPool
 from media.relay import BindFailed, Closed, Counters, Learn, SourceLocked, StreamCounters, StreamSpec
-from media.session import MediaSession
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.media_policy import MediaAddress, MediaPolicy, trust
 from signaling.errors import ParseError, PeerError, UsageError
@@ -843,17 +842,32 @@ def test_decisions_are_given_once(bench: Bench) -> None:
     bench.at_rest()
 
 
-def test_a_session_can_be_written_down(bench: Bench) -> None:
-    """design.md s.4.4."""
-    bench.call(
+def test_a_call_can_be_written_down_and_taken_over(bench: Bench) -> None:
+    """design.md s.4.4: versions, ports, learned sources."""
+    offer, _ = bench.call(
         sdp("audio 4000 RTP/AVP 0", "video 4002 RTP/AVP 34", host="192.168.1.7"),
         of_b("audio 5000 RTP/AVP 0", "video 0 RTP/AVP 34"),
     )
-    bench.anchor.relay_event(SourceLocked(bench.stream.id, "c", "a", ("198.51.100.9", 61000)))
-    session = bench.anchor.session("c")
-    assert session is not None
-    plain = json.loads(json.dumps(session.snapshot()))
-    assert MediaSession.restore(plain) == session
-    (stream,) = session
-    assert stream.sources == (("198.51.100.9", 61000), None)
+    before = bench.stream
+    bench.anchor.relay_event(SourceLocked(before.id, "c", "a", ("198.51.100.9", 61000)))
+    plain = json.loads(json.dumps(bench.anchor.snapshot("c")))
+    later = Bench()
+    later.anchor.restore(plain)
+    with pytest.raises(UsageError):
+        later.anchor.restore(plain)
+    stream = later.stream
+    assert (stream.a.local, stream.b.local) == (before.a.local, before.b.local)
+    assert stream.a.remote == ("198.51.100.9", 61000), "where the phone was found to be"
+    assert later.anchor.ports_in_use() == 2
+    later.anchor.offer("other", A, B1, sdp())
+    assert later.anchor.ports_in_use() == 4
+    same = later.offer(sdp("audio 4000 RTP/AVP 0", "video 0 RTP/AVP 34", version=2))
+    assert media_of(same).port == media_of(offer).port
+    assert version_of(same) == version_of(offer) + 1
+    assert parse(same).origin.session_id == parse(offer).origin.session_id
+    later.answer(of_b("audio 5000 RTP/AVP 0", "video 0 RTP/AVP 34", version=2))
+    later.anchor.delete("other")
+    later.at_rest()
+    with pytest.raises(UsageError):
+        later.anchor.snapshot("c")
     bench.at_rest()
