@@ -26,8 +26,14 @@ class Sites:
         self.symmetric = frozenset(
             name for name, network in config.networks.items() if network.nat == "far-end"
         )
+        # What we may say to anybody: the guard does not take it for the other side's.
         self.own = frozenset(
-            host for listener in self.listeners for host in (listener.local[0], listener.advertised[0])
+            text for listener in self.listeners for text in (listener.local[0], listener.advertised[0])
+        ) | frozenset(
+            text
+            for network in config.networks.values()
+            for text in (network.domain, network.user_agent)
+            if text is not None
         )
 
     def advertised(self, flow: Flow) -> Address:

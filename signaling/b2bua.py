@@ -32,6 +32,7 @@ from signaling.exchange import Effect as LegEffect
 from signaling.exchange import Ended, Raise
 from signaling.exchange import State as LegState
 from signaling.leg import Leg
+from signaling.topology import clean_user
 from signaling.uri import SipUri, TelUri, parse_uri
 
 EARLY_PER_LEG = 16
@@ -537,7 +538,8 @@ def user_of(text: str) -> str:
         uri = parse_uri(text)
     except PeerError:
         return ""
-    return uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
+    user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
+    return clean_user(user, (uri.host.lower(),) if isinstance(uri, SipUri) else ())
 
 
 def with_sdp(event: Event, sdp: bytes) -> Event:

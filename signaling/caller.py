@@ -23,7 +23,7 @@ from signaling.exchange import (
 from signaling.flow import Flow
 from signaling.leg import Leg
 from signaling.message import respond
-from signaling.topology import Carried, Site, carry_identity, carry_request, render
+from signaling.topology import Carried, Site, carry_identity, carry_request, clean_user, hosts_of, render
 from signaling.transaction import ServerTx
 from signaling.uri import SipUri, TelUri, parse_uri
 
@@ -52,11 +52,12 @@ class CallerLeg(Leg):
         leg.remote_updates = allows(request, "UPDATE")
         uri = parse_uri(request.uri)
         user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
+        hosts = hosts_of(request)
         hops = request.max_forwards
         offered = Offered(
-            user,
-            carry_identity(request.from_),
-            carry_identity(request.to),
+            clean_user(user, hosts),
+            carry_identity(request.from_, hosts),
+            carry_identity(request.to, hosts),
             sdp,
             carry_request(request),
             69 if hops is None else hops - 1,

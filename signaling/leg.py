@@ -55,7 +55,16 @@ from signaling.exchange import (
 from signaling.flow import Flow, host_port
 from signaling.message import Request, Response, respond
 from signaling.session_timer import SessionTimer
-from signaling.topology import Carried, Site, carry_body, carry_request, carry_response, reason_phrase, render
+from signaling.topology import (
+    Carried,
+    Site,
+    carry_body,
+    carry_request,
+    carry_response,
+    hosts_of,
+    reason_phrase,
+    render,
+)
 from signaling.transaction import ServerTx
 
 
@@ -131,7 +140,10 @@ class Leg:
         if response.status in (408, 481):
             return self._lost(asked, response.status, reason_phrase(response.status), now)
         if asked.purpose is Purpose.INFORM:
-            content_type, body = carry_body(response.content_type, response.body) or ("", b"")
+            content_type, body = carry_body(response.content_type, response.body, hosts_of(response)) or (
+                "",
+                b"",
+            )
             carried = carry_response(response)
             return [
                 Raise(
@@ -213,7 +225,7 @@ class Leg:
         if method in ("INVITE", "UPDATE"):
             return self._update_received(tx, request, now)
         if method in INSIDE:
-            body = carry_body(request.content_type, request.body)
+            body = carry_body(request.content_type, request.body, hosts_of(request))
             if body is None:
                 raise PeerError(415, "Unsupported Media Type", "unknown-body")
             if len(self._informs) >= 16:
