@@ -1,58 +1,139 @@
-"""`make bench`: what a call costs in CPU, of ours, as Markdown."""
+"""`make bench`: what a call, a held call, an OPTIONS and a packet cost, of ours and of what Debian has, as Markdown.
 
+    python -m tests.bench [--rounds 3] [--rate 100] [--seconds 10] [--only calls,options,memory,relay]
+
+Both systems run at the same time on loopback and get the same SIPp scenarios in turn, so that whatever else the
+machine does hits both; what the machine itself varies by is measured and printed.
+"""
+
+import argparse
+import os
+import platform
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.loopback import LOAD, SIP_PORT, Corner, Loopback
-from tests.bench.systems import Ours, System, missing
-from tests.bench.usage import cpu_s
-from tests.lab import sipp
+from tests.bench.loads import calls, cpu_costs, held_memory, options
+from tests.bench.loopback import Corner, Loopback
+from tests.bench.relays import our_packet_us, rtpengine_packet_us
+from tests.bench.systems import Ours, Peers, System, missing
 
-RATE = 100
-SECONDS = 10
-ROUNDS = 3
+OURS = Corner(77)
+THEIRS = Corner(78)
+PARTS = ("calls", "options", "memory", "relay")
+BUDGET = {"calls": "0.65", "options": "1.15", "memory": "0.77", "relay": "1.0"}
+"""Ratios of design.md s.6."""
 
 
-def main() -> int:
-    """Print the table; the exit status."""
-    absent = missing("sipp", "taskset")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for and print the tables; the exit status."""
+    wanted = _options(arguments)
+    absent = missing("sipp", "taskset", "ss")
     if absent:
         print(f"bench: not installed: {', '.join(absent)} (make packages)", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory, Loopback(Path(directory)) as place:
-        system = Ours(Corner(77))
-        system.start(place)
-        costs = [_calls(place, system) for _ in range(ROUNDS)]
-        system.stop()
-    print("| measure | ours |\n| --- | --- |")
-    print(f"| CPU per anchored call, ms | {statistics.median(costs):.2f} |")
+    alone = missing("kamailio", "rtpengine")
+    print(f"# Bench, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}\n")
+    print(
+        f"Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores, load {_load()} at the start."
+    )
+    if alone:
+        print(f"Ours alone: not installed: {', '.join(alone)} (make packages).")
+    print("\n| measure | ours | Kamailio + rtpengine | ratio | budget | rounds ours; theirs |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    spins = [_spin()]
+    try:
+        for part in wanted.only:
+            for line in _measure(part, wanted, bool(alone)):
+                print(line, flush=True)
+            spins.append(_spin())
+    except AssertionError as error:
+        print(f"\nbench: a load failed, so there is no figure: {error}", file=sys.stderr)
+        return 1
+    low, middle, high = min(spins), statistics.median(spins), max(spins)
+    print(
+        f"\nNoise: a fixed piece of Python took {middle * 1000:.0f} ms of CPU (median), {low / middle - 1:+.0%} to"
+        f" {high / middle - 1:+.0%} between the parts; load {_load()} at the end."
+    )
     return 0
 
 
-def _calls(place: Loopback, system: System) -> float:
-    corner = system.corner
-    calls = RATE * SECONDS
-    words = sipp.Words(agent="bench", hold_ms=500, ring_ms=100)
-    callee = sipp.callee(
-        place, LOAD, "uas_call", local=corner.callee, port=SIP_PORT, calls=calls, words=words
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="What ours costs, beside its peers."
     )
-    before = cpu_s(system.pids())
-    sipp.caller(
-        place,
-        LOAD,
-        "uac_call",
-        f"{corner.outside}:{SIP_PORT}",
-        local=corner.caller,
-        calls=calls,
-        rate=RATE,
-        words=words,
-    ).done(SECONDS + 30)
-    callee.done()
-    time.sleep(1)
-    return (cpu_s(system.pids()) - before) / calls * 1000
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each load; the median counts")
+    parser.add_argument("--rate", type=int, default=100, help="calls/s; OPTIONS come four times as often")
+    parser.add_argument("--seconds", type=int, default=10, help="length of a round")
+    parser.add_argument("--held", type=int, default=500, help="calls held for the memory figure")
+    parser.add_argument("--streams", type=int, default=400, help="streams of 50 packets/s for the relay")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}"
+    )
+    found = parser.parse_args(arguments)
+    unknown = [part for part in found.only if part not in PARTS]
+    if unknown:
+        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(unknown)}")
+    return found
+
+
+def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory, Loopback(Path(directory)) as place:
+        if part == "relay":
+            rounds = [our_packet_us(wanted.streams) for _ in range(wanted.rounds)]
+            theirs = (
+                []
+                if alone
+                else [rtpengine_packet_us(place, THEIRS, wanted.streams) for _ in range(wanted.rounds)]
+            )
+            return [_row(f"CPU per relayed packet at {wanted.streams} streams, us", part, [rounds, theirs])]
+        systems: list[System] = [Ours(OURS)] if alone else [Ours(OURS), Peers(THEIRS)]
+        for system in systems:
+            system.start(place)
+        if part == "memory":
+            held = [held_memory(place, system, wanted.held, wanted.rate, settle_s=5.0) for system in systems]
+            return [
+                _row(
+                    f"memory per held call ({wanted.held} held), KiB",
+                    part,
+                    [[each.call_kib] for each in held],
+                ),
+                _row("memory before the first call, MiB", "", [[each.idle_kib / 1024] for each in held]),
+            ]
+        rate = wanted.rate * (4 if part == "options" else 1)
+        units = rate * wanted.seconds
+        load = calls(units, rate) if part == "calls" else options(units, rate)
+        costs = cpu_costs(place, systems, load, units, wanted.rounds)
+        name = "CPU per anchored call" if part == "calls" else "CPU per OPTIONS"
+        return [_row(f"{name} at {rate}/s, ms", part, costs)]
+
+
+def _row(measure: str, part: str, figures: list[list[float]]) -> str:
+    ours, theirs = figures[0], figures[1] if len(figures) > 1 else []
+    middles = [statistics.median(each) if each else None for each in (ours, theirs)]
+    cells = [_figure(each) for each in middles]
+    ratio = "-" if middles[0] is None or not middles[1] else f"{middles[0] / middles[1]:.2f}"
+    rounds = "; ".join(", ".join(map(_figure, each)) for each in (ours, theirs) if each)
+    return f"| {measure} | {cells[0]} | {cells[1]} | {ratio} | {BUDGET.get(part, '')} | {rounds} |"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _spin() -> float:
+    before = time.process_time()
+    total = 0
+    for number in range(1_000_000):
+        total += number % 7
+    return time.process_time() - before
+
+
+def _load() -> str:
+    return "/".join(f"{each:.1f}" for each in os.getloadavg())
 
 
 if __name__ == "__main__":

@@ -67,3 +67,7 @@ class Loopback(Namespaces):
             process.stop()
         for output in self._outputs:
             output.close()
+
+    def listening(self) -> str:
+        """The UDP sockets of this machine that are bound, as `ss` lists them."""
+        return self.run(LOAD, "ss", "-uln")

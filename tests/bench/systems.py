@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,8 @@ ROOT = HERE.parent.parent
 MODULES = "/usr/lib/x86_64-linux-gnu/kamailio/modules"
 MEDIA_PORTS = (20000, 39999)
 READY_S = 20.0
+KAMAILIO_WORKERS = 4
+"""Two for each socket."""
 
 
 class System(Protocol):
@@ -79,18 +82,85 @@ class Ours:
         self._process.stop(timeout_s=60)
 
 
-def _await(process: Process, ready: "Condition") -> None:
+class Peers:
+    """Kamailio with topology hiding, and rtpengine in user space."""
+
+    name = "Kamailio + rtpengine"
+
+    def __init__(self, corner: Corner) -> None:
+        self.corner = corner
+        self._processes: list[Process] = []
+
+    def start(self, place: Loopback) -> None:
+        """Bring it up; returns when it takes calls."""
+        corner = self.corner
+        self._processes.append(start_rtpengine(place, corner, corner.outside, corner.inside, "rtpengine"))
+        file = _fill(
+            place,
+            HERE / "kamailio" / "kamailio.cfg",
+            "kamailio.cfg",
+            {
+                "outside": corner.outside,
+                "inside": corner.inside,
+                "callee": corner.callee,
+                "control": corner.control,
+                "port": SIP_PORT,
+                "modules": MODULES,
+            },
+        )
+        proxy = place.start(
+            SYSTEM, "kamailio", ["kamailio", "-DD", "-E", "-Y", str(place.directory), "-f", str(file)]
+        )
+        self._processes.append(proxy)
+        _await(proxy, lambda: f"{corner.inside}:{SIP_PORT}" in place.listening())
+        # It binds its sockets before its workers are there to read them.
+        _await(proxy, lambda: len(tree(proxy.pid)) > KAMAILIO_WORKERS)
+        time.sleep(0.5)
+
+    def pids(self) -> list[int]:
+        """All processes of both."""
+        return [pid for process in self._processes for pid in tree(process.pid)]
+
+    def stop(self) -> None:
+        """End both."""
+        for process in reversed(self._processes):
+            process.stop()
+
+
+def start_rtpengine(place: Loopback, corner: Corner, outside: str, inside: str, name: str) -> Process:
+    """An rtpengine that is controlled at `corner.control`."""
+    file = _fill(
+        place,
+        HERE / "rtpengine" / "rtpengine.conf",
+        f"{name}.conf",
+        {
+            "outside": outside,
+            "inside": inside,
+            "control": corner.control,
+            "first": MEDIA_PORTS[0],
+            "last": MEDIA_PORTS[1],
+        },
+    )
+    process = place.start(SYSTEM, name, ["rtpengine", f"--config-file={file}"])
+    _await(process, lambda: f"{corner.control}:2223" in place.listening())
+    return process
+
+
+def _fill(place: Loopback, template: Path, name: str, words: dict[str, object]) -> Path:
+    text = template.read_text()
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", str(value))
+    file = place.directory / name
+    file.write_text(text)
+    return file
+
+
+def _await(process: Process, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_S
     while not ready():
         if time.monotonic() > deadline or not process.running:
             raise AssertionError(f"{process.name} did not start:\n{process.text[-2000:]}")
         time.sleep(0.05)
-
-
-class Condition(Protocol):
-    """Whether it is so."""
-
-    def __call__(self) -> bool: ...
 
 
 def missing(*programs: str) -> list[str]:
