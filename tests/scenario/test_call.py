@@ -262,9 +262,14 @@ def test_call_can_be_written_down_and_restored() -> None:
     later = Border()
     later.calls.restore(saved, later.now)
     caller, callee = pair(later)
-    caller.call_id, callee.call_id = alice.call_id, bob.call_id
     caller.cseq = alice.cseq
     assert list(later.calls.live) == list(border.calls.live)
-    hang_up(later, caller, callee, answer)
+    assert later.relay.streams.keys() == border.relay.streams.keys()
+    caller.inside("BYE", answer)
+    bye = callee.expect("BYE")
+    assert bye.call_id == invite.call_id
+    assert bye.cseq.number == invite.cseq.number + 1
+    callee.answer(bye, 200, "OK")
+    caller.expect_answer(200, "BYE")
+    later.at_rest()
     assert later.records[0].end_cause == "bye"
-    assert invite.call_id == callee.call_id
