@@ -6,13 +6,12 @@ hardware. The module sndfile records what was decoded. Commands go over ctrl_tcp
 
 import array
 import json
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab.namespaces import SIDES, Namespaces, Process
-from tests.lab.sound import heard, read_wav, tone, write_wav
+from tests.lab.sound import heard, read_wav, share, tone, write_wav
 
 MODULES = Path("/usr/lib/baresip/modules")
 TONE_S = 20.0
@@ -120,9 +119,7 @@ class Phone:
 
     def await_ended(self, count: int = 1) -> None:
         """Wait until `count` calls are over."""
-        self.await_(
-            lambda: len(re.findall(r" terminated \(", self.process.text)) >= count, "the end of the call"
-        )
+        self.await_(lambda: self.process.text.count("audio: destroyed") >= count, "the end of the call")
 
     def await_(self, met: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
         """Wait for a condition."""
@@ -143,6 +140,11 @@ class Phone:
         """The share of a tone in the loudest second of the recording."""
         rate, samples = self.recording()
         return heard(samples, hz, rate)
+
+    @staticmethod
+    def hears_in(samples: "array.array[int]", rate: int, hz: float) -> float:
+        """The share of a tone in these samples as a whole."""
+        return share(samples, hz, rate)
 
     def command(self, command: str, parameters: str = "") -> None:
         """One command of baresip's menu. ctrl_tcp serves the loopback of its own namespace: nc is not at hand."""
