@@ -153,9 +153,12 @@ class LocalAnchor:
         if pending is not None and not pending.answered and pending.source.leg != source.leg:
             raise PeerError(491, "Request Pending", "glare")
         lines = describe(session, state.allowed)
-        if len(lines) < len(state.session.streams):
+        asked = len(lines)
+        if any(state.session.streams[asked:]):
             # RFC 3264 s.8: lines are disabled, never removed.
-            raise PeerError(488, "The offer has fewer m= lines than the session", "sdp-line-count")
+            raise PeerError(488, "The offer leaves out an m= line that is in use", "sdp-line-count")
+        # Who answered without the lines that it did not want goes on without them; the other side has them still.
+        lines.extend(Line(replace(media, port=0), Use.DISABLED) for media in state.places[asked:])
         self._admit(state, source, lines)
         if pending is not None:
             self._abandon(state, pending, side_of(source.leg))
@@ -176,7 +179,7 @@ class LocalAnchor:
 
         side = side_of(target.leg)
         mux = [line.rtcp_mux or muxed(state.session[place], side) for place, line in enumerate(lines)]
-        state.exchange = Exchange(source, target, session, lines, plans, mux, fresh)
+        state.exchange = Exchange(source, target, session, asked, lines, plans, mux, fresh)
         sections = [
             disabled(line, onward=True) if plan is None else written(line, plan, side, None, use_mux)
             for line, plan, use_mux in zip(lines, plans, mux, strict=True)
@@ -237,9 +240,10 @@ class LocalAnchor:
         self._apply(state, MediaSession(self._limited(state, streams)))
         exchange.answered = True
         state.vacant = None
+        state.places = [replace(line.media, lines=()) for line in exchange.lines]
         remember(offerer, exchange.session, exchange.lines)
         remember(answerer, session, answers)
-        return self._write(state, target, session, sections)
+        return self._write(state, target, session, sections[: exchange.asked])
 
     def reject(self, call: str) -> None:
         """The pending offer was refused: what was in force stays, what was new is freed."""

@@ -12,7 +12,7 @@ from signaling.errors import UsageError
 from signaling.flow import host_port
 from signaling.sdp.offer_answer import EVENTS, Line, Refusal, Use, direction
 from signaling.sdp.rewrite import Section
-from signaling.sdp.session import Session, first
+from signaling.sdp.session import Media, Session, first
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class Plan:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """An offer and its answers. `fresh` are the ports taken for it that no stream uses (yet).
+    """An offer and its answers. `asked` of its lines came from the source, the rest fill up what it left out.
+    `fresh` are the ports taken for it that no stream uses (yet).
 
     It outlives the first answer: a 183 and a 200, maybe of different phones behind a forking proxy, answer one
     offer (RFC 3261 s.13.2.2.4), and each may accept other lines of it.
@@ -76,6 +77,7 @@ class Exchange:
     source: Party
     target: Party
     session: Session
+    asked: int
     lines: list[Line]
     plans: list[Plan | None]
     mux: list[bool]
@@ -87,15 +89,17 @@ class Exchange:
 class CallMedia:
     """The media of one call.
 
-    `kept` are ports of a party that stays while the other is replaced (failover), `vacant` the side whose party
-    was dropped when its streams were open already, `retired` ports that an open stream has moved away from,
-    `closing` ports of streams that the relay has yet to close. `past` and `final` make the last report.
+    `session` has the streams in force and `places` the m= lines that they (or nothing) stand for. `kept` are ports
+    of a party that stays while the other is replaced (failover), `vacant` the side whose party was dropped when
+    its streams were open already, `retired` ports that an open stream has moved away from, `closing` ports of
+    streams that the relay has yet to close. `past` and `final` make the last report.
     """
 
     id: str
     policy: MediaPolicy
     allowed: frozenset[str] | None
     session: MediaSession = field(default_factory=MediaSession)
+    places: list[Media] = field(default_factory=list)
     legs: dict[str, LegSdp] = field(default_factory=dict)
     exchange: Exchange | None = None
     kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
@@ -111,6 +115,7 @@ class CallMedia:
         return {
             "call": self.id,
             "streams": self.session.snapshot(),
+            "places": [[media.kind, media.proto, list(media.formats)] for media in self.places],
             "legs": {
                 name: [leg.session_id, leg.version, leg.host, leg.body, leg.origin, leg.family]
                 for name, leg in self.legs.items()
@@ -123,7 +128,8 @@ class CallMedia:
         session = MediaSession.restore(data["streams"])
         streams = [None if stream is None else replace(stream, id=number()) for stream in session.streams]
         legs = {name: LegSdp(*values) for name, values in data["legs"].items()}
-        return cls(data["call"], policy, policy.allowed, MediaSession(tuple(streams)), legs)
+        places = [Media(kind, 0, 1, proto, tuple(formats)) for kind, proto, formats in data["places"]]
+        return cls(data["call"], policy, policy.allowed, MediaSession(tuple(streams)), places, legs)
 
 
 def side_of(leg: str) -> Side:

@@ -620,15 +620,32 @@ def test_ports_of_unchanged_streams_stay(bench: Bench) -> None:
     bench.at_rest()
 
 
-def test_an_offer_that_leaves_out_a_line_is_refused(bench: Bench) -> None:
+def test_an_offer_that_leaves_out_a_line_in_use_is_refused(bench: Bench) -> None:
     """RFC 3264 s.8: the number of m= lines never shrinks."""
     bench.call(
         sdp("audio 4000 RTP/AVP 0", "video 4002 RTP/AVP 34"),
-        of_b("audio 5000 RTP/AVP 0", "video 0 RTP/AVP 34"),
+        of_b("audio 5000 RTP/AVP 0", "video 5002 RTP/AVP 34"),
     )
     with pytest.raises(PeerError) as caught:
         bench.offer(sdp(version=2))
     assert (caught.value.status, caught.value.rule) == (488, "sdp-line-count")
+    bench.at_rest()
+
+
+def test_who_answered_without_a_line_goes_on_without_it(bench: Bench) -> None:
+    bench.call(sdp("audio 4000 RTP/AVP 0", "video 4002 RTP/AVP 34"), of_b("audio 5000 RTP/AVP 0"))
+    held = bench.offer(of_b("audio 5000 RTP/AVP 0|a=sendonly", version=2), source=B1, target=A)
+    assert [(media.kind, bool(media.port)) for media in parse(held).media] == [
+        ("audio", True),
+        ("video", False),
+    ]
+    answer = bench.answer(
+        sdp("audio 4000 RTP/AVP 0|a=recvonly", "video 0 RTP/AVP 34", version=2), source=A, target=B1
+    )
+    assert len(parse(answer).media) == 1
+    both = bench.offer(sdp("audio 4000 RTP/AVP 0", "video 4002 RTP/AVP 34", version=3))
+    assert [bool(media.port) for media in parse(both).media] == [True, True]
+    bench.answer(of_b("audio 5000 RTP/AVP 0", version=3))
     bench.at_rest()
 
 

@@ -154,6 +154,7 @@ class Table:
     now: float = 0.0
     pending: tuple[Party, Party, int] | None = None
     answered: bool = False
+    lines: int = 0
     b: Party = LEGS["b1"]
     told: dict[str, Told] = field(default_factory=dict)
     relay: FakeRelay = field(default_factory=FakeRelay)
@@ -197,7 +198,7 @@ class Table:
                 else:
                     count = len(parse(sdp).media)
                     self.pending, self.answered = (source, target, count), False
-                    self.check(out, target, count, answer=False)
+                    self.check(out, target, max(count, self.lines), answer=False)
             case "answer" if self.pending is not None:
                 target, source, count = self.pending
                 try:
@@ -206,6 +207,7 @@ class Table:
                     assert error.status in (488, 502), error
                 else:
                     self.answered = True
+                    self.lines = max(self.lines, count)
                     self.check(out, target, count, answer=True)
             case "reject":
                 self.anchor.reject("call")
