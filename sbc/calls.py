@@ -96,7 +96,8 @@ class Calls:
     """All calls of one process.
 
     `send` puts bytes on the wire, `wall` gives seconds since the epoch for records, `token` makes unguessable
-    identifiers (bytes of randomness in, text out), `on_record` gets the record of each call when it is complete.
+    identifiers (bytes of randomness in, text out), `on_record` gets the record of each call when it is complete,
+    `on_bug` an exception that is our own fault: the one call that met it is ended. Without `on_bug` it is raised.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Calls:
         wall: Callable[[], float],
         token: Callable[[int], str],
         on_record: Callable[[CallRecord], None],
+        on_bug: Callable[[Exception], None] | None = None,
     ) -> None:
         self.anchor = anchor
         self.stats: Counter[str] = Counter()
@@ -117,6 +119,8 @@ class Calls:
         self._wall = wall
         self._token = token
         self._on_record = on_record
+        self.on_bug = on_bug
+        self._serving: Live | None = None  # whose effects are being carried out, should a bug show
         self._live: dict[str, Live] = {}
         self._closing: dict[str, tuple[Live, float]] = {}
         self._dialogs: dict[str, tuple[Live, Leg]] = {}
@@ -280,19 +284,51 @@ class Calls:
 
     def _perform(self, effects: Sequence[TransactionEffect], now: float) -> None:
         for effect in effects:
-            match effect:
-                case Transmit():
-                    self._send(effect.data, effect.flow)
-                case RequestReceived():
-                    self._request(effect.tx, effect.request, effect.flow, now)
-                case ResponseReceived():
-                    self._response(effect.tx, effect.response, now)
-                case AckReceived():
-                    self._ack(effect.request, now)
-                case CancelReceived():
-                    self._cancel(effect.tx, effect.request, now)
-                case TransactionFailed():
-                    self._failed(effect.tx, effect.cause, now)
+            if isinstance(effect, Transmit):
+                self._send(effect.data, effect.flow)
+                continue
+            self._serving = None
+            try:
+                self._dispatch(effect, now)
+            except ParseError:
+                raise
+            except Exception as error:
+                self._broken(error, now)
+
+    def _dispatch(self, effect: TransactionEffect, now: float) -> None:
+        match effect:
+            case RequestReceived():
+                self._request(effect.tx, effect.request, effect.flow, now)
+            case ResponseReceived():
+                self._response(effect.tx, effect.response, now)
+            case AckReceived():
+                self._ack(effect.request, now)
+            case CancelReceived():
+                self._cancel(effect.tx, effect.request, now)
+            case TransactionFailed():
+                self._failed(effect.tx, effect.cause, now)
+            case Transmit():
+                self._send(effect.data, effect.flow)
+
+    def _broken(self, error: Exception, now: float) -> None:
+        """A bug of ours: it ends the one call that met it, and nothing else (style.md s.7)."""
+        live, self._serving = self._serving, None
+        self.stats[f"bug:{type(error).__name__}"] += 1
+        if live is not None and live.call is not None:
+            try:
+                self._carry_out(live, live.call.hang_up("bug", "an error of the SBC itself", now), now)
+            except Exception:
+                self._forget(live, now)
+        if self.on_bug is None:
+            raise error
+        self.on_bug(error)
+
+    def _forget(self, live: Live, now: float) -> None:
+        """Drop a call that cannot even be hung up: its peers will find out by their own timers."""
+        self._finished(live, Finished("sbc", "bug", "an error of the SBC itself", 500), now)
+        for leg in [leg for leg, owner in self._live_of.items() if owner is live]:
+            self._leg_ended(leg)
+        self._gone(live)
 
     def _request(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         tag = request.to.tag
@@ -307,6 +343,7 @@ class Calls:
             self._answer(tx, PeerError(481, "Call/Transaction Does Not Exist", "no-such-dialog"), "-", now)
             return
         live, leg = known
+        self._serving = live
         tx.owner = leg
         self._learn(live, leg, request)
         try:
@@ -347,6 +384,7 @@ class Calls:
             if asked.ack is not None and 200 <= response.status < 300:
                 self._perform(self.transactions.send_ack(asked.ack, tx.flow), now)
             return
+        self._serving = live
         self._learn(live, asked.leg, response)
         try:
             effects = asked.leg.response(asked, response, now)
@@ -364,6 +402,7 @@ class Calls:
             self.stats["stray-ack"] += 1
             return
         live, leg = known
+        self._serving = live
         self._learn(live, leg, request)
         if live.call is not None:
             try:
@@ -379,6 +418,7 @@ class Calls:
             return
         live = self._live_of.get(leg)
         if live is not None and live.call is not None:
+            self._serving = live
             self._learn(live, leg, request)
             self._run(live, live.call.on_leg(leg, leg.cancelled(carry_request(request)), now), now)
 
@@ -391,6 +431,7 @@ class Calls:
             return
         live = self._live_of.get(owner.leg)
         if live is not None and live.call is not None:
+            self._serving = live
             effects = owner.leg.failed(owner, cause, now)
             self._run(live, live.call.on_leg(owner.leg, effects, now), now)
 
@@ -456,6 +497,7 @@ class Calls:
         live.parties["a"] = Party("a", flow.network, flow.remote[0], self.sites.nat(flow.network))
         self._live[record.id] = live
         self._live_of[leg] = live
+        self._serving = live
         record.add_leg("a", flow, source.trunk, request.call_id)
         self._occupy(live, source.trunk)
         record.caller, record.called = offered.caller.user, offered.user
@@ -579,11 +621,14 @@ class Calls:
             case Opened():
                 self._dialogs[dialog_key(effect.call_id, effect.tag)] = (live, leg)
             case Ended():
-                for tag in leg.opened:
-                    self._dialogs.pop(dialog_key(leg.dialog.call_id, tag), None)
-                self._live_of.pop(leg, None)
+                self._leg_ended(leg)
             case Raise():
                 pass  # the call has seen it
+
+    def _leg_ended(self, leg: Leg) -> None:
+        for tag in leg.opened:
+            self._dialogs.pop(dialog_key(leg.dialog.call_id, tag), None)
+        self._live_of.pop(leg, None)
 
     def _transmit(
         self,
@@ -749,7 +794,11 @@ class Calls:
                 continue
             live.armed = None
             if live.call is not None:
-                self._run(live, live.call.handle_timer(now), now)
+                self._serving = live
+                try:
+                    self._run(live, live.call.handle_timer(now), now)
+                except Exception as error:
+                    self._broken(error, now)
         for call_id in [call_id for call_id, (_, at) in self._closing.items() if at <= now]:
             self.anchor.reap(call_id, now)
             self._report(call_id)
