@@ -1,52 +1,22 @@
-"""The reference relay: one epoll loop, one socket per port, no asyncio. Runs in a worker process.
+"""The reference relay: one epoll loop over plain sockets, no asyncio. Runs in a worker process.
 
 It is written to be read and is the specification of what a relay does with a packet; `media/source.py` says
-whose packets those are. It imports little on purpose: every worker pays for it in memory.
+whose packets those are, `media/stream.py` what is known of a stream. It imports little on purpose: every
+worker pays for it in memory.
 """
 
 import errno
 import select
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from media import demux, quality, rtcp, rtp
-from media.source import LOCKED, STRANGER, RtcpGate, Sockaddr, SourceGate
+from media import demux, rtcp, rtp
+from media.source import LOCKED, STRANGER, Sockaddr
+from media.stream import DIRECT, RTCP_PORT, RTP_PORT, EndTuple, Port, RelayEnd, RelayStream, sockaddr
 
-# What a worker hears is `media.relay.End` as a tuple, in this order.
-EndTuple = tuple[
-    str,  # bind address
-    int,  # RTP port
-    int,  # RTCP port
-    tuple[str, int] | None,  # remote
-    tuple[str, int] | None,  # remote_rtcp
-    bool,  # rtcp_mux
-    str,  # learn
-    str | None,  # expect
-    bool,  # receive
-    bool,  # send
-    tuple[tuple[int, str, int], ...],  # codecs
-    int,  # epoch
-]
-
-# `media.relay.Counters` as a tuple, in its order.
-CountersTuple = tuple[Any, ...]
 Event = tuple[Any, ...]
-
-# RFC 3551 s.6: what a stream without rtpmap for its payload type is, for the quality estimate.
-STATIC_NAMES = {
-    0: "PCMU",
-    3: "GSM",
-    4: "G723",
-    8: "PCMA",
-    9: "G722",
-    10: "L16",
-    11: "L16",
-    15: "G728",
-    18: "G729",
-}
 
 # A second and a half of G.711, or 60 ms of 4 Mbit/s video, in kernel terms (the kernel doubles the number and
 # counts its own overhead). A fuller buffer would only deliver audio that is too late to be heard.
@@ -60,190 +30,8 @@ TICK_S = 1.0
 BATCH = 256
 VIEWS = 1600
 
-# Linux include/uapi/asm-generic/socket.h and linux/sock_diag.h: one getsockopt tells what the queue dropped,
-# where SO_RXQ_OVFL would need recvmsg with ancillary data for every packet.
-_SO_MEMINFO = 55
-_SK_MEMINFO_DROPS = 8
-
 _unpack = rtp.HEADER.unpack_from
 _clock = time.monotonic
-
-
-class Port:
-    """One bound UDP socket of an end."""
-
-    __slots__ = ("end", "local", "recvfrom_into", "rtcp", "sock")
-
-    def __init__(self, end: "RelayEnd", sock: socket.socket, local: tuple[str, int], is_rtcp: bool) -> None:
-        self.end = end
-        self.sock = sock
-        self.recvfrom_into = sock.recvfrom_into
-        self.local = local
-        self.rtcp = is_rtcp
-
-    def dropped(self) -> int:
-        """Packets that the kernel dropped because our queue was full."""
-        info = self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _SK_MEMINFO_DROPS + 4)
-        return int.from_bytes(info[4 * _SK_MEMINFO_DROPS :], sys.byteorder)
-
-
-class RelayEnd:
-    """One end of an open stream: its ports, its policy, its counters."""
-
-    __slots__ = (
-        "codecs",
-        "dropped",
-        "family",
-        "forwarded",
-        "gate",
-        "local",
-        "malformed",
-        "muted",
-        "mux",
-        "other",
-        "other_protocols",
-        "receive",
-        "reception",
-        "round_trip",
-        "rtcp_gate",
-        "rtcp_packets",
-        "rtcp_port",
-        "rtp_port",
-        "send",
-        "sendto",
-        "side",
-        "signalled",
-        "signalled_rtcp",
-        "strangers",
-        "stream",
-        "target",
-        "udptl",
-    )
-
-    other: "RelayEnd"
-    # Of the RTP socket; there while `target` is not None.
-    sendto: Callable[[memoryview, Sockaddr], int]
-
-    def __init__(self, stream: "RelayStream", side: str, window_s: float, now: float) -> None:
-        self.stream = stream
-        self.udptl = stream.udptl
-        self.side = side
-        self.gate = SourceGate(window_s, now)
-        self.rtcp_gate = RtcpGate()
-        self.reception = rtp.Reception()
-        self.round_trip = rtcp.RoundTrip()
-        self.rtp_port: Port | None = None
-        self.rtcp_port: Port | None = None
-        self.local = ("", 0, 0)
-        self.family = socket.AF_INET
-        self.target: Sockaddr | None = None
-        self.signalled: Sockaddr | None = None
-        self.signalled_rtcp: Sockaddr | None = None
-        self.mux = False
-        self.receive = True
-        self.send = True
-        self.codecs: tuple[tuple[int, str, int], ...] = ()
-        self.forwarded = 0
-        self.strangers = 0
-        self.muted = 0
-        self.malformed = 0
-        self.other_protocols = 0
-        self.rtcp_packets = 0
-        self.dropped = 0
-
-    def configure(self, spec: EndTuple) -> None:
-        """Take over everything but the ports."""
-        (host, rtp_port, rtcp_port, remote, remote_rtcp, self.mux, learn, expect) = spec[:8]
-        (self.receive, self.send, codecs, epoch) = spec[8:]
-        self.local = (host, rtp_port, rtcp_port)
-        self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.signalled = sockaddr(self.family, remote)
-        self.signalled_rtcp = sockaddr(self.family, remote_rtcp)
-        if expect is not None:
-            named = sockaddr(self.family, (expect, 1))
-            expect = named[0] if named else None
-        if epoch != self.gate.epoch:
-            self.rtcp_gate.follow(None)
-        self.gate.configure(learn, self.signalled, expect, epoch)
-        self.rtcp_gate.configure(learn, self.signalled_rtcp)
-        if codecs != self.codecs:
-            self.codecs = codecs
-            self.reception.codecs(codecs)
-        self.aim()
-
-    def aim(self) -> None:
-        """Say where RTP to this end goes: the locked source (RFC 4961), before that the signalled address."""
-        self.target = (self.gate.source or self.signalled) if self.send and self.rtp_port else None
-
-    def counters(self, now: float) -> CountersTuple:
-        """What came from this end so far."""
-        seen = self.reception
-        dropped = self.dropped + sum(port.dropped() for port in (self.rtp_port, self.rtcp_port) if port)
-        rtt_ms = None if self.round_trip.seconds is None else self.round_trip.seconds * 1000
-        mos = None
-        if seen.packets and not self.udptl:
-            name = next((codec[1] for codec in self.codecs if codec[0] == seen.payload_type), None)
-            name = name or STATIC_NAMES.get(seen.payload_type, "")
-            loss = max(0, seen.lost) / max(1, seen.expected)
-            mos = quality.mos(quality.rating(name, loss, seen.jitter * 1000, rtt_ms))
-        source = self.gate.source
-        return (
-            seen.packets,
-            seen.bytes,
-            self.forwarded,
-            0 if self.udptl else seen.lost,
-            seen.jitter * 1000,
-            seen.max_jitter * 1000,
-            seen.reordered,
-            seen.resets,
-            seen.ssrc_changes,
-            self.rtcp_packets,
-            rtt_ms,
-            mos,
-            self.strangers,
-            self.muted,
-            self.malformed,
-            seen.payload_types(),
-            source[:2] if source else None,
-            now - seen.heard if seen.packets else None,
-            dropped,
-            self.other_protocols,
-        )
-
-
-class RelayStream:
-    """An open stream: two ends and its silence limits."""
-
-    __slots__ = ("a", "b", "id", "quiet_since", "reported", "silence_s", "start_s", "udptl")
-
-    def __init__(self, number: int, udptl: bool, window_s: float, now: float) -> None:
-        self.id = number
-        self.udptl = udptl
-        self.a = RelayEnd(self, "a", window_s, now)
-        self.b = RelayEnd(self, "b", window_s, now)
-        self.a.other = self.b
-        self.b.other = self.a
-        self.start_s = 0.0
-        self.silence_s = 0.0
-        self.quiet_since = now
-        self.reported = False
-
-    def silence(self, now: float) -> tuple[float, bool] | None:
-        """(seconds without a packet, whether there ever was one) if that is over the limit, else None.
-
-        An end that is muted is not asked to send; if both are, both count. Any change of the stream starts
-        the clock again: a call that leaves hold gets its whole time.
-        """
-        a, b = self.a, self.b
-        heard_a = a.reception.heard if a.receive or not b.receive else 0.0
-        heard_b = b.reception.heard if b.receive or not a.receive else 0.0
-        ever = a.reception.packets > 0 or b.reception.packets > 0
-        limit = self.silence_s if ever else self.start_s
-        quiet = now - max(heard_a, heard_b, self.quiet_since)
-        if limit <= 0 or quiet < limit:
-            self.reported = False
-            return None
-        return quiet, ever
 
 
 class Reference:
@@ -254,12 +42,16 @@ class Reference:
     counters are (stream, CountersTuple of a, CountersTuple of b).
     """
 
-    def __init__(self, emit: Callable[[Event], None], dscp: int = 0) -> None:
+    def __init__(self, emit: Callable[[Event], None], dscp: int = 0, max_files: int = 1024) -> None:
         self._emit = emit
         self._dscp = dscp
+        # Direct ports are a luxury: they leave the descriptors that streams need to open at all.
+        self._max_luxury = max_files * 2 // 3
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
         self._timeout_s = 0.0
+        # Ends whose source has changed, so that their direct port must.
+        self._unsettled: list[RelayEnd] = []
         self._ports: dict[int, Port] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._streams: dict[int, RelayStream] = {}
@@ -311,6 +103,7 @@ class Reference:
         for either in (stream.a, stream.b):
             either.gate.restart_window(now)
             either.aim()
+            self._unsettled.append(either)
         stream.quiet_since = now
         self._bind(end, BIND_ATTEMPTS)
 
@@ -330,9 +123,10 @@ class Reference:
         self._emit(("closed", number, (number, stream.a.counters(now), stream.b.counters(now))))
         for end in (stream.a, stream.b):
             self._unbound.pop((number, end.side), None)
-            for port in (end.rtp_port, end.rtcp_port):
+            for port in (end.rtp_port, end.rtcp_port, end.direct):
                 if port is not None:
                     self._close_port(port)
+            end.rtp_port = end.rtcp_port = end.direct = None
             # Without cycles the memory is free now, and the collector never has to look for it.
             del end.other, end.stream
 
@@ -364,10 +158,14 @@ class Reference:
                 ready = self._watched.get(fd)
                 if ready is not None:
                     ready()
-            elif port.rtcp:
-                self._receive_rtcp(port)
-            else:
+            elif port.kind == DIRECT:
+                self._receive_direct(port)
+            elif port.kind == RTP_PORT:
                 self._receive(port)
+            else:
+                self._receive_rtcp(port)
+        if self._unsettled:
+            self._settle()
         now = _clock()
         if self._unbound:
             self._bind_again(now)
@@ -385,10 +183,10 @@ class Reference:
 
     # Packets
 
-    def _receive(self, port: Port) -> None:
-        """One packet on an RTP port. The path of the packet that is in order runs straight down to sendto."""
+    def _receive_direct(self, port: Port) -> None:
+        """One packet from the locked source. The packet that is in order runs straight down to the next send."""
         try:
-            size, source = port.recvfrom_into(self._buffer)
+            size = port.recv_into(self._buffer)
         except OSError:
             # EAGAIN (a checksum was wrong, or a command closed and reopened the port) and ICMP errors.
             return
@@ -396,27 +194,56 @@ class Reference:
         seen = end.reception
         first, seq, timestamp, ssrc = _unpack(self._buffer)
         now = _clock()
-        if source != end.gate.source or first != seen.usual_first or size < rtp.HEADER_BYTES:
-            if end.udptl:
-                self._receive_udptl(end, size, source, now)
-                return
-            if size < rtp.HEADER_BYTES or not rtp.plausible(first):
-                self._receive_other(end, size, source, now)
-                return
-            if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
-                return
+        if first != seen.usual_first or size < rtp.HEADER_BYTES:
+            if end.connected is not None:
+                self._take(end, size, end.connected, now)
+            return
         seen.receive(size, first, seq, timestamp, ssrc, now)
         if end.receive:
             out = end.other
-            if out.target is not None:
-                try:
+            try:
+                if out.send_direct is not None:
+                    out.send_direct(self._views[size] if size < VIEWS else self._whole[:size])
+                elif out.target is not None:
                     out.sendto(self._views[size] if size < VIEWS else self._whole[:size], out.target)
-                except OSError:
-                    # ICMP errors of earlier packets, no route, queue full, too big: the next one is due in 20 ms.
+                else:
                     return
-                end.forwarded += 1
+            except OSError:
+                # ICMP errors of earlier packets, no route, queue full, too big: the next one is due in 20 ms.
+                return
+            end.forwarded += 1
         else:
             end.muted += 1
+
+    def _receive(self, port: Port) -> bool:
+        """One packet on an RTP port; False if there was none."""
+        try:
+            size, source = port.recvfrom_into(self._buffer)
+        except OSError:
+            return False
+        self._take(port.end, size, source, _clock())
+        return True
+
+    def _take(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
+        """The packet in the buffer came to the RTP port of `end`."""
+        if end.udptl:
+            self._take_udptl(end, size, source, now)
+            return
+        first, seq, timestamp, ssrc = _unpack(self._buffer)
+        if size < rtp.HEADER_BYTES or not rtp.plausible(first):
+            self._take_other(end, size, source, now)
+            return
+        if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
+            return
+        end.reception.receive(size, first, seq, timestamp, ssrc, now)
+        self._forward(end, size)
+
+    def _forward(self, end: RelayEnd, size: int) -> None:
+        out = end.other
+        if not end.receive:
+            end.muted += 1
+        elif self._send(out.rtp_port, self._whole[:size], out.target):
+            end.forwarded += 1
 
     def _admit(self, end: RelayEnd, size: int, source: Sockaddr, ssrc: int, seq: int, now: float) -> bool:
         """Whether a packet that is not from the locked source may pass."""
@@ -431,10 +258,11 @@ class Reference:
         if verdict == LOCKED:
             end.rtcp_gate.follow(source)
             end.aim()
+            self._unsettled.append(end)
             self._emit(("locked", end.stream.id, end.side, source[:2]))
         return True
 
-    def _receive_other(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
+    def _take_other(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
         """What is not RTP: RTCP with multiplexing, else counted and dropped."""
         kind = demux.classify(self._buffer, size)
         if kind == demux.RTCP and end.mux:
@@ -449,7 +277,7 @@ class Reference:
         else:
             end.malformed += 1
 
-    def _receive_udptl(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
+    def _take_udptl(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
         # ITU-T T.38 s.9.1: a UDPTL packet begins with a 16-bit sequence number; nothing else tells it apart.
         if size < 3:
             end.malformed += 1
@@ -458,12 +286,7 @@ class Reference:
         if source != end.gate.source and not self._admit(end, size, source, 0, seq, now):
             return
         end.reception.receive_opaque(size, now)
-        if not end.receive:
-            end.muted += 1
-            return
-        out = end.other
-        if self._send(out.rtp_port, self._whole[:size], out.target):
-            end.forwarded += 1
+        self._forward(end, size)
 
     def _receive_rtcp(self, port: Port) -> None:
         try:
@@ -517,11 +340,12 @@ class Reference:
         key = (end.stream.id, end.side)
         self._unbound.pop(key, None)
         try:
-            port = end.rtp_port = self._replace(end, end.rtp_port, host, rtp_number, False)
+            port = end.rtp_port = self._replace(end, end.rtp_port, host, rtp_number, RTP_PORT)
             if port is not None:
                 end.sendto = port.sock.sendto
                 end.aim()
-            end.rtcp_port = self._replace(end, end.rtcp_port, host, rtcp_number, True)
+                self._unsettled.append(end)
+            end.rtcp_port = self._replace(end, end.rtcp_port, host, rtcp_number, RTCP_PORT)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and attempts > 1:
                 self._unbound[key] = (_clock() + BIND_RETRY_S, attempts - 1)
@@ -529,34 +353,80 @@ class Reference:
                 reason = f"{host}:{rtp_number}/{rtcp_number}: {error.strerror or error}"
                 self._emit(("unbound", end.stream.id, reason))
 
-    def _replace(self, end: RelayEnd, old: Port | None, host: str, number: int, is_rtcp: bool) -> Port | None:
+    def _replace(self, end: RelayEnd, old: Port | None, host: str, number: int, kind: int) -> Port | None:
         """The port that `end` should have instead of `old`; number 0 means none."""
         if old is not None and old.local == (host, number):
             return old
-        fresh = self._open_port(end, host, number, is_rtcp) if number else None
+        fresh = self._open_port(end, host, number, kind) if number else None
         if old is not None:
             end.dropped += old.dropped()
             self._close_port(old)
         return fresh
 
-    def _open_port(self, end: RelayEnd, host: str, number: int, is_rtcp: bool) -> Port:
-        sock = socket.socket(end.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    def _open_port(self, end: RelayEnd, host: str, number: int, kind: int) -> Port:
+        sock = self._socket(end.family)
         try:
-            if not is_rtcp:
+            if kind == RTP_PORT:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTP_BUFFER)
-            if end.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._dscp << 2)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._dscp << 2)
             sock.bind((host, number))
         except OSError:
             sock.close()
             raise
-        port = Port(end, sock, (host, number), is_rtcp)
-        self._ports[sock.fileno()] = port
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return self._add_port(Port(end, sock, (host, number), kind))
+
+    def _socket(self, family: int) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._dscp << 2)
+        elif self._dscp:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._dscp << 2)
+        return sock
+
+    def _add_port(self, port: Port) -> Port:
+        self._ports[port.sock.fileno()] = port
+        self._epoll.register(port.sock.fileno(), select.EPOLLIN)
         return port
+
+    def _settle(self) -> None:
+        """Give the ends whose source has changed the direct port that goes with it."""
+        unsettled, self._unsettled = self._unsettled, []
+        for end in unsettled:
+            port, source = end.rtp_port, end.gate.source
+            direct = end.direct
+            if direct is not None and (source != end.connected or port is None or port.local != direct.local):
+                end.dropped += direct.dropped()
+                self._close_port(direct)
+                end.direct = end.connected = None
+            affordable = len(self._ports) < self._max_luxury
+            if end.direct is None and source is not None and port is not None and affordable:
+                self._connect(end, port, source)
+            end.aim()
+
+    def _connect(self, end: RelayEnd, port: Port, source: Sockaddr) -> None:
+        sock = self._socket(end.family)
+        try:
+            # For this moment only: two sockets may share a port if both say so, and we share with nobody else.
+            port.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTP_BUFFER)
+            sock.bind(port.local)
+            sock.connect(source)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        except OSError:
+            # No descriptor left, or no route any more: the unconnected socket does everything, slower.
+            sock.close()
+            return
+        finally:
+            port.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        end.direct = self._add_port(Port(end, sock, port.local, DIRECT))
+        end.connected = source
+        # Until it was connected the new socket may have been given anybody's packets, and what came before is
+        # still in the queue of the old one: judge both by their source, in order, before any other packet.
+        for queue in (port, end.direct):
+            for _ in range(BATCH):
+                if not self._receive(queue):
+                    break
 
     def _close_port(self, port: Port) -> None:
         # Closing the last descriptor of a socket also takes it out of the epoll set.
@@ -575,24 +445,6 @@ class Reference:
             if quiet is not None and not stream.reported:
                 stream.reported = True
                 self._emit(("silence", stream.id, *quiet))
-
-
-def sockaddr(family: int, address: tuple[str, int] | None) -> Sockaddr | None:
-    """`address` as recvfrom tells it; None if there is nothing to send to (0.0.0.0, port 0, other family).
-
-    Only literals: a name would make sendto ask the DNS, on the packet path.
-    """
-    if address is None:
-        return None
-    host, port = address
-    try:
-        packed = socket.inet_pton(family, host)
-    except (OSError, ValueError):
-        return None
-    if packed == bytes(len(packed)) or not 0 < port < 65536:
-        return None
-    # Of an IPv4 address inet_pton takes one spelling only.
-    return (socket.inet_ntop(family, packed), port, 0, 0) if family == socket.AF_INET6 else (host, port)
 
 
 def pseudonym(name: bytes) -> bytes:

@@ -34,12 +34,12 @@ MAX_PENDING_EVENTS = 16384
 class Worker:
     """The control side of one relay process."""
 
-    def __init__(self, control: socket.socket, dscp: int) -> None:
+    def __init__(self, control: socket.socket, dscp: int, max_files: int) -> None:
         self._control = control
         self._pending: list[Event] = []
         self._running = True
         self._blocked = False
-        self._relay = Reference(self._emit, dscp)
+        self._relay = Reference(self._emit, dscp, max_files)
         self._relay.watch(control.fileno(), self._read)
 
     def run(self) -> None:
@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     control = socket.socket(fileno=int(arguments[0]))
     control.setblocking(False)
-    Worker(control, int(arguments[1])).run()
+    Worker(control, int(arguments[1]), hard if hard != resource.RLIM_INFINITY else 1 << 20).run()
 
 
 if __name__ == "__main__":

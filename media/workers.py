@@ -415,7 +415,7 @@ def _load(worker: _Worker) -> int:
 
 
 def _end(end: End) -> tuple[Any, ...]:
-    """`media.reference.EndTuple`."""
+    """`media.stream.EndTuple`."""
     local = end.local
     return (
         local.host,
@@ -434,5 +434,5 @@ def _end(end: End) -> tuple[Any, ...]:
 
 
 def _counters(call: str, row: tuple[Any, ...]) -> StreamCounters:
-    """From (stream, `media.reference.CountersTuple` of a, of b)."""
+    """From (stream, `media.stream.CountersTuple` of a, of b)."""
     return StreamCounters(row[0], call, Counters(*row[1]), Counters(*row[2]))

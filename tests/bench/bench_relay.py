@@ -1,12 +1,14 @@
 """CPU per relayed packet of a relay worker, and what a held stream and its control cost.
 
-    python -m tests.bench.bench_relay [streams ...]
+    python -m tests.bench.bench_relay [calls ...]
 
-The generator and sink run in a process of their own; the worker's CPU is what the scheduler charged it
-(/proc/PID/schedstat, nanoseconds, interrupts that delivered its packets on loopback included).
+A call is two RTP streams of 50 packets/s, one from each side. The generator and sink run in a process of their
+own; the worker's CPU is what the scheduler charged it (/proc/PID/schedstat, nanoseconds, interrupts that
+delivered its packets on loopback included).
 """
 
 import asyncio
+import contextlib
 import multiprocessing
 import resource
 import socket
@@ -17,7 +19,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from media.ports import PortPool
-from media.relay import Closed, End, Learn, PortPair, RelayEvent, StreamSpec
+from media.relay import Closed, End, Learn, RelayEvent, StreamSpec
 from media.workers import WorkerRelay
 from tests.harness.rtp import rtp_packet
 
@@ -28,25 +30,26 @@ WARM_UP_S = 1.0
 CODECS = ((0, "PCMU", 8000), (101, "telephone-event", 8000))
 
 
-def generate(targets: Sequence[int], source: socket.socket, sink: socket.socket, stop: Event) -> None:
-    """Send 50 packets a second to every target, evenly spread, and read what arrives at the sink."""
-    sink.setblocking(False)
-    packets = [
-        [rtp_packet(seq, seq * 160, stream + 1) for seq in range(1000)] for stream in range(len(targets))
-    ]
+def generate(
+    targets: Sequence[tuple[int, int]], alice: socket.socket, bob: socket.socket, stop: Event
+) -> None:
+    """Send 50 packets a second to both ports of every call, evenly spread, and read what comes back."""
+    alice.setblocking(False)
+    bob.setblocking(False)
+    packets = [rtp_packet(seq, seq * 160, 7) for seq in range(2000)]
     slots = TICKS_PER_S // PACKETS_PER_S
     scratch = bytearray(2048)
     tick = 0
     begin = time.monotonic()
     while not stop.is_set():
         seq, slot = divmod(tick, slots)
-        for stream in range(slot, len(targets), slots):
-            source.sendto(packets[stream][seq % 1000], ("127.0.0.1", targets[stream]))
-        try:
-            while True:
-                sink.recv_into(scratch)
-        except BlockingIOError:
-            pass
+        for call in range(slot, len(targets), slots):
+            alice.sendto(packets[seq % 2000], ("127.0.0.1", targets[call][0]))
+            bob.sendto(packets[seq % 2000], ("127.0.0.1", targets[call][1]))
+        for sink in (alice, bob):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sink.recv_into(scratch)
         tick += 1
         time.sleep(max(0.0, begin + tick / TICKS_PER_S - time.monotonic()))
 
@@ -66,99 +69,114 @@ def rss_kib(pid: int) -> int:
     return sum(int(fields[key].split()[0]) for key in ("Private_Clean", "Private_Dirty"))
 
 
-def specs(streams: int, pool: PortPool, source: int, sink: int) -> list[StreamSpec]:
-    """Streams from one sending socket to one sink."""
+def specs(calls: int, pool: PortPool, alice: int, bob: int) -> list[StreamSpec]:
+    """Calls between two sockets that play all phones."""
     result = []
-    for number in range(1, streams + 1):
-        a = End(pool.allocate("a", 0.0), ("127.0.0.1", source), ("127.0.0.1", source + 1), codecs=CODECS)
-        b = End(pool.allocate("b", 0.0), ("127.0.0.1", sink), ("127.0.0.1", sink + 1), codecs=CODECS)
+    for number in range(1, calls + 1):
+        a = End(pool.allocate("a", 0.0), ("127.0.0.1", alice), ("127.0.0.1", alice + 1), codecs=CODECS)
+        b = End(pool.allocate("b", 0.0), ("127.0.0.1", bob), ("127.0.0.1", bob + 1), codecs=CODECS)
         result.append(StreamSpec(number, f"c-{number:08x}", "rtp", a, b))
     return result
 
 
-async def relay_cpu(streams: int) -> None:
+async def relay_cpu(calls: int) -> None:
     """Print the cost per packet at this load."""
     loop = asyncio.get_running_loop()
     relay = WorkerRelay(loop, 1)
     pool = PortPool({"a": ("127.0.0.1", 20000, 23999), "b": ("127.0.0.1", 24000, 27999)})
     with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as alice,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bob,
     ):
-        source.bind(("127.0.0.1", 0))
-        sink.bind(("127.0.0.1", 0))
+        alice.bind(("127.0.0.1", 0))
+        bob.bind(("127.0.0.1", 0))
         await asyncio.sleep(0.3)
         pid = relay.pids[0]
         assert pid is not None
         before_kib = rss_kib(pid)
-        opened = specs(streams, pool, source.getsockname()[1], sink.getsockname()[1])
+        opened = specs(calls, pool, alice.getsockname()[1], bob.getsockname()[1])
         for spec in opened:
             relay.open(spec)
         ids = [spec.id for spec in opened]
         await relay.query(ids)
         context = multiprocessing.get_context("fork")
         stop = context.Event()
-        targets = [spec.a.local.rtp for spec in opened]
-        generator = context.Process(target=generate, args=(targets, source, sink, stop), daemon=True)
+        targets = [(spec.a.local.rtp, spec.b.local.rtp) for spec in opened]
+        generator = context.Process(target=generate, args=(targets, alice, bob, stop), daemon=True)
         generator.start()
         await asyncio.sleep(WARM_UP_S)
-        first = sum(each.a.forwarded for each in await relay.query(ids))
+        first = sum(each.a.forwarded + each.b.forwarded for each in await relay.query(ids))
         cpu = cpu_s(pid)
         await asyncio.sleep(SECONDS)
         cpu = cpu_s(pid) - cpu
         last = await relay.query(ids)
-        packets = sum(each.a.forwarded for each in last) - first
-        lost = sum(each.a.lost for each in last)
-        kib = (rss_kib(pid) - before_kib) / streams
+        packets = sum(each.a.forwarded + each.b.forwarded for each in last) - first
+        lost = sum(each.a.lost + each.b.lost for each in last)
+        kib = (rss_kib(pid) - before_kib) / calls
         stop.set()
         generator.join()
         print(
-            f"{streams} streams: {packets / SECONDS:.0f} packets/s, {cpu / packets * 1e6:.2f} us of worker CPU each"
-            f" ({100 * cpu / SECONDS:.0f} % of a core), {lost} lost; worker {before_kib} KiB + {kib:.1f} KiB a stream"
+            f"{calls} calls: {packets / SECONDS:.0f} packets/s, {cpu / packets * 1e6:.2f} us of worker CPU each"
+            f" ({100 * cpu / SECONDS:.0f} % of a core), {lost} lost; worker {before_kib} KiB + {kib:.1f} KiB a call"
         )
     await relay.stop()
 
 
+def own_cpu_s() -> float:
+    """Seconds of CPU of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 async def control_cost(calls: int = 2000, at_once: int = 50) -> None:
-    """Print what open, two changes and close with its final counters cost the signalling process."""
+    """Print what open, two changes and close with its final counters cost the signalling process.
+
+    Every command has a turn of the event loop to itself, as when it comes from a SIP message; what the bare
+    turns cost is subtracted.
+    """
     loop = asyncio.get_running_loop()
     relay = WorkerRelay(loop, 1)
     closed = 0
+    all_closed = asyncio.Event()
 
     def count(event: RelayEvent) -> None:
         nonlocal closed
         closed += isinstance(event, Closed)
+        if closed % at_once == 0:
+            all_closed.set()
 
     relay.on_event = count
     pool = PortPool({"a": ("127.0.0.1", 20000, 23999), "b": ("127.0.0.1", 24000, 27999)}, 0.0)
     await asyncio.sleep(0.3)
     pid = relay.pids[0]
     assert pid is not None
-    worker = cpu_s(pid)
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    turns = own_cpu_s()
+    for _ in range(4 * calls):
+        await asyncio.sleep(0)
+    turns = own_cpu_s() - turns
+    worker, ours = cpu_s(pid), own_cpu_s()
     for begin in range(0, calls, at_once):
-        held: list[tuple[int, PortPair, PortPair]] = []
+        all_closed.clear()
+        held: list[tuple[int, End, End]] = []
         for number in range(begin, begin + at_once):
             a = End(pool.allocate("a", 0.0), ("127.0.0.1", 9), codecs=CODECS, learn=Learn.PORT)
             b = End(pool.allocate("b", 0.0), codecs=CODECS)
             relay.open(StreamSpec(number, f"c-{number:08x}", "rtp", a, b))
-            held.append((number, a.local, b.local))
+            held.append((number, a, b))
             await asyncio.sleep(0)
-        for number, _, local in held:
-            relay.change(number, "b", End(local, ("127.0.0.1", 9), codecs=CODECS, epoch=1))
+        for number, _, b in held:
+            relay.change(number, "b", End(b.local, ("127.0.0.1", 9), codecs=CODECS, epoch=1))
             await asyncio.sleep(0)
-        for number, local, _ in held:
-            relay.change(number, "a", End(local, ("127.0.0.1", 9), codecs=CODECS, epoch=1))
+        for number, a, _ in held:
+            relay.change(number, "a", End(a.local, ("127.0.0.1", 9), codecs=CODECS, epoch=1))
             await asyncio.sleep(0)
-        for number, a_local, b_local in held:
+        for number, a, b in held:
             relay.close(number)
-            pool.release(a_local, 0.0)
-            pool.release(b_local, 0.0)
+            pool.release(a.local, 0.0)
+            pool.release(b.local, 0.0)
             await asyncio.sleep(0)
-        while closed < begin + at_once:
-            await asyncio.sleep(0.001)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    ours = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        await all_closed.wait()
+    ours = own_cpu_s() - ours - turns
     print(
         f"control of a call (ports, open, 2 changes, close, counters), not batched: {ours / calls * 1e6:.0f} us"
         f" in the signalling process, {(cpu_s(pid) - worker) / calls * 1e6:.0f} us in the worker"
@@ -166,12 +184,12 @@ async def control_cost(calls: int = 2000, at_once: int = 50) -> None:
     await relay.stop()
 
 
-async def main(streams: Sequence[int]) -> None:
+async def main(calls: Sequence[int]) -> None:
     """Run everything."""
     await control_cost()
-    for number in streams:
+    for number in calls:
         await relay_cpu(number)
 
 
 if __name__ == "__main__":
-    asyncio.run(main([int(argument) for argument in sys.argv[1:]] or [100, 400]))
+    asyncio.run(main([int(argument) for argument in sys.argv[1:]] or [50, 200]))

@@ -35,6 +35,11 @@ def test_both_sides_hear_each_other(make: str) -> None:
             )
             await under_test.settle()
             assert len(alice.received) == len(bob.received) == 50
+            # In order also where the relay changes from one socket to another, when a source locks.
+            for peer in (alice, bob):
+                assert [packet[2:4] for packet, _ in peer.received] == sorted(
+                    packet[2:4] for packet, _ in peer.received
+                )
             assert has_tone(bob.audio(), 440)
             assert has_tone(alice.audio(), 1000)
             assert {source for _, source in bob.received} == {rtp_of(b)}
@@ -204,6 +209,24 @@ def test_strangers_inject_nothing_and_hear_nothing(
             assert len(bob.received) >= 35 and len(alice.received) >= 30
             for stranger in strangers:
                 stranger.close()
+
+    asyncio.run(call())
+
+
+def test_a_stranger_is_not_told_that_nobody_is_there(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            await under_test.open(a, b)
+            await alice.stream(rtp_of(a), 5)
+            (stranger,) = stranger_sockets(["127.0.0.66"])
+            stranger.connect(rtp_of(a))
+            stranger.send(rtp_packet(1, 1, 1))
+            await under_test.settle()
+            # An ICMP error would wait here.
+            assert stranger.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            stranger.close()
 
     asyncio.run(call())
 

@@ -1,0 +1,263 @@
+"""An open stream as a worker holds it: two ends with their ports, policy and counters."""
+
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from media import quality, rtcp, rtp
+from media.source import RtcpGate, Sockaddr, SourceGate
+
+# What a worker hears is `media.relay.End` as a tuple, in this order.
+EndTuple = tuple[
+    str,  # bind address
+    int,  # RTP port
+    int,  # RTCP port
+    tuple[str, int] | None,  # remote
+    tuple[str, int] | None,  # remote_rtcp
+    bool,  # rtcp_mux
+    str,  # learn
+    str | None,  # expect
+    bool,  # receive
+    bool,  # send
+    tuple[tuple[int, str, int], ...],  # codecs
+    int,  # epoch
+]
+
+# `media.relay.Counters` as a tuple, in its order.
+CountersTuple = tuple[Any, ...]
+
+# RFC 3551 s.6: what a stream without rtpmap for its payload type is, for the quality estimate.
+STATIC_NAMES = {
+    0: "PCMU",
+    3: "GSM",
+    4: "G723",
+    8: "PCMA",
+    9: "G722",
+    10: "L16",
+    11: "L16",
+    15: "G728",
+    18: "G729",
+}
+
+# Linux include/uapi/asm-generic/socket.h and linux/sock_diag.h: one getsockopt tells what the queue dropped,
+# where SO_RXQ_OVFL would need recvmsg with ancillary data for every packet.
+_SO_MEMINFO = 55
+_SK_MEMINFO_DROPS = 8
+
+# What a port is for.
+RTP_PORT = 0
+RTCP_PORT = 1
+DIRECT = 2
+
+
+class Port:
+    """One bound UDP socket of an end.
+
+    A DIRECT port is a second socket on the RTP port, connected to the locked source. The kernel gives it the
+    packets of that source and the unconnected one all others; a packet then costs a fifth less, since neither
+    does the kernel look for a route nor Python translate two addresses. The unconnected socket has to stay:
+    without it the kernel would answer strangers with ICMP errors.
+    """
+
+    __slots__ = ("end", "kind", "local", "recv_into", "recvfrom_into", "sock")
+
+    def __init__(self, end: "RelayEnd", sock: socket.socket, local: tuple[str, int], kind: int) -> None:
+        self.end = end
+        self.sock = sock
+        self.recvfrom_into = sock.recvfrom_into
+        self.recv_into = sock.recv_into
+        self.local = local
+        self.kind = kind
+
+    def dropped(self) -> int:
+        """Packets that the kernel dropped because our queue was full."""
+        info = self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _SK_MEMINFO_DROPS + 4)
+        return int.from_bytes(info[4 * _SK_MEMINFO_DROPS :], sys.byteorder)
+
+
+class RelayEnd:
+    """One end of an open stream: its ports, its policy, its counters."""
+
+    __slots__ = (
+        "codecs",
+        "connected",
+        "direct",
+        "dropped",
+        "family",
+        "forwarded",
+        "gate",
+        "local",
+        "malformed",
+        "muted",
+        "mux",
+        "other",
+        "other_protocols",
+        "receive",
+        "reception",
+        "round_trip",
+        "rtcp_gate",
+        "rtcp_packets",
+        "rtcp_port",
+        "rtp_port",
+        "send",
+        "send_direct",
+        "sendto",
+        "side",
+        "signalled",
+        "signalled_rtcp",
+        "strangers",
+        "stream",
+        "target",
+        "udptl",
+    )
+
+    other: "RelayEnd"
+    # Of the RTP socket; there while `target` is not None.
+    sendto: Callable[[memoryview, Sockaddr], int]
+
+    def __init__(self, stream: "RelayStream", side: str, window_s: float, now: float) -> None:
+        self.stream = stream
+        self.udptl = stream.udptl
+        self.side = side
+        self.gate = SourceGate(window_s, now)
+        self.rtcp_gate = RtcpGate()
+        self.reception = rtp.Reception()
+        self.round_trip = rtcp.RoundTrip()
+        self.rtp_port: Port | None = None
+        self.direct: Port | None = None
+        self.connected: Sockaddr | None = None
+        self.send_direct: Callable[[memoryview], int] | None = None
+        self.rtcp_port: Port | None = None
+        self.local = ("", 0, 0)
+        self.family = socket.AF_INET
+        self.target: Sockaddr | None = None
+        self.signalled: Sockaddr | None = None
+        self.signalled_rtcp: Sockaddr | None = None
+        self.mux = False
+        self.receive = True
+        self.send = True
+        self.codecs: tuple[tuple[int, str, int], ...] = ()
+        self.forwarded = 0
+        self.strangers = 0
+        self.muted = 0
+        self.malformed = 0
+        self.other_protocols = 0
+        self.rtcp_packets = 0
+        self.dropped = 0
+
+    def configure(self, spec: EndTuple) -> None:
+        """Take over everything but the ports."""
+        (host, rtp_port, rtcp_port, remote, remote_rtcp, self.mux, learn, expect) = spec[:8]
+        (self.receive, self.send, codecs, epoch) = spec[8:]
+        self.local = (host, rtp_port, rtcp_port)
+        self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.signalled = sockaddr(self.family, remote)
+        self.signalled_rtcp = sockaddr(self.family, remote_rtcp)
+        if expect is not None:
+            named = sockaddr(self.family, (expect, 1))
+            expect = named[0] if named else None
+        if epoch != self.gate.epoch:
+            self.rtcp_gate.follow(None)
+        self.gate.configure(learn, self.signalled, expect, epoch)
+        self.rtcp_gate.configure(learn, self.signalled_rtcp)
+        if codecs != self.codecs:
+            self.codecs = codecs
+            self.reception.codecs(codecs)
+        self.aim()
+
+    def aim(self) -> None:
+        """Say where RTP to this end goes: the locked source (RFC 4961), before that the signalled address."""
+        self.target = (self.gate.source or self.signalled) if self.send and self.rtp_port else None
+        use = self.direct is not None and self.target is not None and self.target == self.connected
+        self.send_direct = self.direct.sock.send if self.direct is not None and use else None
+
+    def counters(self, now: float) -> CountersTuple:
+        """What came from this end so far."""
+        seen = self.reception
+        dropped = self.dropped + sum(
+            port.dropped() for port in (self.rtp_port, self.rtcp_port, self.direct) if port
+        )
+        rtt_ms = None if self.round_trip.seconds is None else self.round_trip.seconds * 1000
+        mos = None
+        if seen.packets and not self.udptl:
+            name = next((codec[1] for codec in self.codecs if codec[0] == seen.payload_type), None)
+            name = name or STATIC_NAMES.get(seen.payload_type, "")
+            loss = max(0, seen.lost) / max(1, seen.expected)
+            mos = quality.mos(quality.rating(name, loss, seen.jitter * 1000, rtt_ms))
+        source = self.gate.source
+        return (
+            seen.packets,
+            seen.bytes,
+            self.forwarded,
+            0 if self.udptl else seen.lost,
+            seen.jitter * 1000,
+            seen.max_jitter * 1000,
+            seen.reordered,
+            seen.resets,
+            seen.ssrc_changes,
+            self.rtcp_packets,
+            rtt_ms,
+            mos,
+            self.strangers,
+            self.muted,
+            self.malformed,
+            seen.payload_types(),
+            source[:2] if source else None,
+            now - seen.heard if seen.packets else None,
+            dropped,
+            self.other_protocols,
+        )
+
+
+class RelayStream:
+    """An open stream: two ends and its silence limits."""
+
+    __slots__ = ("a", "b", "id", "quiet_since", "reported", "silence_s", "start_s", "udptl")
+
+    def __init__(self, number: int, udptl: bool, window_s: float, now: float) -> None:
+        self.id = number
+        self.udptl = udptl
+        self.a = RelayEnd(self, "a", window_s, now)
+        self.b = RelayEnd(self, "b", window_s, now)
+        self.a.other = self.b
+        self.b.other = self.a
+        self.start_s = 0.0
+        self.silence_s = 0.0
+        self.quiet_since = now
+        self.reported = False
+
+    def silence(self, now: float) -> tuple[float, bool] | None:
+        """(seconds without a packet, whether there ever was one) if that is over the limit, else None.
+
+        An end that is muted is not asked to send; if both are, both count. Any change of the stream starts
+        the clock again: a call that leaves hold gets its whole time.
+        """
+        a, b = self.a, self.b
+        heard_a = a.reception.heard if a.receive or not b.receive else 0.0
+        heard_b = b.reception.heard if b.receive or not a.receive else 0.0
+        ever = a.reception.packets > 0 or b.reception.packets > 0
+        limit = self.silence_s if ever else self.start_s
+        quiet = now - max(heard_a, heard_b, self.quiet_since)
+        if limit <= 0 or quiet < limit:
+            self.reported = False
+            return None
+        return quiet, ever
+
+
+def sockaddr(family: int, address: tuple[str, int] | None) -> Sockaddr | None:
+    """`address` as recvfrom tells it; None if there is nothing to send to (0.0.0.0, port 0, other family).
+
+    Only literals: a name would make sendto ask the DNS, on the packet path.
+    """
+    if address is None:
+        return None
+    host, port = address
+    try:
+        packed = socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        return None
+    if packed == bytes(len(packed)) or not 0 < port < 65536:
+        return None
+    # Of an IPv4 address inet_pton takes one spelling only.
+    return (socket.inet_ntop(family, packed), port, 0, 0) if family == socket.AF_INET6 else (host, port)
