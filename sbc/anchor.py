@@ -172,10 +172,11 @@ class LocalAnchor:
             self._ports.free(fresh)
             raise self._exhausted(state, error) from error
         # What was kept and is used again belongs to this exchange now, the rest to nobody.
-        used = {pair for plan in plans if plan is not None for pair in plan.pairs.values()}
-        fresh.update(pair for pair in state.kept.values() if pair in used)
-        self._ports.free(pair for pair in state.kept.values() if pair not in used)
-        state.kept.clear()
+        if state.kept:
+            used = {pair for plan in plans if plan is not None for pair in plan.pairs.values()}
+            fresh.update(pair for pair in state.kept.values() if pair in used)
+            self._ports.free(pair for pair in state.kept.values() if pair not in used)
+            state.kept.clear()
 
         side = side_of(target.leg)
         mux = [line.rtcp_mux or muxed(state.session[place], side) for place, line in enumerate(lines)]

@@ -3,11 +3,17 @@
 Everything else is typed on access, by the readers below, since most lines are copied or dropped unread.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 
 from signaling.errors import ParseError
+
+# A dotted quad; no leading zeros, which would be octal to some readers.
+IPV4 = re.compile(
+    r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +127,17 @@ def _connection(host: str, family: int, scoped: bool) -> Connection:
         if address.is_unspecified:
             return Connection(6, "::", unspecified=True)
         return Connection(6, str(address), unicast=not (scoped or address.is_multicast))
-    if host.replace(".", "").isdecimal():
-        octets = host.split(".")
-        if not is_ipv4(octets) or not host.isascii():
-            raise ParseError("not an IPv4 address in SDP", "sdp-bad-address")
-        if octets[0] == "0":
+    if IPV4.fullmatch(host) is not None:
+        net = int(host.partition(".")[0])
+        if net == 0:
             # 0.0.0.0 is hold; the rest of 0/8 is no host either (RFC 1122 s.3.2.1.3).
             return Connection(4, "0.0.0.0", unspecified=True)
-        return Connection(4, host, unicast=not scoped and int(octets[0]) < 224)
+        return Connection(4, host, unicast=not scoped and net < 224)
+    if host.replace(".", "").isdecimal():
+        raise ParseError("not an IPv4 address in SDP", "sdp-bad-address")
     if not host or not is_host_name(host):
         raise ParseError("neither an address nor a host name in SDP", "sdp-bad-address")
     return Connection(family, host, named=True)
-
-
-def is_ipv4(octets: Sequence[str]) -> bool:
-    """Whether decimal texts are a dotted quad; a leading zero would be octal to some readers."""
-    if len(octets) != 4:
-        return False
-    for octet in octets:
-        if not 0 < len(octet) <= 3 or int(octet) > 255 or (octet[0] == "0" and octet != "0"):
-            return False
-    return True
 
 
 def is_host_name(text: str) -> bool:
