@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, control: socket.socket, dscp: int, max_files: int) -> None:
         self._control = control
+        self._buffer = bytearray(MESSAGE_BYTES)
         self._pending: list[Event] = []
         self._running = True
         self._blocked = False
@@ -68,15 +69,15 @@ class Worker:
         relay = self._relay
         for _ in range(MESSAGES_PER_TURN):
             try:
-                data = self._control.recv(MESSAGE_BYTES)
+                size = self._control.recv_into(self._buffer)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            if not data:
+                size = 0
+            if not size:
                 self._running = False
                 return
-            commands: list[tuple[Any, ...]] = marshal.loads(data)
+            commands: list[tuple[Any, ...]] = marshal.loads(self._buffer)
             for name, *arguments in commands:
                 try:
                     getattr(relay, name)(*arguments)

@@ -129,6 +129,7 @@ class WorkerRelay:
         self._queries: dict[int, _Query] = {}
         self._next_token = 0
         self._stopping = False
+        self._buffer = bytearray(MESSAGE_BYTES)
         self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
         for worker in self._workers:
             self._spawn(worker)
@@ -235,8 +236,9 @@ class WorkerRelay:
                 self._loop.call_soon(self._flush)
             self._dirty.append(worker)
         queue.append(command)
-        if len(queue) > MAX_QUEUED:
-            self._lose(worker)
+        if len(queue) == MAX_QUEUED:
+            # Not here: its events would come in the middle of whatever the caller is doing.
+            self._loop.call_soon(self._lose_stuck, worker, worker.control)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -271,15 +273,16 @@ class WorkerRelay:
         if control is None:
             return
         try:
-            data = control.recv(MESSAGE_BYTES)
+            # Not recv(): it would ask for MESSAGE_BYTES of fresh memory for every few bytes.
+            size = control.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._lose(worker)
             return
-        for event in marshal.loads(data):
+        for event in marshal.loads(self._buffer):
             self._take(worker, event)
 
     def _take(self, worker: _Worker, event: tuple[Any, ...]) -> None:
@@ -378,6 +381,10 @@ class WorkerRelay:
                 self._answer_query(query, token, [])
         if not self._stopping:
             self._replace(worker)
+
+    def _lose_stuck(self, worker: _Worker, control: socket.socket) -> None:
+        if worker.control is control:
+            self._lose(worker)
 
     def _replace(self, worker: _Worker) -> None:
         """Start a successor as soon as the kernel has freed the ports, that is when the process is reaped."""

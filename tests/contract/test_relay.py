@@ -4,8 +4,11 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -662,5 +665,65 @@ def test_unreachable_and_impossible_targets_do_no_harm(make: str) -> None:
             await under_test.settle()
             assert len(bob.received) == 3
             assert (await under_test.counters(stream, "a")).packets == 3 * len(targets) + 3
+
+    asyncio.run(call())
+
+
+PARENT = """
+import asyncio, os, sys
+from media.workers import WorkerRelay
+
+async def main() -> None:
+    relay = WorkerRelay(asyncio.get_running_loop(), 2)
+    print(*relay.pids, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(make: str) -> None:
+    assert make == "reference"
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 3
+    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(running(pid) for pid in pids)
+
+
+def running(pid: int) -> bool:
+    """Whether a process that is not our child lives (an orphan may stay a zombie for a while)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_that_does_not_read_is_replaced(make: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media.workers.MAX_QUEUED", 500)
+
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            for _ in range(2000):
+                if under_test.relay.pids[0] != pid:
+                    break
+                for _ in range(50):
+                    under_test.relay.change(stream, "b", b)
+                await asyncio.sleep(0.001)
+            await under_test.until(lambda: under_test.happened(WorkerRestarted))
+            await under_test.settle()
+            await alice.stream(rtp_of(a), 5)
+            await under_test.settle()
+            assert len(bob.received) == 5
 
     asyncio.run(call())
