@@ -25,14 +25,15 @@ from signaling.events import (
     Rejected,
     Released,
     UpdateAccepted,
+    UpdateCancelled,
     Updated,
     UpdateRejected,
 )
 from signaling.exchange import Effect as LegEffect
-from signaling.exchange import Ended, Raise
+from signaling.exchange import Ended, Raise, crossing_status
 from signaling.exchange import State as LegState
 from signaling.leg import Leg
-from signaling.topology import clean_user
+from signaling.topology import clean_user, reason_phrase
 from signaling.uri import SipUri, TelUri, parse_uri
 
 EARLY_PER_LEG = 16
@@ -191,10 +192,10 @@ class Call:
     # -- inputs --------------------------------------------------------------------------------------------
 
     def begin(self, targets: Sequence[Target], now: float) -> list[Effect]:
-        """Policy has chosen: try `targets` in order."""
+        """Policy has chosen: try `targets` in order, those of a redirect before those that were left."""
         if self.state not in (State.ROUTING, State.CALLING):
             return []
-        self.targets = deque(targets)
+        self.targets.extendleft(reversed(targets))
         self.state = State.CALLING
         return self._next_target(now)
 
@@ -204,6 +205,14 @@ class Call:
             return []
         effects = self._to_leg(self.a, rejected, now)
         return [*effects, *self._finish(by, rejected.rule, rejected.reason, rejected.status)]
+
+    def not_followed(self, now: float) -> list[Effect]:
+        """The redirect that `Follow` asked for leads nowhere."""
+        if self.state is not State.CALLING:
+            return []
+        if self.targets:
+            return self._next_target(now)
+        return self.refuse(Rejected(480, "Temporarily Unavailable", "redirect-unusable"), now)
 
     def dialled(self, leg: Leg, effects: Sequence[LegEffect], now: float) -> list[Effect]:
         """The leg that `Dial` asked for."""
@@ -224,7 +233,10 @@ class Call:
         if crossing is None:
             return []
         self.crossing = None
-        effects = self._deliver(crossing.cross.target, with_sdp(crossing.event, sdp), now)
+        effects: list[Effect] = []
+        if isinstance(crossing.event, Answered):
+            effects.append(Milestone("answered", crossing.cross.source.name, 200, "OK"))
+        effects.extend(self._deliver(crossing.cross.target, with_sdp(crossing.event, sdp), now))
         return [*effects, *self._go_on(now)]
 
     def not_crossed(self, error: PeerError, now: float) -> list[Effect]:
@@ -320,11 +332,10 @@ class Call:
                 self.state = State.UP
                 self.targets.clear()
                 self.deadline = now + self.max_call_s if self.max_call_s else None
-                effects = [Milestone("answered", leg.name, 200, "OK")]
-                if event.sdp is not None:
-                    kind: Literal["offer", "answer"] = "offer" if self.late else "answer"
-                    return [*effects, *self._cross(kind, leg, self.a, event, event.sdp, now)]
-                return [*effects, *self._to_leg(self.a, event, now)]
+                if event.sdp is None:
+                    return []  # a leg answers with SDP or not at all
+                kind: Literal["offer", "answer"] = "offer" if self.late else "answer"
+                return self._cross(kind, leg, self.a, event, event.sdp, now)
             case Rejected():
                 return self._target_failed(event, now)
             case Redirected():
@@ -361,7 +372,7 @@ class Call:
                 if event.sdp is not None:
                     return self._cross("answer", source, other, event, event.sdp, now)
                 return self._to_leg(other, event, now)
-            case Informed() | InformAnswered():
+            case UpdateCancelled() | Informed() | InformAnswered():
                 return self._to_leg(other, event, now)
             case _:
                 return []
@@ -439,6 +450,8 @@ class Call:
         if event.status in (401, 407):
             # The challenge is between the trunk and us; the caller has no credentials for it.
             event = Rejected(403, "Forbidden", "trunk-wants-credentials")
+        elif (status := crossing_status(event.status)) != event.status:
+            event = replace(event, status=status, reason=reason_phrase(status))
         if self.state is State.UP:
             self.state = State.CALLING
         return [*out, *self.refuse(event, now, "sbc" if local or event.rule != "peer-rejected" else "b")]
@@ -547,7 +560,9 @@ def with_sdp(event: Event, sdp: bytes) -> Event:
     match event:
         case Progressed() | Answered() | Confirmed() | Updated() | UpdateAccepted() | Offered():
             return replace(event, sdp=sdp)
-        case Rejected() | Redirected() | UpdateRejected() | Informed() | InformAnswered() | Released():
+        case Rejected() | Redirected() | UpdateRejected() | UpdateCancelled():
+            return event
+        case Informed() | InformAnswered() | Released():
             return event
         case _:
             assert_never(event)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from signaling import session_timer
 from signaling.dialog import Dialog
+from signaling.errors import PeerError
 from signaling.events import Answered, Offered, Progressed, Redirected, Rejected
 from signaling.exchange import (
     ALLOW,
@@ -20,24 +21,32 @@ from signaling.exchange import (
     SendRequest,
     State,
     allows,
+    answer_body,
     retry_after,
-    session_body,
 )
 from signaling.flow import Address, Flow, host_port
+from signaling.headers import parse_name_addr, split_commas
 from signaling.leg import Leg
-from signaling.message import Response
+from signaling.message import Request, Response
 from signaling.topology import Site, carry_response, reason_phrase, render
 
-# A server that wants longer sessions than this is not asked again.
-MAX_MIN_SE_S = 86_400
+# The peer makes early dialogs up: more than these share the last one.
+MAX_FORKS = 16
+MAX_CONTACTS = 10
 
 
 class CalleeLeg(Leg):
-    """The leg of the one who is called. `forks` has the peer's tag of each early dialog, in order."""
+    """The leg of the one who is called.
 
-    __slots__ = ("forks", "offered")
+    `forks` has each early dialog by the peer's tag, in order, `early_sdp` what was answered in it, `declined`
+    the ACK of each 2xx that came too late.
+    """
 
-    forks: list[str]
+    __slots__ = ("declined", "early_sdp", "forks", "offered")
+
+    forks: dict[str, Dialog]
+    early_sdp: dict[str, bytes]
+    declined: dict[str, Request]
     offered: Offered | None
 
     @classmethod
@@ -61,24 +70,25 @@ class CalleeLeg(Leg):
         address: Address = (host, flow.remote[1])
         dialog.remote_target = f"sip:{userinfo}{host_port(address)}{transport}"
         leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
-        leg.forks = []
+        leg.owns_call_id = True
+        leg.forks, leg.early_sdp, leg.declined = {}, {}, {}
         leg.offered = offered
         effects: list[Effect] = [
             Opened(dialog.call_id, dialog.local_tag),
-            leg._invite(offered, settings.min_se_s, now),
+            leg._invite(offered, now),
         ]
         leg.opened.append(dialog.local_tag)
         return leg, effects
 
-    def _invite(self, offered: Offered, min_se_s: int, now: float) -> SendRequest:
+    def _invite(self, offered: Offered, now: float) -> SendRequest:
         wanted_s = self.settings.session_expires_s
-        interval_s = max(wanted_s, min_se_s) if wanted_s else 0
+        interval_s = max(wanted_s, self.min_se_s) if wanted_s else 0
         fields = [
             ("Contact", self._contact()),
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
             *self._own("User-Agent"),
-            *session_timer.asked_fields(interval_s, min_se_s, None),
+            *session_timer.asked_fields(interval_s, self.min_se_s, None),
             *render(offered.carried, self.site),
         ]
         body = offered.sdp or b""
@@ -87,7 +97,7 @@ class CalleeLeg(Leg):
             self.local_sdp = body
         request = self.dialog.request("INVITE", fields, body)
         request.replace("Max-Forwards", str(offered.max_forwards))
-        self.asked = Asked(self, Purpose.CALL, "INVITE", self.dialog.local_cseq, bool(body))
+        self.asked = Asked(self, Purpose.CALL, "INVITE", self.dialog.local_cseq, offered.sdp)
         if self.settings.trying_timeout_s:
             self.timers["trying"] = now + self.settings.trying_timeout_s
         if self.settings.no_answer_s:
@@ -100,7 +110,8 @@ class CalleeLeg(Leg):
             if self.state is not State.CALLING:
                 return []
             self.timers.pop("trying", None)
-            return [] if status == 100 else self._provisional(response)
+            # 199 is for those who asked for it (RFC 6228 s.4).
+            return [] if status in (100, 199) else self._provisional(response)
         if status < 300:
             return self._success(asked, response, now)
         if self.state not in (State.CALLING, State.CANCELLING):
@@ -108,97 +119,95 @@ class CalleeLeg(Leg):
         if self.state is State.CANCELLING:
             return self._end()
         if status == 422 and self.offered is not None:
-            wanted = session_timer.min_se(response)
             offered, self.offered = self.offered, None
-            if wanted is not None and self.settings.min_se_s < wanted <= MAX_MIN_SE_S:
+            if self._lengthen(response):
                 # RFC 4028 s.7.3: the same call once more, with an interval that the server accepts.
-                return [self._invite(offered, wanted, now)]
+                return [self._invite(offered, now)]
         if 300 <= status < 400:
-            contacts = tuple(contact.uri_text for contact in response.contacts[:10])
             carried = carry_response(response)
-            return [
-                Raise(Redirected(status, reason_phrase(response.status), contacts, (), carried)),
-                *self._end(),
-            ]
-        retry = retry_after(response)
-        return [
-            Raise(
-                Rejected(
-                    status, reason_phrase(response.status), "peer-rejected", carry_response(response), retry
-                )
-            ),
-            *self._end(),
-        ]
+            contacts = contacts_of(response)
+            return [Raise(Redirected(status, reason_phrase(status), contacts, (), carried)), *self._end()]
+        retry, carried = retry_after(response), carry_response(response)
+        return [Raise(Rejected(status, reason_phrase(status), "peer-rejected", carried, retry)), *self._end()]
 
     def _provisional(self, response: Response) -> list[Effect]:
-        asked = self.asked
-        sdp = session_body(response) if asked is not None and asked.offer else None
-        if sdp is not None:
-            self.remote_sdp = sdp
-        early = self._fork(response.to.tag or "")
-        return [
-            Raise(
-                Progressed(
-                    response.status, reason_phrase(response.status), early, sdp, carry_response(response)
-                )
-            )
-        ]
+        tag = tag_of(response)
+        sdp = None
+        if self.asked is not None and self.asked.sdp is not None:
+            # A body that we cannot read is no reason to lose the call: it rings without.
+            sdp, _ = answer_body(response)
+        early = self._fork(tag, response)
+        if sdp is not None and tag in self.forks:
+            self.early_sdp[tag] = sdp
+        reason = reason_phrase(response.status)
+        return [Raise(Progressed(response.status, reason, early, sdp, carry_response(response)))]
 
-    def _fork(self, tag: str) -> int:
-        """The number of the early dialog with the peer's `tag`; bounded, since the peer makes them up."""
+    def _fork(self, tag: str, response: Response) -> int:
+        """The number of the early dialog with the peer's `tag` (RFC 3261 s.12.1.2)."""
         if tag not in self.forks:
-            if len(self.forks) >= 16:
-                return 0
-            self.forks.append(tag)
-        return self.forks.index(tag)
+            if len(self.forks) >= MAX_FORKS:
+                return MAX_FORKS - 1
+            self.forks[tag] = self.dialog.fork(response)
+        return list(self.forks).index(tag)
+
+    def _dialog_of(self, request: Request) -> Dialog:
+        if self.state not in (State.CALLING, State.CANCELLING):
+            return self.dialog
+        dialog = self.forks.get(request.from_.tag or "")
+        if dialog is None:
+            raise PeerError(481, "Call/Transaction Does Not Exist", "no-such-dialog")
+        return dialog
 
     def _success(self, asked: Asked, response: Response, now: float) -> list[Effect]:
-        tag = response.to.tag or ""
+        tag = tag_of(response)
         if self.dialog.confirmed and tag == self.dialog.remote_tag:
             return [] if asked.ack is None else [SendAck(asked.ack, self.destination(self))]
-        if self.state is not State.CALLING:
-            # Another fork has won, or we gave up: accept and hang up (RFC 3261 s.13.2.2.4, s.9.1).
-            return self._decline_success(asked, response)
-        dialog = self.dialog
-        dialog.remote_tag = tag
-        dialog.confirmed = True
+        if self.state not in (State.CALLING, State.CANCELLING):
+            return self._decline(tag, asked, response)
+        early = self._fork(tag, response)
+        dialog = self.forks.get(tag) or self.dialog.fork(response)
+        dialog.local_cseq = self.dialog.local_cseq
         dialog.learn_route(response)
-        self.state = State.UP
+        dialog.confirmed = True
+        self.dialog = dialog
         self.timers.clear()
-        self.remote_updates = allows(response, "UPDATE")
-        sdp = session_body(response)
-        self.timer = session_timer.agreed(response)
-        self._arm_session(now)
+        early_sdp = self.early_sdp.get(tag)
+        self.forks, self.early_sdp, self.offered = {}, {}, None
         asked.phase = Phase.ANSWERED
-        early = self._fork(tag)
-        effects: list[Effect] = []
-        if asked.offer:
-            effects.append(self._acknowledge(asked, b""))
-            if sdp is None:
-                sdp = self.remote_sdp if len(self.forks) == 1 else None
-        if sdp is not None:
-            self.remote_sdp = sdp
-        self.forks = []
-        self.offered = None
-        effects.append(Raise(Answered(early, sdp, carry_response(response))))
-        return effects
-
-    def _decline_success(self, asked: Asked, response: Response) -> list[Effect]:
         if self.state is State.CANCELLING:
-            dialog = self.dialog
-            dialog.remote_tag = response.to.tag or ""
-            dialog.confirmed = True
-            dialog.learn_route(response)
-            self.timers.clear()
-            return [self._acknowledge(asked, b""), *self._bye(())]
+            # The 2xx crossed our CANCEL: accept and hang up (RFC 3261 s.9.1, s.15).
+            return self._bye(self.farewell)
+        self.state = State.UP
+        sdp, fault = answer_body(response)
+        if asked.sdp is not None:
+            self.local_sdp = asked.sdp
+            # Some callees answer in the 18x alone.
+            sdp = sdp or early_sdp
+        if sdp is None:
+            # RFC 3261 s.13.2.2.4: an answer that cannot be used is acknowledged, then the dialog is ended.
+            fault = fault or PeerError(502, "The 2xx has no SDP", "no-sdp-in-2xx")
+            rejected = Rejected(fault.status, fault.reason, fault.rule)
+            return [Raise(rejected), *self._bye(())]
+        self.remote_sdp = sdp
+        self.remote_updates = allows(response, "UPDATE")
+        self.timer = session_timer.agreed(response, self.min_se_s)
+        self._arm_session(now)
+        effects: list[Effect] = [] if asked.sdp is None else [self._acknowledge(asked, b"")]
+        return [*effects, Raise(Answered(early, sdp, carry_response(response)))]
+
+    def _decline(self, tag: str, asked: Asked, response: Response) -> list[Effect]:
+        """Another fork has won, or the call is over: accept and hang up (RFC 3261 s.13.2.2.4)."""
+        ack = self.declined.get(tag)
+        if ack is not None:
+            return [SendAck(ack, self.flow)]
+        if len(self.declined) >= MAX_FORKS:
+            return []
         fork = self.dialog.fork(response)
-        ack = fork.request("ACK", [], cseq=asked.cseq)
+        fork.local_cseq = asked.cseq
+        ack = self.declined[tag] = fork.request("ACK", [], cseq=asked.cseq)
         bye = fork.request("BYE", self._own("User-Agent"))
-        flow = self.flow
-        return [
-            SendAck(ack, flow),
-            SendRequest(Asked(self, Purpose.BYE, "BYE", fork.local_cseq), bye, flow),
-        ]
+        asked_bye = Asked(self, Purpose.BYE_FORK, "BYE", fork.local_cseq)
+        return [SendAck(ack, self.flow), SendRequest(asked_bye, bye, self.flow)]
 
     def _call_failed(self, cause: str) -> list[Effect]:
         if self.state is State.CANCELLING:
@@ -220,3 +229,23 @@ class CalleeLeg(Leg):
             return super()._timer(name, now)
         del self.timers[name]
         return [Raise(rejected), *self._release((), now)]
+
+
+def tag_of(response: Response) -> str:
+    """The peer's tag in a response, empty where there is none to be read."""
+    try:
+        return response.to.tag or ""
+    except PeerError:
+        return ""
+
+
+def contacts_of(response: Response) -> tuple[str, ...]:
+    """The URIs that a 3xx names, bounded; those that are malformed are left out."""
+    contacts: list[str] = []
+    for line in response.get_all("Contact"):
+        for value in split_commas(line)[:MAX_CONTACTS]:
+            try:
+                contacts.append(parse_name_addr(value).uri_text)
+            except PeerError:
+                continue
+    return tuple(contacts[:MAX_CONTACTS])

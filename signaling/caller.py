@@ -11,7 +11,6 @@ from signaling.exchange import (
     Effect,
     LegSettings,
     Opened,
-    Phase,
     Raise,
     Respond,
     Served,
@@ -22,18 +21,18 @@ from signaling.exchange import (
 )
 from signaling.flow import Flow
 from signaling.leg import Leg
-from signaling.message import respond
+from signaling.message import Request, respond
 from signaling.topology import Carried, Site, carry_identity, carry_request, clean_user, hosts_of, render
 from signaling.transaction import ServerTx
 from signaling.uri import SipUri, TelUri, parse_uri
 
 
 class CallerLeg(Leg):
-    """The leg of the one who calls. `early` has our tag for each early dialog of the other leg."""
+    """The leg of the one who calls. `early` has a dialog here for each early dialog of the other leg."""
 
     __slots__ = ("early",)
 
-    early: dict[int, str]
+    early: dict[int, Dialog]
 
     @classmethod
     def invited(
@@ -46,8 +45,8 @@ class CallerLeg(Leg):
         dialog = Dialog.of_request(request, tag())
         leg = cls(name, settings, site, flow, dialog, State.INVITED, tag)
         leg.early = {}
-        leg.timer = session_timer.serve(request, settings.session_expires_s, settings.min_se_s)
-        leg.served = Served(tx, request, sdp is not None)
+        timer = session_timer.serve(request, settings.session_expires_s, settings.min_se_s)
+        leg.served = Served(tx, request, sdp, timer)
         leg.remote_sdp = sdp
         leg.remote_updates = allows(request, "UPDATE")
         uri = parse_uri(request.uri)
@@ -77,32 +76,46 @@ class CallerLeg(Leg):
             case _:
                 return super().deliver(event, now)
 
-    def _early_tag(self, early: int, effects: list[Effect]) -> str:
-        """Our To tag for an early dialog of the other leg; the first is the dialog's own (s.12.1)."""
-        tag = self.early.get(early)
-        if tag is None:
-            tag = self.tag() if self.early else self.dialog.local_tag
-            self.early[early] = tag
-            if tag != self.dialog.local_tag:
-                self.opened.append(tag)
-                effects.append(Opened(self.dialog.call_id, tag))
-        return tag
+    def _early_dialog(self, early: int, effects: list[Effect]) -> Dialog:
+        """Our dialog for an early dialog of the other leg; the first is the leg's own (s.12.1)."""
+        dialog = self.early.get(early)
+        if dialog is None:
+            dialog = self.dialog.sibling(self.tag()) if self.early else self.dialog
+            self.early[early] = dialog
+            if dialog is not self.dialog:
+                self.opened.append(dialog.local_tag)
+                effects.append(Opened(dialog.call_id, dialog.local_tag))
+        return dialog
+
+    def _dialog_of(self, request: Request) -> Dialog:
+        if self.state is State.INVITED:
+            for dialog in self.early.values():
+                if dialog.local_tag == request.to.tag:
+                    return dialog
+        return self.dialog
+
+    def _bye_received(self, tx: ServerTx, request: Request) -> list[Effect]:
+        if self.state is State.INVITED and len(self.early) > 1:
+            # RFC 3261 s.15: a BYE in one of several early dialogs ends that one and not the call.
+            kept = {early: one for early, one in self.early.items() if one.local_tag != request.to.tag}
+            self.early = kept
+            return [Respond(tx, self._reply(request, 200, "OK"))]
+        return super()._bye_received(tx, request)
 
     def _progress(self, event: Progressed) -> list[Effect]:
         served = self.served
         if self.state is not State.INVITED or served is None:
             return []
         effects: list[Effect] = []
-        tag = self._early_tag(event.early, effects)
+        tag = self._early_dialog(event.early, effects).local_tag
         # An offer in an unreliable provisional answer is none (RFC 3261 s.13.2.1), so only answers cross.
-        body = event.sdp or b"" if served.offer else b""
+        body = event.sdp or b"" if served.sdp is not None else b""
         fields = [("Contact", self._contact()), ("Allow", ALLOW), *self._own("Server")]
         fields.extend(
             ("Record-Route", value) for value in served.request.get_all("Record-Route")
         )  # RFC 3261 s.12.1.1
         if body:
             fields.append(("Content-Type", SDP))
-            self.local_sdp = body
         fields.extend(render(event.carried, self.site))
         effects.append(
             Respond(served.tx, respond(served.request, event.status, event.reason, tag, fields, body))
@@ -114,14 +127,11 @@ class CallerLeg(Leg):
         if self.state is not State.INVITED or served is None:
             return []
         effects: list[Effect] = []
-        self.dialog.local_tag = self._early_tag(event.early, effects)
+        self.dialog = self._early_dialog(event.early, effects)
         self.dialog.confirmed = True
         self.state = State.UP
         self.early = {}
-        # Some callees send their answer only in the 183; ours repeats it in the 2xx (RFC 3261 s.13.2.1).
-        body = event.sdp or self.local_sdp or b""
-        effects.append(self._answer_invite(served, body, event.carried, now))
-        self._arm_session(now)
+        effects.append(self._answer_invite(served, event.sdp or b"", event.carried, now))
         return effects
 
     def _refuse(self, event: Rejected | Redirected) -> list[Effect]:
@@ -138,22 +148,20 @@ class CallerLeg(Leg):
         if event.status == 405:
             fields.append(("Allow", ALLOW))
         response = respond(served.request, event.status, event.reason, self.dialog.local_tag, fields)
+        self.served = None
         return [Respond(served.tx, response), *self._end()]
 
     def cancelled(self, carried: Carried) -> list[Effect]:
-        """A CANCEL for the peer's INVITE; after a final answer it has no effect (RFC 3261 s.9.2)."""
+        """A CANCEL for the peer's INVITE."""
         served = self.served
-        if served is None or served.phase is not Phase.PENDING:
-            return []
-        if self.state is State.INVITED:
-            response = respond(
-                served.request, 487, "Request Terminated", self.dialog.local_tag, self._own("Server")
-            )
-            return [
-                Respond(served.tx, response),
-                Raise(Released("cancel", "cancelled by the caller", carried)),
-                *self._end(),
-            ]
-        # A re-INVITE is already on its way to the other side and will be answered with what that side says:
-        # a 487 now would leave the two sides with different sessions.
-        return []
+        if self.state is not State.INVITED or served is None:
+            return super().cancelled(carried)
+        response = respond(
+            served.request, 487, "Request Terminated", self.dialog.local_tag, self._own("Server")
+        )
+        self.served = None
+        return [
+            Respond(served.tx, response),
+            Raise(Released("cancel", "cancelled by the caller", carried)),
+            *self._end(),
+        ]

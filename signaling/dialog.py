@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from signaling.errors import PeerError
+from signaling.errors import ParseError, PeerError
+from signaling.headers import parse_name_addr, split_commas
 from signaling.message import Message, Request, Response
 from signaling.uri import SipUri, Uri, parse_uri
+
+# RFC 3261 sets no bound on a route set; nothing real comes near this one.
+MAX_ROUTES = 32
 
 
 class Dialog:
@@ -46,10 +50,14 @@ class Dialog:
         local, remote = untagged(request.get("To") or ""), untagged(request.get("From") or "")
         dialog = cls(request.call_id, local, local_tag, remote, request.from_.tag or "")
         dialog.remote_cseq = request.cseq.number
-        dialog.route_set = tuple(request.values("Record-Route"))
-        dialog.refresh_target(request)
-        if not dialog.remote_target:
-            raise PeerError(400, "INVITE without Contact (RFC 3261 s.8.1.1.8)", "no-contact")
+        routes = request.values("Record-Route")
+        dialog.route_set = usable_routes(request)
+        if len(dialog.route_set) != len(routes):
+            raise PeerError(400, "Record-Route is malformed", "bad-record-route")
+        target = usable_contact(request)
+        if target is None:
+            raise PeerError(400, "INVITE without usable Contact (RFC 3261 s.8.1.1.8)", "no-contact")
+        dialog.remote_target = target
         return dialog
 
     def fork(self, response: Response) -> "Dialog":
@@ -60,19 +68,32 @@ class Dialog:
         dialog.learn_route(response)
         return dialog
 
+    def sibling(self, local_tag: str) -> "Dialog":
+        """Another early dialog that our answers to the same INVITE create (s.12.1.1)."""
+        dialog = Dialog(self.call_id, self.local, local_tag, self.remote, self.remote_tag)
+        dialog.remote_cseq = self.remote_cseq
+        dialog.remote_target = self.remote_target
+        dialog.route_set = self.route_set
+        return dialog
+
     def learn_route(self, response: Response) -> None:
         """Route set and target as the answer to our INVITE gives them (s.12.1.2: in reverse order)."""
-        self.route_set = tuple(reversed(response.values("Record-Route")))
+        self.route_set = tuple(reversed(usable_routes(response)))
         self.refresh_target(response)
 
     def refresh_target(self, message: Message) -> None:
         """Take the Contact as the new remote target (s.12.2.1.2, s.12.2.2). A broken one changes nothing."""
-        contacts = message.contacts
-        if contacts and contacts[0].uri_text != "*":
-            self.remote_target = contacts[0].uri_text
+        target = usable_contact(message)
+        if target is not None:
+            self.remote_target = target
 
     def accept(self, request: Request) -> None:
-        """Check and note the CSeq of a request inside the dialog (s.12.2.2): 500 when out of order."""
+        """Check and note the CSeq of a request inside the dialog (s.12.2.2): 500 when out of order.
+
+        481 when the tags are not those of the dialog.
+        """
+        if request.to.tag != self.local_tag or (request.from_.tag or "") != self.remote_tag:
+            raise PeerError(481, "Call/Transaction Does Not Exist", "other-dialog")
         number = request.cseq.number
         if self.remote_cseq is not None and number < self.remote_cseq:
             raise PeerError(500, "CSeq out of order", "cseq-out-of-order")
@@ -126,6 +147,31 @@ class Dialog:
         dialog.route_set = tuple(data["route_set"])
         dialog.confirmed = data["confirmed"]
         return dialog
+
+
+def usable_contact(message: Message) -> str | None:
+    """The URI of the first Contact, None where there is none that requests can be sent to."""
+    try:
+        for value in split_commas(message.get("Contact") or "")[:1]:
+            text = parse_name_addr(value).uri_text
+            uri = parse_uri(text)
+            return text if not isinstance(uri, SipUri) or uri.host else None
+    except ParseError:
+        pass  # what to do without one is for the caller to say
+    return None
+
+
+def usable_routes(message: Message) -> tuple[str, ...]:
+    """The Record-Route values in their order, without those that no request could be sent to."""
+    routes: list[str] = []
+    for line in message.get_all("Record-Route"):
+        try:
+            for value in split_commas(line):
+                if isinstance(route_uri(value), SipUri):
+                    routes.append(value)
+        except ParseError:
+            continue
+    return tuple(routes[:MAX_ROUTES])
 
 
 def route_uri(route: str) -> Uri:

@@ -102,6 +102,13 @@ class UpdateRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateCancelled:
+    """The peer cancels the re-INVITE that is under way (RFC 6141 s.3.4); it is still to be answered."""
+
+    carried: Carried = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
 class Informed:
     """A request inside the dialog that is no session change: INFO, MESSAGE, OPTIONS, NOTIFY."""
 
@@ -143,6 +150,7 @@ Event = (
     | Updated
     | UpdateAccepted
     | UpdateRejected
+    | UpdateCancelled
     | Informed
     | InformAnswered
     | Released

@@ -5,10 +5,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from signaling.errors import PeerError
-from signaling.events import Event
+from signaling.events import Event, Updated
 from signaling.flow import Flow
+from signaling.headers import is_token
 from signaling.message import Message, Request, Response
 from signaling.multipart import part_of
+from signaling.session_timer import SessionTimer
 from signaling.transaction import ClientTx, ServerTx
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Purpose(Enum):
     INFORM = "inform"  # carries an `Informed` of the other leg
     CHECK = "check"  # is the peer still there?
     BYE = "bye"
+    BYE_FORK = "bye-fork"  # ends a dialog beside that of the leg
 
 
 class Phase(Enum):
@@ -54,14 +57,18 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A request of ours and the owner of its client transaction; `number` is that of an `Informed`."""
+    """A request of ours and the owner of its client transaction.
+
+    `sdp` is the offer in it, `number` that of an `Informed`, `update` the event that it carries.
+    """
 
     leg: "Leg"
     purpose: Purpose
     method: str
     cseq: int
-    offer: bool = False
+    sdp: bytes | None = None
     number: int = 0
+    update: Updated | None = None
     phase: Phase = Phase.PENDING
     tx: ClientTx | None = None
     ack: Request | None = None
@@ -69,11 +76,15 @@ class Asked:
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """An INVITE or UPDATE of the peer; `response` is our 2xx while it waits for the ACK."""
+    """An INVITE or UPDATE of the peer.
+
+    `sdp` is the offer in it, `timer` what our 2xx will agree to, `response` that 2xx while it waits for the ACK.
+    """
 
     tx: ServerTx
     request: Request
-    offer: bool
+    sdp: bytes | None
+    timer: SessionTimer | None
     phase: Phase = Phase.PENDING
     response: Response | None = None
     interval: float = 0.0
@@ -153,6 +164,8 @@ Effect = SendRequest | SendAck | Respond | CancelRequest | Opened | Raise | Ende
 def check_extensions(request: Request) -> None:
     """420 for an extension that the peer requires and we do not have (RFC 3261 s.8.2.2.3)."""
     unknown = [value for value in request.values("Require") if value.lower() not in ("", "timer")]
+    if not all(map(is_token, unknown)):
+        raise PeerError(400, "Require is malformed", "bad-require")
     if unknown:
         raise PeerError(420, "Bad Extension", "unsupported:" + ",".join(unknown)[:80])
 
@@ -161,7 +174,7 @@ def session_body(message: Message) -> bytes | None:
     """The SDP of a message, None where there is no body; 415 for a body that we cannot serve (s.8.2.3)."""
     if not message.body:
         return None
-    if message.get("Content-Encoding"):
+    if (message.get("Content-Encoding") or "identity").lower() != "identity":
         raise PeerError(415, "Unsupported Media Type", "content-encoding")
     kind = message.content_type
     if kind == SDP:
@@ -171,6 +184,23 @@ def session_body(message: Message) -> bytes | None:
     if "handling=optional" in (message.get("Content-Disposition") or "").replace(" ", "").lower():
         return None
     raise PeerError(415, "Unsupported Media Type", "unknown-body")
+
+
+def answer_body(response: Response) -> tuple[bytes | None, PeerError | None]:
+    """The SDP of a response, and what is wrong with its body: a response cannot be refused."""
+    try:
+        return session_body(response), None
+    except PeerError as error:
+        return None, PeerError(502, error.reason, error.rule)
+
+
+# Answers that are between the peer and us alone: the other side has nothing to answer them with.
+_OURS_ALONE = {401: 403, 407: 403, 420: 500, 421: 500, 422: 500, 423: 500, 439: 500, 494: 500}
+
+
+def crossing_status(status: int) -> int:
+    """The status of a failure as the other side is told it."""
+    return _OURS_ALONE.get(status, status)
 
 
 def allows(message: Message, method: str) -> bool:

@@ -6,9 +6,12 @@ both sides are once the call stands; `signaling.caller` and `signaling.callee` a
 
 Offer and answer: `served` is the peer's INVITE or UPDATE until we have answered it and got the ACK, `asked`
 is ours until it is answered and acknowledged. While either stands a further offer is glare (RFC 3261 s.14).
+Nothing of an exchange is in force before its 2xx: until then the old session and its timer stay (RFC 6141 s.2).
 """
 
+import zlib
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, assert_never
 
 from signaling import session_timer
@@ -26,6 +29,7 @@ from signaling.events import (
     Rejected,
     Released,
     UpdateAccepted,
+    UpdateCancelled,
     Updated,
     UpdateRejected,
 )
@@ -48,11 +52,14 @@ from signaling.exchange import (
     SendRequest,
     Served,
     State,
+    answer_body,
     check_extensions,
+    crossing_status,
     retry_after,
     session_body,
 )
 from signaling.flow import Flow, host_port
+from signaling.informs import Informs
 from signaling.message import Request, Response, respond
 from signaling.session_timer import SessionTimer
 from signaling.topology import (
@@ -67,6 +74,9 @@ from signaling.topology import (
 )
 from signaling.transaction import ServerTx
 
+# A peer that wants longer sessions than this is not asked again.
+MAX_MIN_SE_S = 86_400
+
 
 class Leg:
     """One side of a call. `name` is unique in the call ("a", "b1")."""
@@ -76,14 +86,18 @@ class Leg:
         "asked",
         "destination",
         "dialog",
+        "farewell",
         "flow",
         "local_sdp",
+        "min_se_s",
         "name",
         "opened",
+        "owns_call_id",
         "reference",
         "remote_sdp",
         "remote_updates",
         "served",
+        "session_ends",
         "settings",
         "site",
         "state",
@@ -116,18 +130,22 @@ class Leg:
         self.remote_sdp: bytes | None = None
         self.remote_updates = False
         self.timer: SessionTimer | None = None
+        self.session_ends = inf  # when to hang up, should no refresh succeed
+        self.min_se_s = settings.min_se_s  # the largest that a 422 of the peer has asked for
+        self.owns_call_id = False
+        self.farewell: tuple[tuple[str, str], ...] = ()  # fields of a BYE that waits for the ACK
         self.timers: dict[str, float] = {}
         self.destination: Callable[[Leg], Flow] = same_flow
         self.reference = ""
-        self._informs: dict[int, tuple[ServerTx, Request]] = {}
+        self._informs = Informs()
 
     # -- responses to our requests -------------------------------------------------------------------------
 
     def response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
-        """A response to a request of ours. Raises PeerError when it cannot be made sense of."""
+        """A response to a request of ours. What is wrong with one is taken as a failure of the request."""
         if asked.purpose is Purpose.CALL:
             return self._call_response(asked, response, now)
-        if response.status < 200:
+        if response.status < 200 or asked.purpose is Purpose.BYE_FORK:
             return []
         if asked.purpose is Purpose.BYE:
             return self._end() if self.state is State.RELEASING else []
@@ -137,26 +155,14 @@ class Leg:
             if asked.method == "INVITE" and response.status < 300:
                 return [self._acknowledge(asked, b"")]
             return []
-        if response.status in (408, 481):
+        if response.status in (408, 481) and not (asked.method == "NOTIFY" and response.status == 481):
+            # RFC 5057 s.5.1: 481 to a NOTIFY is about a subscription and leaves the call alone.
             return self._lost(asked, response.status, reason_phrase(response.status), now)
         if asked.purpose is Purpose.INFORM:
-            content_type, body = carry_body(response.content_type, response.body, hosts_of(response)) or (
-                "",
-                b"",
-            )
-            carried = carry_response(response)
-            return [
-                Raise(
-                    InformAnswered(
-                        asked.number,
-                        response.status,
-                        reason_phrase(response.status),
-                        content_type,
-                        body,
-                        carried,
-                    )
-                )
-            ]
+            nothing = ("", b"")
+            kind, body = carry_body(response.content_type, response.body, hosts_of(response)) or nothing
+            status, carried = crossing_status(response.status), carry_response(response)
+            return [Raise(InformAnswered(asked.number, status, reason_phrase(status), kind, body, carried))]
         if asked.purpose is Purpose.CHECK:
             return []
         return self._update_response(asked, response, now)
@@ -181,7 +187,7 @@ class Leg:
             return self._call_failed(cause)
         if asked.purpose is Purpose.BYE:
             return self._end() if self.state is State.RELEASING else []
-        if self.state is not State.UP:
+        if self.state is not State.UP or asked.purpose is Purpose.BYE_FORK:
             return []
         return self._lost(asked, 408, "Request Timeout", now)
 
@@ -190,12 +196,14 @@ class Leg:
         return []
 
     def cancelled(self, carried: Carried) -> list[Effect]:
-        """A CANCEL of the peer.
+        """A CANCEL of the peer: after a final answer it has no effect (RFC 3261 s.9.2).
 
-        A re-INVITE is already on its way to the other side and will be answered with what that side says: a
-        487 now would leave the two sides with different sessions.
+        A re-INVITE is on its way to the other side, so that is where it is cancelled; what that side says is the
+        answer. A 487 now could leave the two sides with different sessions.
         """
-        return []
+        if self.served is None or self.served.phase is not Phase.PENDING or self.state is not State.UP:
+            return []
+        return [Raise(UpdateCancelled(carried))]
 
     def _lost(self, asked: Asked, status: int, reason: str, now: float) -> list[Effect]:
         """The peer has no such dialog, or is gone (RFC 3261 s.12.2.1.2): tell who asked, then hang up."""
@@ -215,7 +223,8 @@ class Leg:
 
     def request(self, tx: ServerTx, request: Request, now: float) -> list[Effect]:
         """A request inside the dialog. Raises PeerError with the answer for one that cannot be served."""
-        self.dialog.accept(request)
+        dialog = self._dialog_of(request)
+        dialog.accept(request)
         method = request.method
         if method == "BYE":
             return self._bye_received(tx, request)
@@ -223,19 +232,18 @@ class Leg:
             raise PeerError(481, "Call/Transaction Does Not Exist", "call-is-over")
         check_extensions(request)
         if method in ("INVITE", "UPDATE"):
-            return self._update_received(tx, request, now)
+            if self.state is State.UP:
+                return self._update_received(tx, request, now)
+            return self._early_update(tx, request, dialog)
         if method in INSIDE:
-            body = carry_body(request.content_type, request.body, hosts_of(request))
-            if body is None:
-                raise PeerError(415, "Unsupported Media Type", "unknown-body")
-            if len(self._informs) >= 16:
-                raise PeerError(500, "Too many requests at once", "informs-at-once")
-            number = max(self._informs, default=0) + 1
-            self._informs[number] = (tx, request)
-            return [Raise(Informed(number, method, body[0], body[1], carry_request(request)))]
+            return [Raise(self._informs.open(tx, request))]
         if method in KNOWN:
             raise PeerError(405, "Method Not Allowed", "method-not-allowed")
         raise PeerError(501, "Not Implemented", "unknown-method")
+
+    def _dialog_of(self, request: Request) -> Dialog:
+        """The dialog that a request is in; before the call stands there may be several (s.12.1)."""
+        return self.dialog
 
     def _bye_received(self, tx: ServerTx, request: Request) -> list[Effect]:
         if self.state in (State.CALLING, State.CANCELLING):
@@ -246,44 +254,54 @@ class Leg:
             return [*effects, *self._end()]
         if self.state is State.ENDED:
             return effects
-        served = self.served
-        if served is not None and served.phase is Phase.PENDING:
-            # RFC 3261 s.15.1.2: requests that are pending are answered 487.
-            answer = respond(served.request, 487, "Request Terminated", self.dialog.local_tag)
-            effects.append(Respond(served.tx, answer))
-        for pending, asking in self._informs.values():
-            effects.append(Respond(pending, self._reply(asking, 487, "Request Terminated")))
-        if self.asked is not None and self.asked.phase is Phase.ANSWERED:
-            effects.append(self._acknowledge(self.asked, b""))
+        effects.extend(self._close())
         effects.append(Raise(Released("bye", "hung up", carry_request(request))))
         return [*effects, *self._end()]
 
+    def _early_update(self, tx: ServerTx, request: Request, dialog: Dialog) -> list[Effect]:
+        """A target refresh before the call stands; the offer of the INVITE is still to be answered."""
+        if session_body(request) is not None or request.method == "INVITE":
+            if self.served is not None:
+                raise PeerError(500, "Server Internal Error", "update-under-way")  # RFC 3311 s.5.2
+            raise PeerError(491, "Request Pending", "glare")
+        dialog.refresh_target(request)
+        return [Respond(tx, self._reply(request, 200, "OK", self._answer_fields(Carried())))]
+
     def _update_received(self, tx: ServerTx, request: Request, now: float) -> list[Effect]:
         sdp = session_body(request)
+        timer = session_timer.serve(request, self.settings.session_expires_s, self.settings.min_se_s)
+        served = Served(tx, request, sdp, timer)
         if request.method == "UPDATE" and sdp is None:
-            self._refresh_served(request, now)
+            self.dialog.refresh_target(request)
+            self._agree(served, now)
             return [Respond(tx, self._reply(request, 200, "OK", self._refresh_fields(request)))]
-        if self.state is not State.UP or self.asked is not None:
+        effects: list[Effect] = []
+        before = self.served
+        if before is not None and before.phase is Phase.ANSWERED and before.sdp is not None:
+            # RFC 5407 s.3.1.5: who offers again has got our answer, though its ACK is lost.
+            effects.extend(self._acknowledged(None))
+        if self.asked is not None:
             # Our own offer is under way: glare (RFC 3261 s.14.2, RFC 3311 s.5.2).
             raise PeerError(491, "Request Pending", "glare")
         if self.served is not None:
             raise PeerError(500, "Server Internal Error", "update-under-way")
-        self._refresh_served(request, now)
-        served = Served(tx, request, sdp is not None)
+        self.dialog.refresh_target(request)
         if sdp is not None and sdp == self.remote_sdp and self.local_sdp is not None:
             # Nothing changes: a session refresh (RFC 4028 s.7.4), answered with what is in force.
             if request.method == "INVITE":
                 self.served = served
-                return [self._answer_invite(served, self.local_sdp, Carried(), now)]
+                return [*effects, self._answer_invite(served, self.local_sdp, Carried(), now)]
+            self._agree(served, now)
             fields = [*self._refresh_fields(request), ("Content-Type", SDP)]
-            return [Respond(tx, self._reply(request, 200, "OK", fields, self.local_sdp))]
+            return [*effects, Respond(tx, self._reply(request, 200, "OK", fields, self.local_sdp))]
         self.served = served
-        return [Raise(Updated(sdp, request.method, carry_request(request)))]
+        return [*effects, Raise(Updated(sdp, request.method, carry_request(request)))]
 
-    def _refresh_served(self, request: Request, now: float) -> None:
-        timer = session_timer.serve(request, self.settings.session_expires_s, self.settings.min_se_s)
-        self.dialog.refresh_target(request)
-        self.timer = timer
+    def _agree(self, served: Served, now: float) -> None:
+        """Our 2xx to `served`: what it asked for is in force."""
+        self.timer = served.timer
+        if served.sdp is not None:
+            self.remote_sdp = served.sdp
         self._arm_session(now)
 
     def _refresh_fields(self, request: Request) -> list[tuple[str, str]]:
@@ -300,24 +318,27 @@ class Leg:
         return respond(request, status, reason, self.dialog.local_tag, fields, body)
 
     def ack(self, request: Request) -> list[Effect]:
-        """The ACK of our 2xx."""
+        """The ACK of our 2xx. Raises PeerError for a body that we cannot read."""
         served = self.served
         if served is None or served.phase is not Phase.ANSWERED:
             return []
-        if request.cseq.number != served.request.cseq.number:
+        if request.cseq.number != served.request.cseq.number or request.from_.tag != self.dialog.remote_tag:
             return []
-        self.served = None
-        self.timers.pop("ack", None)
-        if self.state is State.LAST_ACK:
-            return self._bye(())
-        sdp = None if served.offer else session_body(request)
+        if self.state is State.LAST_ACK or served.sdp is not None:
+            return self._acknowledged(None)
+        sdp = session_body(request)
+        effects = self._acknowledged(sdp)
         if sdp is not None:
             self.remote_sdp = sdp
-        elif not served.offer:
-            # An offer of ours without answer: the session cannot stand (RFC 3261 s.13.2.2.4).
-            released = Released("no-answer-in-ack", "the ACK brought no answer to our offer")
-            return [Raise(Confirmed(None)), Raise(released), *self._bye(())]
-        return [Raise(Confirmed(sdp))]
+            return effects
+        # An offer of ours without answer: the session cannot stand (RFC 3261 s.13.2.2.4).
+        released = Released("no-answer-in-ack", "the ACK brought no answer to our offer")
+        return [*effects, Raise(released), *self._bye(())]
+
+    def _acknowledged(self, sdp: bytes | None) -> list[Effect]:
+        self.served = None
+        self.timers.pop("ack", None)
+        return self._bye(self.farewell) if self.state is State.LAST_ACK else [Raise(Confirmed(sdp))]
 
     def _answer_fields(self, carried: Carried) -> list[tuple[str, str]]:
         fields = [("Contact", self._contact()), ("Allow", ALLOW), ("Supported", SUPPORTED)]
@@ -327,6 +348,7 @@ class Leg:
 
     def _answer_invite(self, served: Served, body: bytes, carried: Carried, now: float) -> Effect:
         """Our 2xx to an INVITE, to be repeated until the ACK (RFC 3261 s.13.3.1.4)."""
+        self._agree(served, now)
         fields = self._answer_fields(carried)
         fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
         fields.extend(session_timer.served_fields(self.timer, served.request))
@@ -346,12 +368,17 @@ class Leg:
         if self.state is not State.UP or self.asked is not None or self.served is not None:
             return [Raise(UpdateRejected(491, "Request Pending", "glare"))]
         by_update = event.sdp is not None and event.method == "UPDATE" and self.remote_updates
-        return [
-            self._offer(Purpose.UPDATE, "UPDATE" if by_update else "INVITE", event.sdp, event.carried, now)
-        ]
+        method = "UPDATE" if by_update else "INVITE"
+        return [self._offer(Purpose.UPDATE, method, event.sdp, event.carried, now, event)]
 
     def _offer(
-        self, purpose: Purpose, method: str, sdp: bytes | None, carried: Carried, now: float
+        self,
+        purpose: Purpose,
+        method: str,
+        sdp: bytes | None,
+        carried: Carried,
+        now: float,
+        update: Updated | None = None,
     ) -> SendRequest:
         interval = self.timer.interval_s if self.timer is not None else self.settings.session_expires_s
         fields = [
@@ -359,53 +386,50 @@ class Leg:
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
             *self._own("User-Agent"),
-            *session_timer.asked_fields(interval, self.settings.min_se_s, self.timer),
+            *session_timer.asked_fields(
+                max(interval, self.min_se_s) if interval else 0, self.min_se_s, self.timer
+            ),
             *render(carried, self.site),
         ]
         if sdp:
             fields.append(("Content-Type", SDP))
         request = self.dialog.request(method, fields, sdp or b"")
-        asked = Asked(self, purpose, method, self.dialog.local_cseq, bool(sdp))
+        asked = Asked(self, purpose, method, self.dialog.local_cseq, sdp, update=update)
         if method == "INVITE" or sdp:
             self.asked = asked
-        if sdp and purpose is Purpose.UPDATE:
-            self.local_sdp = sdp
+        if method == "INVITE" and self.settings.no_answer_s:
+            self.timers["reinvite"] = now + self.settings.no_answer_s
         return SendRequest(asked, request, self.destination(self))
 
     def _update_response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
-        status = response.status
-        if status >= 300:
+        if asked.method == "INVITE":
+            self.timers.pop("reinvite", None)
+        if response.status >= 300:
             if asked is self.asked:
                 self.asked = None
-            if asked.purpose is Purpose.REFRESH:
-                if self.timer is not None:
-                    # 491 or a passing fault: again soon, well before the session expires.
-                    self.timers["session"] = now + min(10.0, self.timer.interval_s / 8)
-                return []
-            retry = retry_after(response)
-            return [
-                Raise(
-                    UpdateRejected(
-                        status,
-                        reason_phrase(response.status),
-                        "peer-rejected",
-                        carry_response(response),
-                        retry,
-                    )
-                )
-            ]
+            return self._update_refused(asked, response, now)
         self.dialog.refresh_target(response)
-        self.timer = session_timer.agreed(response) or self.timer
+        timer = self.timer
+        # RFC 4028 s.7.2: no Session-Expires, no expiry; we may go on refreshing for ourselves.
+        kept = timer if timer is not None and timer.refresher == "local" else None
+        self.timer = session_timer.agreed(response, self.min_se_s) or kept
         self._arm_session(now)
-        sdp = session_body(response)
+        sdp, fault = answer_body(response)
+        if sdp is None and fault is None and (asked.sdp is not None or asked.method == "INVITE"):
+            fault = PeerError(502, "The 2xx has no SDP", "no-sdp-in-2xx")
         asked.phase = Phase.ANSWERED
         effects: list[Effect] = []
-        if asked.method == "INVITE":
-            if asked.offer:
-                effects.append(self._acknowledge(asked, b""))
-        elif asked is self.asked:
+        if asked.method == "INVITE" and (asked.sdp is not None or fault is not None):
+            effects.append(self._acknowledge(asked, b""))
+        elif asked.method != "INVITE" and asked is self.asked:
             self.asked = None
-        changed = sdp is not None and sdp != self.remote_sdp
+        if fault is not None:
+            if asked.purpose is Purpose.UPDATE:
+                effects.append(Raise(UpdateRejected(fault.status, fault.reason, fault.rule)))
+            return effects
+        if asked.sdp is not None:
+            self.local_sdp = asked.sdp
+        changed = sdp is not None and not same_session(sdp, self.remote_sdp)
         if sdp is not None:
             self.remote_sdp = sdp
         if asked.purpose is Purpose.UPDATE:
@@ -414,6 +438,40 @@ class Leg:
             # A refresh that the peer used to change its session: carry it on as if it had asked.
             effects.append(Raise(Updated(sdp, "INVITE")))
         return effects
+
+    def _update_refused(self, asked: Asked, response: Response, now: float) -> list[Effect]:
+        """A failure of our INVITE or UPDATE; the session in force stays."""
+        status = response.status
+        longer = status == 422 and self._lengthen(response)
+        if asked.purpose is Purpose.REFRESH:
+            by_update = asked.method == "UPDATE" and status in (405, 501)
+            if by_update:
+                self.remote_updates = False
+            if self.timer is not None:
+                wait_s = 0.0 if longer or by_update else self._retry_s(response, self.timer)
+                self.timers["session"] = now + wait_s
+            return []
+        if longer and asked.update is not None:
+            return self._update(asked.update, now)
+        status = crossing_status(status)
+        reason, carried, retry = reason_phrase(status), carry_response(response), retry_after(response)
+        return [Raise(UpdateRejected(status, reason, "peer-rejected", carried, retry))]
+
+    def _lengthen(self, response: Response) -> bool:
+        """Whether a 422 asks for a session interval that we can try (RFC 4028 s.7.3)."""
+        wanted = session_timer.wanted_min_se(response)
+        if wanted is None or not self.min_se_s < wanted <= MAX_MIN_SE_S:
+            return False
+        self.min_se_s = wanted
+        return True
+
+    def _retry_s(self, response: Response, timer: SessionTimer) -> float:
+        """When to refresh again after a failure: well before the session expires."""
+        if response.status == 491:
+            # RFC 3261 s.14.1: 2.1 to 4 s for the owner of the Call-ID, up to 2 s for the other.
+            dice = zlib.crc32(self.tag().encode()) % 191 / 100
+            return 2.1 + dice if self.owns_call_id else dice
+        return min(float(retry_after(response) or 10), 10.0, timer.interval_s / 8)
 
     def _answer_update(self, event: UpdateAccepted | UpdateRejected, now: float) -> list[Effect]:
         served = self.served
@@ -428,6 +486,7 @@ class Leg:
         if served.request.method == "INVITE":
             return [self._answer_invite(served, event.sdp or b"", event.carried, now)]
         self.served = None
+        self._agree(served, now)
         fields = self._refresh_fields(served.request)
         if event.sdp:
             fields.append(("Content-Type", SDP))
@@ -447,7 +506,7 @@ class Leg:
         return [SendRequest(asked, request, self.destination(self))]
 
     def _answer_inform(self, event: InformAnswered) -> list[Effect]:
-        pending = self._informs.pop(event.number, None)
+        pending = self._informs.close(event.number)
         if pending is None or self.state is State.ENDED:
             return []
         tx, request = pending
@@ -473,6 +532,8 @@ class Leg:
                 return self._update(event, now)
             case UpdateAccepted() | UpdateRejected():
                 return self._answer_update(event, now)
+            case UpdateCancelled():
+                return self._cancel_update(event)
             case Informed():
                 return self._inform(event)
             case InformAnswered():
@@ -489,21 +550,17 @@ class Leg:
         match self.state:
             case State.CALLING:
                 self.state = State.CANCELLING
+                self.farewell = fields
                 # RFC 3261 s.9.1: a peer that never answers the cancelled INVITE is given up.
                 self.timers = {"cancel": now + 64 * self.settings.t1}
                 return [CancelRequest(self.asked, fields)] if self.asked is not None else self._end()
             case State.UP:
-                effects: list[Effect] = []
-                if self.asked is not None and self.asked.phase is Phase.ANSWERED:
-                    effects.append(self._acknowledge(self.asked, b""))
-                if self.served is not None:
-                    if self.served.phase is Phase.ANSWERED:
-                        self.state = State.LAST_ACK
-                        return effects
-                    effects.append(
-                        Respond(self.served.tx, self._reply(self.served.request, 487, "Request Terminated"))
-                    )
-                return [*effects, *self._bye(fields)]
+                if self.served is not None and self.served.phase is Phase.ANSWERED:
+                    # RFC 3261 s.15: the callee sends no BYE before the ACK.
+                    self.state = State.LAST_ACK
+                    self.farewell = fields
+                    return self._close()
+                return self._bye(fields)
             case State.INVITED:
                 return self.deliver(Rejected(480, "Temporarily Unavailable", "released"), now)
             case State.CANCELLING | State.LAST_ACK | State.RELEASING | State.ENDED:
@@ -514,23 +571,45 @@ class Leg:
     def _bye(self, fields: Sequence[tuple[str, str]]) -> list[Effect]:
         self.state = State.RELEASING
         self.timers.clear()
-        effects: list[Effect] = [
-            Respond(tx, self._reply(request, 487, "Request Terminated"))
-            for tx, request in self._informs.values()
-        ]
-        self._informs.clear()
+        effects = self._close()
         bye = self.dialog.request("BYE", [*self._own("User-Agent"), *fields])
         asked = Asked(self, Purpose.BYE, "BYE", self.dialog.local_cseq)
         effects.append(SendRequest(asked, bye, self.destination(self)))
         return effects
 
     def _end(self) -> list[Effect]:
+        effects = self._close()
         self.state = State.ENDED
         self.timers.clear()
-        self.asked = None
         self.served = None
-        self._informs.clear()
-        return [Ended()]
+        return [*effects, Ended()]
+
+    def _close(self) -> list[Effect]:
+        """What is under way ends with the dialog: the peer's requests (RFC 3261 s.15.1.2) and ours."""
+        effects: list[Effect] = []
+        pending = self._informs.close_all()
+        served, asked = self.served, self.asked
+        if served is not None and served.phase is Phase.PENDING:
+            pending.append((served.tx, served.request))
+            self.served = None
+        for tx, request in pending:
+            effects.append(Respond(tx, self._reply(request, 487, "Request Terminated")))
+        self.asked = None
+        if asked is not None and asked.method == "INVITE" and asked.ack is None:
+            if asked.phase is Phase.ANSWERED:
+                effects.append(self._acknowledge(asked, b""))
+            elif asked.purpose is not Purpose.CALL:
+                # Its transaction would wait for a final answer for ever.
+                effects.append(CancelRequest(asked, ()))
+        return effects
+
+    def _cancel_update(self, event: UpdateCancelled) -> list[Effect]:
+        asked = self.asked
+        if asked is None or asked.purpose is not Purpose.UPDATE or asked.phase is not Phase.PENDING:
+            return []
+        if asked.method != "INVITE":
+            return []
+        return [CancelRequest(asked, tuple(render(event.carried, self.site)))]
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
@@ -540,7 +619,7 @@ class Leg:
         """Do what is due."""
         effects: list[Effect] = []
         for name in [name for name, at in self.timers.items() if at <= now]:
-            if name in self.timers:
+            if self.timers.get(name, inf) <= now:
                 effects.extend(self._timer(name, now))
         return effects
 
@@ -550,6 +629,9 @@ class Leg:
             return self._ack_due(now)
         if name == "check":
             return self._check(now)
+        if name == "reinvite":
+            # RFC 3261 s.16.8 has timer C for an INVITE without a final answer; so has a re-INVITE here.
+            return [] if self.asked is None else [CancelRequest(self.asked, ())]
         return self._session_due(now)
 
     def _ack_due(self, now: float) -> list[Effect]:
@@ -559,7 +641,7 @@ class Leg:
         if now >= served.give_up_at:
             self.served = None
             if self.state is State.LAST_ACK:
-                return self._bye(())
+                return self._bye(self.farewell)
             return [Raise(Released("no-ack", "our 2xx was never acknowledged")), *self._bye(())]
         served.interval = min(2 * served.interval, self.settings.t2)
         served.retry_at = min(now + served.interval, served.give_up_at)
@@ -568,6 +650,8 @@ class Leg:
         return [Respond(served.tx, served.response)]
 
     def _check(self, now: float) -> list[Effect]:
+        if self.state is not State.UP:
+            return []
         self.timers["check"] = now + self.settings.dialog_check_s
         request = self.dialog.request("OPTIONS", self._own("User-Agent"))
         asked = Asked(self, Purpose.CHECK, "OPTIONS", self.dialog.local_cseq)
@@ -576,6 +660,7 @@ class Leg:
     def _arm_session(self, now: float) -> None:
         if self.timer is not None:
             self.timers["session"] = self.timer.due(now)
+            self.session_ends = self.timer.ends(now)
         else:
             self.timers.pop("session", None)
         if self.settings.dialog_check_s and "check" not in self.timers:
@@ -585,15 +670,14 @@ class Leg:
         timer = self.timer
         if timer is None or self.state is not State.UP:
             return []
-        if timer.refresher == "remote":
+        if timer.refresher == "remote" or now >= self.session_ends:
             released = Released("session-timer", f"no refresh within {timer.interval_s} s")
             return [Raise(released), *self._release((), now)]
         if self.asked is not None or self.served is not None:
-            self.timers["session"] = now + min(10.0, timer.interval_s / 8)
+            self.timers["session"] = min(now + min(10.0, timer.interval_s / 8), self.session_ends)
             return []
-        # Should the refresh fail without an answer, its transaction's timeout ends the leg.
-        self.timers["session"] = now + timer.interval_s / 2
-        if self.remote_updates:
+        self.timers["session"] = self.session_ends
+        if self.remote_updates or self.local_sdp is None:
             return [self._offer(Purpose.REFRESH, "UPDATE", None, Carried(), now)]
         return [self._offer(Purpose.REFRESH, "INVITE", self.local_sdp, Carried(), now)]
 
@@ -621,14 +705,12 @@ class Leg:
             "local": list(self.flow.local),
             "remote": list(self.flow.remote),
             "dialog": self.dialog.snapshot(),
-            "local_sdp": None
-            if self.local_sdp is None
-            else self.local_sdp.decode("utf-8", "surrogateescape"),
-            "remote_sdp": None
-            if self.remote_sdp is None
-            else self.remote_sdp.decode("utf-8", "surrogateescape"),
+            "local_sdp": text_of(self.local_sdp),
+            "remote_sdp": text_of(self.remote_sdp),
             "remote_updates": self.remote_updates,
             "timer": None if self.timer is None else [self.timer.interval_s, self.timer.refresher],
+            "min_se_s": self.min_se_s,
+            "owns_call_id": self.owns_call_id,
         }
 
     @classmethod
@@ -650,6 +732,7 @@ class Leg:
         leg.remote_updates = data["remote_updates"]
         if data["timer"] is not None:
             leg.timer = SessionTimer(data["timer"][0], data["timer"][1])
+        leg.min_se_s, leg.owns_call_id = data["min_se_s"], data["owns_call_id"]
         leg.opened.append(leg.dialog.local_tag)
         leg._arm_session(now)
         return leg
@@ -658,3 +741,17 @@ class Leg:
 def same_flow(leg: Leg) -> Flow:
     """Requests inside the dialog go where the INVITE came from or went."""
     return leg.flow
+
+
+def same_session(sdp: bytes, before: bytes | None) -> bool:
+    """Whether two bodies say the same but for the version in o=, which some phones count on at every answer."""
+    if before is None:
+        return False
+    return [line for line in sdp.splitlines() if line[:2] != b"o="] == [
+        line for line in before.splitlines() if line[:2] != b"o="
+    ]
+
+
+def text_of(body: bytes | None) -> str | None:
+    """A body as text that can be written down and turned back."""
+    return None if body is None else body.decode("utf-8", "surrogateescape")

@@ -18,9 +18,11 @@ class SessionTimer:
     refresher: Refresher
 
     def due(self, now: float) -> float:
-        """When to refresh (s.7.4: half of the interval), or to hang up (s.10: before it ends)."""
-        if self.refresher == "local":
-            return now + self.interval_s / 2
+        """When to refresh (s.7.4: half of the interval), or to hang up."""
+        return now + self.interval_s / 2 if self.refresher == "local" else self.ends(now)
+
+    def ends(self, now: float) -> float:
+        """When to hang up after a refresh `now` that no other followed (s.10: before the interval is over)."""
         return now + self.interval_s - min(32.0, self.interval_s / 3)
 
 
@@ -38,6 +40,14 @@ def min_se(message: Message) -> int | None:
     """The Min-SE field in seconds, None where there is none; 400 if broken."""
     value = message.get("Min-SE")
     return None if value is None else delta_seconds(value.partition(";")[0], "Min-SE")
+
+
+def wanted_min_se(response: Response) -> int | None:
+    """The Min-SE of a 422; None also for one that is broken, since a response cannot be refused."""
+    try:
+        return min_se(response)
+    except PeerError:
+        return None
 
 
 def delta_seconds(text: str, field: str) -> int:
@@ -94,9 +104,15 @@ def asked_fields(interval_s: int, min_se_s: int, timer: SessionTimer | None) -> 
     return [("Session-Expires", f"{interval_s}{role}"), ("Min-SE", str(min_se_s))]
 
 
-def agreed(response: Response) -> SessionTimer | None:
-    """What a 2xx to our request agrees to (s.7.2); without Session-Expires there is no timer."""
-    answer = session_expires(response)
+def agreed(response: Response, least_s: int) -> SessionTimer | None:
+    """What a 2xx to our request agrees to (s.7.2); without a usable Session-Expires there is no timer.
+
+    A response cannot be refused, so an interval below the `least_s` that we asked for counts as that.
+    """
+    try:
+        answer = session_expires(response)
+    except PeerError:
+        return None
     if answer is None or answer[0] == 0:
         return None
-    return SessionTimer(answer[0], "remote" if answer[1] == "uas" else "local")
+    return SessionTimer(max(answer[0], least_s), "remote" if answer[1] == "uas" else "local")

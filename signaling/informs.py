@@ -1,0 +1,39 @@
+"""Requests of the peer that cross and are answered by the other side: INFO, MESSAGE, OPTIONS, NOTIFY."""
+
+from signaling.errors import PeerError
+from signaling.events import Informed
+from signaling.message import Request
+from signaling.topology import carry_body, carry_request, hosts_of
+from signaling.transaction import ServerTx
+
+MAX_AT_ONCE = 16
+
+
+class Informs:
+    """Those of one leg that wait for their answer, by the number of their `Informed`."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending: dict[int, tuple[ServerTx, Request]] = {}
+
+    def open(self, tx: ServerTx, request: Request) -> Informed:
+        """The event for the other side. PeerError when the body cannot cross, or too many wait."""
+        body = carry_body(request.content_type, request.body, hosts_of(request))
+        if body is None:
+            raise PeerError(415, "Unsupported Media Type", "unknown-body")
+        if len(self._pending) >= MAX_AT_ONCE:
+            raise PeerError(500, "Too many requests at once", "informs-at-once")
+        number = max(self._pending, default=0) + 1
+        self._pending[number] = (tx, request)
+        return Informed(number, request.method, body[0], body[1], carry_request(request))
+
+    def close(self, number: int) -> tuple[ServerTx, Request] | None:
+        """The request that an answer is for, None when it has been answered."""
+        return self._pending.pop(number, None)
+
+    def close_all(self) -> list[tuple[ServerTx, Request]]:
+        """Every request that waits, when the dialog ends."""
+        pending = list(self._pending.values())
+        self._pending.clear()
+        return pending
