@@ -123,6 +123,7 @@ class Phone:
         self._ring_s = ring_s
         self._port = port
         self._talks: dict[str, Talk] = {}
+        self._given_up: dict[str, Talk] = {}
         self._pending: dict[tuple[str, str], _Pending] = {}
         self._answers: dict[tuple[str, str, str], bytes] = {}
         self._sip: socket.socket | None = None
@@ -185,6 +186,9 @@ class Phone:
                 response = await self._final_answer(pending, on_progress)
         except TimeoutError as error:
             self._cancel(pending, talk)
+            self._given_up[talk.call_id] = talk
+            if len(self._given_up) > REMEMBERED_LIMIT:
+                del self._given_up[next(iter(self._given_up))]
             raise CallFailed(0, f"not answered within {timeout_s:g} s") from error
         finally:
             if not talk.answered.is_set():
@@ -303,12 +307,15 @@ class Phone:
             return
         pending.stop()
         talk = self._talks.get(response.call_id)
+        given_up = self._given_up.get(response.call_id)
         if response.status >= 300:
             self._send(self._ack_of_failure(pending, response), pending.target)
         elif response.status >= 200 and talk is not None:
             if not talk.answered.is_set():
                 self._establish(talk, response)
             self._send(talk.ack, talk.peer)
+        elif response.status >= 200 and given_up is not None:
+            self._release(given_up, response)
         pending.answers.put_nowait(response)
 
     def _establish(self, talk: Talk, response: Response) -> None:
@@ -319,6 +326,15 @@ class Phone:
         branch = f"z9hG4bK{self.new_number():08x}{self.new_number():08x}"
         talk.ack = self._request(talk, "ACK", branch, response.cseq.number).encode()
         talk.answered.set()
+
+    def _release(self, talk: Talk, response: Response) -> None:
+        """A 200 that crossed our CANCEL is a call all the same: ACK, then BYE (RFC 3261 s.9.1, s.15)."""
+        first = not talk.answered.is_set()
+        if first:
+            self._establish(talk, response)
+        self._send(talk.ack, talk.peer)
+        if first:
+            self._ask(talk, "BYE")
 
     def _ack_of_failure(self, pending: _Pending, response: Response) -> bytes:
         """RFC 3261 s.17.1.1.3: the ACK belongs to the transaction of the INVITE."""

@@ -153,6 +153,29 @@ def test_a_phone_that_rings_too_long_is_cancelled() -> None:
     alone(scenario)
 
 
+def test_a_200_that_crosses_the_cancel_is_acked_and_released() -> None:
+    async def scenario(alice: Phone, peer: ScriptedPeer) -> None:
+        dialling = asyncio.create_task(alice.dial("sip:bob@127.0.0.1", peer.address, timeout_s=0.1))
+        invite, source = await peer.next()
+        assert isinstance(invite, Request)
+        with pytest.raises(CallFailed, match="not answered within"):
+            await dialling
+        cancel, _ = await peer.next()
+        assert isinstance(cancel, Request)
+        assert cancel.method == "CANCEL"
+        ok = respond(invite, 200, "OK", "b", [("Contact", "<sip:there@127.0.0.1>")])
+        peer.send(ok, source)
+        peer.send(ok, source)
+        sent = [(await peer.next())[0] for _ in range(3)]
+        assert [one.method for one in sent if isinstance(one, Request)] == ["ACK", "BYE", "ACK"]
+        bye = sent[1]
+        assert isinstance(bye, Request)
+        assert (bye.uri, bye.to.tag, bye.cseq.number) == ("sip:there@127.0.0.1", "b", 2)
+        peer.send(respond(bye, 200, "OK", None), source)
+
+    alone(scenario)
+
+
 def request(method: str, to: str, peer: ScriptedPeer, branch: str, body: bytes = b"") -> Request:
     fields = [
         ("Via", f"SIP/2.0/UDP 192.0.2.99:5060;branch={branch};rport"),
@@ -191,6 +214,24 @@ def test_a_200_is_repeated_until_its_ack_and_answers_go_to_the_source() -> None:
         await asyncio.sleep(0.1)
         with pytest.raises(BlockingIOError):
             peer.wire.recv(65535)
+
+    alone(scenario)
+
+
+def test_the_first_repetition_of_a_200_waits_for_t1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phone_module, "T1_S", 0.2)
+
+    async def scenario(alice: Phone, peer: ScriptedPeer) -> None:
+        loop = asyncio.get_running_loop()
+        peer.send(request("INVITE", "<sip:alice@127.0.0.1>", peer, "z9hG4bK1"), alice.address)
+        await peer.next()
+        times = []
+        for _ in range(3):
+            await peer.next()
+            times.append(loop.time())
+        # RFC 3261 s.13.3.1.4: T1, then twice as long.
+        assert times[1] - times[0] > 0.15
+        assert times[2] - times[1] > 0.35
 
     alone(scenario)
 
