@@ -91,7 +91,21 @@ class Border:
         self.process: Process = namespaces.start(
             SBC, "sbc", [*COMMAND, "run", str(self.file)], {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
         )
-        self.process.await_text("ready", timeout_s=20)
+        self._await_ready()
+
+    def _await_ready(self, timeout_s: float = 20.0) -> None:
+        """Wait until the control socket answers: the log may be too quiet to say `ready`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.stats()
+                return
+            except ControlError as error:
+                if time.monotonic() > deadline or not self.process.running:
+                    raise AssertionError(
+                        f"the SBC did not start: {error}\n{self.process.text[-3000:]}"
+                    ) from None
+                time.sleep(0.05)
 
     def ask(self, verb: str, **arguments: object) -> dict[str, object]:
         """What a verb of the control socket answers."""
