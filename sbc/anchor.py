@@ -263,6 +263,12 @@ class LocalAnchor:
             self._ports.free(state.exchange.fresh)
             state.exchange = None
 
+    def listen_anew(self, call: str) -> None:
+        """Count silence from now on: what was quiet while the phone rang may yet speak."""
+        state = self._calls.get(call)
+        for stream in () if state is None else state.session:
+            self._relay.limits(stream.id, stream.limits.start_s, stream.limits.silence_s)
+
     def drop(self, call: str, leg: str) -> None:
         """This leg will not come to be (failover): free what was made for it alone."""
         state = self._calls.get(call)

@@ -35,6 +35,7 @@ from signaling.b2bua import (
     RejectOffer,
 )
 from signaling.b2bua import Effect as CallEffect
+from signaling.b2bua import State as CallState
 from signaling.callee import CalleeLeg
 from signaling.caller import CallerLeg
 from signaling.errors import ParseError, PeerError
@@ -696,6 +697,7 @@ class Calls:
                 live.record.rang(wall)
             case "answered":
                 live.record.answered(wall, milestone.leg)
+                self.anchor.listen_anew(live.record.id)
             case "tried":
                 live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
                 call = live.call
@@ -735,7 +737,8 @@ class Calls:
             self._report(call_id)
         if isinstance(event, Silence):
             live = self._live.get(event.call)
-            if live is not None and live.call is not None:
+            # Early media may be silent: while it rings, `timers.no_answer_s` watches over the call.
+            if live is not None and live.call is not None and live.call.state is CallState.UP:
                 cause = "media-silence" if event.ever else "media-never"
                 text = f"no media for {event.seconds:.0f} s"
                 self._run(live, live.call.hang_up(cause, text, now), now)

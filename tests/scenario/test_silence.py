@@ -1,0 +1,40 @@
+"""Media silence ends a call after its limit, but not one that still rings (issue s.6)."""
+
+from media.relay import Silence
+from tests.harness.border import Border, audio, established, hang_up
+from tests.scenario.test_call import pair
+
+
+def silence(border: Border, ever: bool) -> None:
+    stream = next(iter(border.relay.streams.values()))
+    border.relay.on_event(Silence(stream.id, stream.call, 60.0, ever))
+
+
+def test_silence_ends_an_established_call_on_both_sides() -> None:
+    for ever, cause in ((True, "media-silence"), (False, "media-never")):
+        border = Border()
+        alice, bob = pair(border)
+        established(border, alice, bob)
+        silence(border, ever)
+        alice.answer(alice.expect("BYE"), 200)
+        bob.answer(bob.expect("BYE"), 200)
+        border.at_rest()
+        assert border.records[0].end_cause == cause
+
+
+def test_silent_early_media_is_no_reason_to_stop_ringing() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    invite = bob.expect("INVITE")
+    bob.answer(invite, 183, "Session Progress", sdp=audio("10.0.0.20", 4002))
+    alice.expect_answer(183)
+    silence(border, False)
+    alice.nothing()
+    border.relay.limited.clear()
+    bob.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    bob.expect("ACK")
+    assert border.relay.limited, "the clock starts again with the answer"
+    answer = alice.expect_answer(200)
+    alice.ack(answer)
+    hang_up(border, alice, bob, answer)
