@@ -45,6 +45,7 @@ class Reference:
     def __init__(self, emit: Callable[[Event], None], dscp: int = 0, max_files: int = 1024) -> None:
         self._emit = emit
         self._dscp = dscp
+        self._secret = b""
         # Direct ports are a luxury: they leave the descriptors that streams need to open at all.
         self._max_luxury = max_files * 2 // 3
         self._epoll = select.epoll()
@@ -68,6 +69,10 @@ class Reference:
         return len(self._streams)
 
     # Commands
+
+    def secret(self, key: bytes) -> None:
+        """Set the key of pseudonyms: receivers match audio with video by CNAME, so all workers share it."""
+        self._secret = key
 
     def open(
         self,
@@ -307,7 +312,7 @@ class Reference:
 
     def _relay_rtcp(self, end: RelayEnd, size: int, now: float) -> None:
         """RTCP from a source that is ours. It flows on hold too (RFC 3264 s.5.1)."""
-        compound = rtcp.parse(bytes(self._whole[:size]), pseudonym)
+        compound = rtcp.parse(bytes(self._whole[:size]), self._pseudonym)
         if compound is None:
             end.malformed += 1
             return
@@ -320,6 +325,11 @@ class Reference:
             passed = self._send(out.rtcp_port, compound.forward, out.rtcp_gate.source or out.signalled_rtcp)
         if passed and compound.sent is not None:
             out.round_trip.passed_on(compound.sent, now)
+
+    def _pseudonym(self, name: bytes) -> bytes:
+        # hash() of bytes is SipHash under a seed that the parent gives to all its workers, and a 32-bit seed alone
+        # could be guessed. hashlib would cost each worker a megabyte.
+        return b"%016x" % (hash(self._secret + name) & 0xFFFFFFFFFFFFFFFF)
 
     def _send(self, port: Port | None, data: bytes | memoryview, target: Sockaddr | None) -> bool:
         if port is None or target is None or not data:
@@ -445,8 +455,3 @@ class Reference:
             if quiet is not None and not stream.reported:
                 stream.reported = True
                 self._emit(("silence", stream.id, *quiet))
-
-
-def pseudonym(name: bytes) -> bytes:
-    """A CNAME that stands for `name`: the same for the life of the process (hash() is keyed and random)."""
-    return b"%016x" % (hash(name) & 0xFFFFFFFFFFFFFFFF)

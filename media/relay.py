@@ -10,10 +10,10 @@ Side = Literal["a", "b"]
 
 
 class Learn(Enum):
-    """How an end's source address is found (design.md s.4.6). Once found it is locked."""
+    """How an end's source address is found (design.md s.4.6). Once found it is locked; see media/source.py."""
 
     OFF = "off"  # only the signalled address and port
-    PORT = "port"  # the signalled address (`expect`), any port, within the window
+    PORT = "port"  # the signalled address (`expect`), any port
     ANY = "any"  # any address within the window; `expect` wins over strangers where it is given
 
 
@@ -55,7 +55,8 @@ class StreamSpec:
     """One m= line of one call: two ends. `kind` "rtp" or "udptl" (T.38: one port, no RTP checks, no RTCP).
 
     Silence limits in seconds, 0 switches one off: `start_s` without any packet since opening, `silence_s` after
-    the last one. A stream is silent when neither side that may send (`receive`) sends.
+    the last one. A stream is silent when neither side that may send (`receive`) sends. Their clocks, and the
+    window of `window_s` in which sources may be learned, start again with every change of the stream.
     """
 
     id: int
@@ -73,10 +74,11 @@ class Counters:
     """What came from one end (RTP unless the name says RTCP), cumulative since the stream was opened.
 
     `lost` by RFC 3550 s.A.3 (may be negative with duplicates), `jitter_ms` by s.A.8, `max_jitter_ms` its peak,
-    `rtt_ms` from RTCP (s.6.4.1) or None, `mos` by ITU-T G.107 or None without RTP. `strangers`: packets from a
-    source that is not ours. `muted`: packets that came while `receive` was false. `malformed`: not RTP at all.
-    `source` the locked RTP source. `last_s` seconds since the last packet, None for never. `dropped`: lost in
-    our own receive queue (they are part of `lost` too). `other_protocols`: STUN and DTLS from the source.
+    `rtt_ms` between us and this end, from RTCP (s.6.4.1), or None, `mos` by ITU-T G.107 or None without RTP.
+    `strangers`: packets from a source that is not ours. `muted`: packets that came while `receive` was false.
+    `malformed`: not RTP at all. `source` the locked RTP source. `last_s` seconds since the last packet, None for
+    never. `dropped`: lost in our own receive queue (they are part of `lost` too). `other_protocols`: STUN and
+    DTLS from the source.
     """
 
     packets: int = 0

@@ -180,11 +180,13 @@ class SourceGate:
                 del candidates[stalest[0]]
             candidates[source] = Candidate(ssrc, seq, now)
             return False
-        if candidate.ssrc == ssrc and 0 < (seq - candidate.seq) & 0xFFFF <= MAX_GAP:
-            candidate.count += 1
-        else:
+        step = (seq - candidate.seq) & 0xFFFF
+        if candidate.ssrc != ssrc or step > MAX_GAP:
             candidate.ssrc = ssrc
             candidate.count = 1
+        elif step:
+            # A repeated packet (fax gateways send each several times) neither helps nor harms.
+            candidate.count += 1
         candidate.seq = seq
         candidate.at = now
         return candidate.count >= PROBATION

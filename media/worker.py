@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 from media.reference import Event, Reference
@@ -54,7 +53,7 @@ class Worker:
                 # Our own bug, met by one packet: it is lost, the other streams go on.
                 traces += 1
                 if traces <= MAX_TRACES:
-                    traceback.print_exc()
+                    print_trace()
             if self._pending and not self._blocked:
                 self._flush()
         self._relay.shut_down()
@@ -83,7 +82,7 @@ class Worker:
                     getattr(relay, name)(*arguments)
                 except Exception as error:
                     # Our own bug, met by one command: that stream fails, not the worker with all others.
-                    traceback.print_exc()
+                    print_trace()
                     self._emit(("unbound", arguments[0], f"{name}: {error!r}"))
 
     def _flush(self) -> None:
@@ -110,6 +109,11 @@ class Worker:
             self._blocked = blocked
             events = select.EPOLLIN | select.EPOLLOUT if blocked else select.EPOLLIN
             self._relay.watch(self._control.fileno(), self._read, events)
+
+
+def print_trace() -> None:
+    """The current exception on standard error; the traceback module would cost each worker most of a megabyte."""
+    sys.__excepthook__(*sys.exc_info())
 
 
 def main(arguments: list[str]) -> None:

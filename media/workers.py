@@ -130,6 +130,9 @@ class WorkerRelay:
         self._next_token = 0
         self._stopping = False
         self._buffer = bytearray(MESSAGE_BYTES)
+        # One pseudonym for one CNAME, whichever worker has the stream.
+        self._hash_seed = str(int.from_bytes(os.urandom(4), "big"))
+        self._secret = os.urandom(16)
         self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
         for worker in self._workers:
             self._spawn(worker)
@@ -344,7 +347,7 @@ class WorkerRelay:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": _ROOT},
+                env={**os.environ, "PYTHONPATH": _ROOT, "PYTHONHASHSEED": self._hash_seed},
             )
         except OSError:
             ours.close()
@@ -354,6 +357,7 @@ class WorkerRelay:
         worker.control = ours
         worker.started_at = time.monotonic()
         self._loop.add_reader(ours, self._read, worker)
+        self._tell(worker, ("secret", self._secret))
 
     def _disconnect(self, worker: _Worker) -> None:
         control = worker.control

@@ -108,6 +108,22 @@ def test_rtcp_is_relayed_without_names_and_tells_the_round_trip(make: str) -> No
     asyncio.run(call())
 
 
+def test_one_participant_has_one_pseudonym_on_all_streams(make: str) -> None:
+    async def call() -> None:
+        async with bench(make, workers=2) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            for name in (b"alice@10.1.2.3", b"alice@10.1.2.3", b"carol@10.1.2.3"):
+                a = end_for(alice)
+                await under_test.open(a, end_for(bob))
+                alice.rtcp.sendto(receiver_report(1, cname=name), rtcp_of(a))
+                await under_test.settle()
+            first, second, other = [packet for packet, _ in bob.received_rtcp]
+            assert first == second != other
+            assert len(first) == len(receiver_report(1, cname=bytes(16)))
+
+    asyncio.run(call())
+
+
 def test_rtcp_multiplexed_on_one_side_only(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:

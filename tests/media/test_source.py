@@ -139,6 +139,8 @@ def test_a_probation_survives_loss_but_not_another_stream() -> None:
 
     assert [admit(1, seq) for seq in (1, 2, 4, 9, 10)][-1] == LOCKED
     gate.forget()
+    assert [admit(1, seq) for seq in (1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5)] == [STRANGER] * 10 + [LOCKED]
+    gate.forget()
     assert [admit(ssrc, 5) for ssrc in range(50)] == [STRANGER] * 50
     assert [admit(1, 9) for _ in range(50)] == [STRANGER] * 50
 
