@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.lab import sipp
 from tests.lab.border import Border
@@ -82,17 +83,145 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    def _run(
-    lab: Lab,
-    border: Border,
+    def _run(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            for pid in self.pids:
+                self.kib[pid].append(_resident_kib(pid))
+            self.most_ports = max(self.most_ports, self._border.stats()["held.ports"])
+
+    def growth(self) -> Iterator[tuple[int, int]]:
+        """Of each process the median memory in KiB in the second and in the last fifth of the run."""
+        for samples in self.kib.values():
+            fifth = max(1, len(samples) // 5)
+            yield (
+                int(statistics.median(samples[fifth : 2 * fifth])),
+                int(statistics.median(samples[-fifth:])),
+            )
+
+
+def many(plan: Plan) -> Outcome:
+    """Call after call at a steady rate."""
+    outcome = Outcome(f"{plan.calls} calls at {plan.rate}/s")
+    pairs = 20_000
+    with _lab(plan, pairs=pairs, max_calls=pairs // 2, quarantine_s=1.0) as (namespaces, border):
+        with Watch(border) as watch:
+            _run_calls(outcome, namespaces, "uac_call", plan.calls, plan.rate, hold_ms=500)
+        _flat_memory(outcome, watch)
+        _nothing_left(outcome, border, plan)
+        _records(outcome, border, {200: plan.calls})
+    return outcome
+
+
+def pool(plan: Plan) -> Outcome:
+    """As many calls at a time as there are ports."""
+    calls = plan.cycles * PAIRS
+    outcome = Outcome(f"{plan.cycles} cycles of {PAIRS} calls at a time in {PAIRS} port pairs, no quarantine")
+    with _lab(plan, pairs=PAIRS, max_calls=PAIRS, quarantine_s=0.0) as (namespaces, border):
+        with Watch(border) as watch:
+            # Twice the rate that the pool allows: SIPp's own limit on calls at a time sets the pace.
+            hold_ms = 1000 * PAIRS // plan.rate
+            _run_calls(outcome, namespaces, "uac_call", calls, 2 * plan.rate, hold_ms=hold_ms, limit=PAIRS)
+        outcome.lines.append(f"most port pairs taken at a time: {watch.most_ports} of {2 * PAIRS}")
+        outcome.check(watch.most_ports == 2 * PAIRS, "the pool was never full: this run shows nothing")
+        _nothing_left(outcome, border, plan)
+        _records(outcome, border, {200: calls})
+    return outcome
+
+
+def quarantine(plan: Plan) -> Outcome:
+    """More calls than ports that have rested."""
+    rate = 2 * PAIRS
+    calls = rate * plan.refusal_s
+    outcome = Outcome(f"{calls} calls at {rate}/s in {PAIRS} port pairs that rest for 1 s after a call")
+    with _lab(plan, pairs=PAIRS, max_calls=PAIRS, quarantine_s=1.0) as (namespaces, border):
+        _run_calls(outcome, namespaces, "uac_call_or_no_port", calls, rate, hold_ms=100)
+        _nothing_left(outcome, border, plan)
+        # How many is a matter of timing. SIPp has counted each that was not refused with the rule as a failure.
+        refused = _statuses(border)[503]
+        outcome.check(0 < refused < calls, "not some refused and some answered: this run shows nothing")
+        _records(outcome, border, {200: calls - refused, 503: refused})
+    return outcome
+
+
+@contextmanager
+def _lab(
+    plan: Plan, *, pairs: int, max_calls: int, quarantine_s: float
+) -> Iterator[tuple[Namespaces, Border]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="load-") as directory,
+        Namespaces(Path(directory)) as namespaces,
+    ):
+        networks = "".join(
+            f"  {side.name}: {{address: {side.border}, listen: [udp:5060],"
+            f" media_ports: 20000-{20000 + 2 * pairs - 1}}}\n"
+            for side in SIDES.values()
+        )
+        border = Border(
+            namespaces,
+            f"networks:\n{networks}"
+            f'trunks:\n  pbx: {{network: private, servers: ["sip:{SIDES[PRIVATE].peer}:5060"]}}\n'
+            "routes:\n  - {from: public, to: pbx}\n"
+            f"limits: {{max_calls: {max_calls}}}\n"
+            f"timers: {{t1_ms: {plan.t1_ms}, t2_ms: {8 * plan.t1_ms}, t4_ms: {10 * plan.t1_ms},"
+            f" port_quarantine_s: {quarantine_s:g}}}\n"
+            f"log: {{cdr: {namespaces.directory}/cdr.jsonl}}\n"
+            f"control: {{socket: {namespaces.directory}/control.sock}}\n",
+        )
+        yield namespaces, border
+
+
+def _run_calls(
+    outcome: Outcome,
+    namespaces: Namespaces,
+    scenario: str,
     calls: int,
     rate: int,
     *,
-    limit: int | None,
-    settled: float,
-    hold_ms: int = HOLD_MS,
-) -> Result:
-    """`settled`: after so many calls memory must be flat; tables and lingering transactions are full then."""
+    hold_ms: int,
+    limit: int | None = None,
+) -> None:
+    words = sipp.Words(agent="load", hold_ms=hold_ms, ring_ms=20)
+    callee = sipp.callee(namespaces, PRIVATE, "uas_call", calls=0, words=words, name="callee")
+    begin = time.monotonic()
+    caller = sipp.caller(
+        namespaces,
+        PUBLIC,
+        scenario,
+        f"{SIDES[PUBLIC].border}:5060",
+        calls=calls,
+        rate=rate,
+        limit=limit or 10 * rate,
+        words=words,
+        name="caller",
+    )
+    try:
+        caller.done(4 * calls / rate + 60)
+    except AssertionError as error:
+        outcome.problems.append(str(error))
+    seconds = time.monotonic() - begin
+    callee.process.stop(9)
+    counts = caller.counts()
+    good, failed, again = (counts.get(name, 0) for name in ("successful", "failed", "retransmissions"))
+    outcome.lines.append(
+        f"caller: {good} by the scenario, {failed} not, {again} retransmissions,"
+        f" {counts.get('created', 0) / seconds:.0f} calls/s over {seconds:.0f} s"
+    )
+
+
+def _flat_memory(outcome: Outcome, watch: Watch) -> None:
+    outcome.lines += ["", "| process | 2nd fifth, MiB | last fifth, MiB |", "| --- | --- | --- |"]
+    for number, (early, late) in enumerate(watch.growth()):
+        name = "signalling" if number == 0 else f"relay worker {number}"
+        outcome.lines.append(f"| {name} | {early / 1024:.1f} | {late / 1024:.1f} |")
+        outcome.check(late - early <= max(FLAT_KIB, FLAT_SHARE * early), f"{name} grew by {late - early} KiB")
+    outcome.lines.append("")
+
+
+def _nothing_left(outcome: Outcome, border: Border, plan: Plan) -> None:
+    begin = time.monotonic()
+    left = border.leftovers(plan.linger_s)
+    outcome.lines.append(f"held after {time.monotonic() - begin:.0f} s: {left or 'nothing'}")
+    outcome.check(not left, f"left over: {left}")
     pids = border.pids()
     bugs = {name: count for name, count in border.stats().items() if name.startswith("bug:")}
     status = border.stop()
@@ -105,12 +234,19 @@ class Watch:
 
 
 def _records(outcome: Outcome, border: Border, expected: dict[int, int]) -> None:
-    rows = [json.loads(line) for line in border.cdr.read_text().splitlines()]
-    found = Counter(int(row["status"]) for row in rows)
+    found = _statuses(border)
     outcome.lines.append(f"call detail records by status: {dict(found)}")
-    outcome.check(dict(found) == expected, f"call detail records {dict(found)}, not {expected}")
-    why = {row["rule"] for row in rows if row["status"] == 503}
+    outcome.check(found == Counter(expected), f"call detail records {dict(found)}, not {expected}")
+    why = {row["rule"] for row in _rows(border) if row["status"] == 503}
     outcome.check(why <= {RULE}, f"refused for {why}")
+
+
+def _statuses(border: Border) -> Counter[int]:
+    return Counter(int(row["status"]) for row in _rows(border))
+
+
+def _rows(border: Border) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in border.cdr.read_text().splitlines()]
 
 
 def _resident_kib(pid: int) -> int:
