@@ -15,6 +15,8 @@ JITTER_HEAVY_MS = 40.0
 """Above two packets of 20 ms, common jitter buffers begin to drop."""
 MOS_POOR = 3.6
 """Below this, many users are dissatisfied (ITU-T G.107 annex B)."""
+STOPPED_S = 3.0
+"""Nobody pauses that long while talking; silence suppression may."""
 STRANGERS_MANY = 10
 """A handful of packets from the old place of a peer is ordinary; more mean that"
 " somebody else is sending."""
@@ -199,6 +201,18 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         " {it} and us stops it",
     ),
     MediaRule(
+        "elsewhere",
+        lambda source, sink, stream: source.counters.source is None and source.counters.strangers > 0,
+        "{it} was heard before, but {strangers} packets came from an address that is not the one it signalled"
+        " last ({signalled}), and were dropped: {it} has not gone where its last offer or answer said",
+    ),
+    MediaRule(
+        "stopped",
+        lambda source, sink, stream: (source.counters.last_s or 0.0) >= STOPPED_S,
+        "{it} has stopped sending: nothing has come from it for {quiet} s, after {packets} packets; it is muted,"
+        " suppresses silence, or something between {it} and us stops it now",
+    ),
+    MediaRule(
         "muted",
         lambda source, sink, stream: not source.counters.forwarded and source.counters.muted > 0,
         "{it} sends, but all {muted} packets came while it was not to send (hold), and were dropped",
@@ -245,6 +259,8 @@ def _words(source: Side, sink: Side, stream: Stream) -> dict[str, object]:
         "signalled": source.signalled or "no address",
         "host": source.host,
         "codec": stream.codec,
+        "packets": counters.packets,
+        "quiet": f"{counters.last_s or 0.0:.0f}",
         "strangers": counters.strangers,
         "rtcp": counters.rtcp_packets,
         "malformed": counters.malformed,

@@ -86,6 +86,16 @@ CASES: dict[str, tuple[Side, str]] = {
         "Nothing has come from A (192.0.2.10:4000): it does not send, or a firewall"
         " between A and us stops it.",
     ),
+    "elsewhere": (
+        side("A", dataclasses.replace(GOOD, source=None, strangers=40)),
+        "A was heard before, but 40 packets came from an address that is not the one it signalled last"
+        " (192.0.2.10:4000), and were dropped: A has not gone where its last offer or answer said.",
+    ),
+    "stopped": (
+        side("A", dataclasses.replace(GOOD, last_s=7.2)),
+        "A has stopped sending: nothing has come from it for 7 s, after 250 packets; it is muted, suppresses"
+        " silence, or something between A and us stops it now.",
+    ),
     "muted": (
         side("A", Counters(packets=7, muted=7)),
         "A sends, but all 7 packets came while it was not to send (hold), and were dropped.",
