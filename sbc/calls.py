@@ -569,7 +569,7 @@ class Calls:
             self._wall(),
         )
         if not targets:
-            return call.refuse(Rejected(480, "Temporarily Unavailable", "redirect-unusable"), now)
+            return call.not_followed(now)
         return call.begin(targets, now)
 
     # -- effects of a call ---------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ class Leg:
         return respond(request, status, reason, self.dialog.local_tag, fields, body)
 
     def ack(self, request: Request) -> list[Effect]:
-        """The ACK of our 2xx. Raises PeerError for a body that we cannot read."""
+        """The ACK of our 2xx."""
         served = self.served
         if served is None or served.phase is not Phase.ANSWERED:
             return []
@@ -326,14 +326,14 @@ class Leg:
             return []
         if self.state is State.LAST_ACK or served.sdp is not None:
             return self._acknowledged(None)
-        sdp = session_body(request)
-        effects = self._acknowledged(sdp)
-        if sdp is not None:
-            self.remote_sdp = sdp
-            return effects
         # An offer of ours without answer: the session cannot stand (RFC 3261 s.13.2.2.4).
         released = Released("no-answer-in-ack", "the ACK brought no answer to our offer")
-        return [*effects, Raise(released), *self._bye(())]
+        try:
+            self.remote_sdp = sdp = session_body(request)
+        except PeerError as error:
+            sdp, released = None, Released(error.rule, error.reason)
+        effects = self._acknowledged(sdp)
+        return effects if sdp is not None else [*effects, Raise(released), *self._bye(())]
 
     def _acknowledged(self, sdp: bytes | None) -> list[Effect]:
         self.served = None
