@@ -332,7 +332,7 @@ class Calls:
         self._gone(live)
 
     def _request(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
-        tag = request.to.tag
+        tag = request.to_tag
         if tag is None:
             if request.method == "INVITE":
                 self._new_call(tx, request, flow, now)
@@ -398,7 +398,7 @@ class Calls:
         self._run(live, live.call.on_leg(asked.leg, effects, now), now)
 
     def _ack(self, request: Request, now: float) -> None:
-        known = self._dialogs.get(dialog_key(request.call_id, request.to.tag or ""))
+        known = self._dialogs.get(dialog_key(request.call_id, request.to_tag or ""))
         if known is None:
             self.stats["stray-ack"] += 1
             return
@@ -459,7 +459,7 @@ class Calls:
             fields.append(("Min-SE", str(self.settings.min_se_s)))
         elif error.status in (500, 503):
             fields.append(("Retry-After", str(error.retry_after_s or RETRY_AFTER_S)))
-        tag = request.to.tag or (leg.dialog.local_tag if leg is not None else self._token(6))
+        tag = request.to_tag or (leg.dialog.local_tag if leg is not None else self._token(6))
         response = respond(request, error.status, error.reason, tag, fields)
         self._transmit(live, leg, response, self.transactions.respond(tx, response, now), now)
 

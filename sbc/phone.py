@@ -360,9 +360,9 @@ class Phone:
         if key in self._answers:
             self._send(self._answers[key], source)
             return
-        if request.method == "INVITE" and request.to.tag is None:
+        if request.method == "INVITE" and request.to_tag is None:
             self._take_invite(request, source)
-        elif request.method == "OPTIONS" and request.to.tag is None:
+        elif request.method == "OPTIONS" and request.to_tag is None:
             self._answer(request, source, 200, "OK", [("Allow", ALLOW)])
         elif talk is None:
             self._answer(request, source, 481, "Call/Transaction Does Not Exist")
@@ -445,7 +445,7 @@ class Phone:
         tag: str | None = None,
     ) -> None:
         _stamp_rport(request, source)
-        to_tag = tag if tag is not None else (None if request.to.tag else f"{self.new_number():08x}")
+        to_tag = tag if tag is not None else (None if request.to_tag else f"{self.new_number():08x}")
         data = respond(request, status, reason, to_tag, extra or [], body).encode()
         self._answers[request.via.branch or "", request.method, request.call_id] = data
         if len(self._answers) > REMEMBERED_LIMIT:

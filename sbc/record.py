@@ -327,7 +327,7 @@ def _learn(leg: LegRecord, direction: str, message: Request | Response) -> None:
     if not leg.local_tag or not leg.remote_tag or (isinstance(message, Response) and message.status >= 200):
         try:
             # RFC 3261 s.12.1: the sender's own tag is in From of a request and in To of a response.
-            sender = message.from_.tag if isinstance(message, Request) else message.to.tag
+            sender = message.from_tag if isinstance(message, Request) else message.to_tag
         except ParseError:
             sender = None
         if sender:

@@ -153,7 +153,7 @@ class CalleeLeg(Leg):
     def _dialog_of(self, request: Request) -> Dialog:
         if self.state not in (State.CALLING, State.CANCELLING):
             return self.dialog
-        dialog = self.forks.get(request.from_.tag or "")
+        dialog = self.forks.get(request.from_tag or "")
         if dialog is None:
             raise PeerError(481, "Call/Transaction Does Not Exist", "no-such-dialog")
         return dialog
@@ -234,7 +234,7 @@ class CalleeLeg(Leg):
 def tag_of(response: Response) -> str:
     """The peer's tag in a response, empty where there is none to be read."""
     try:
-        return response.to.tag or ""
+        return response.to_tag or ""
     except PeerError:
         return ""
 

@@ -90,14 +90,14 @@ class CallerLeg(Leg):
     def _dialog_of(self, request: Request) -> Dialog:
         if self.state is State.INVITED:
             for dialog in self.early.values():
-                if dialog.local_tag == request.to.tag:
+                if dialog.local_tag == request.to_tag:
                     return dialog
         return self.dialog
 
     def _bye_received(self, tx: ServerTx, request: Request) -> list[Effect]:
         if self.state is State.INVITED and len(self.early) > 1:
             # RFC 3261 s.15: a BYE in one of several early dialogs ends that one and not the call.
-            kept = {early: one for early, one in self.early.items() if one.local_tag != request.to.tag}
+            kept = {early: one for early, one in self.early.items() if one.local_tag != request.to_tag}
             self.early = kept
             return [Respond(tx, self._reply(request, 200, "OK"))]
         return super()._bye_received(tx, request)

@@ -48,7 +48,7 @@ class Dialog:
     def of_request(cls, request: Request, local_tag: str) -> "Dialog":
         """The dialog that our answer to `request` creates (s.12.1.1)."""
         local, remote = untagged(request.get("To") or ""), untagged(request.get("From") or "")
-        dialog = cls(request.call_id, local, local_tag, remote, request.from_.tag or "")
+        dialog = cls(request.call_id, local, local_tag, remote, request.from_tag or "")
         dialog.remote_cseq = request.cseq.number
         routes = request.values("Record-Route")
         dialog.route_set = usable_routes(request)
@@ -62,7 +62,7 @@ class Dialog:
 
     def fork(self, response: Response) -> "Dialog":
         """The dialog that `response` to our INVITE creates beside this half-made one (s.12.1.2)."""
-        dialog = Dialog(self.call_id, self.local, self.local_tag, self.remote, response.to.tag or "")
+        dialog = Dialog(self.call_id, self.local, self.local_tag, self.remote, response.to_tag or "")
         dialog.local_cseq = self.local_cseq
         dialog.remote_target = self.remote_target
         dialog.learn_route(response)
@@ -92,7 +92,7 @@ class Dialog:
 
         481 when the tags are not those of the dialog.
         """
-        if request.to.tag != self.local_tag or (request.from_.tag or "") != self.remote_tag:
+        if request.to_tag != self.local_tag or (request.from_tag or "") != self.remote_tag:
             raise PeerError(481, "Call/Transaction Does Not Exist", "other-dialog")
         number = request.cseq.number
         if self.remote_cseq is not None and number < self.remote_cseq:

@@ -157,7 +157,7 @@ class Guard:
         found = _machines(message, vias)
         try:
             found += [via.branch or "" for via in vias]
-            found += [message.from_.tag or "", message.to.tag or ""]
+            found += [message.from_tag or "", message.to_tag or ""]
         except ParseError:
             pass  # it will be refused; there is nothing to learn from it
         for name in ("Call-ID", "User-Agent", "Server"):

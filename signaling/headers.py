@@ -9,6 +9,9 @@ from signaling.uri import Params, Uri, find_param, parse_host_port, parse_uri, w
 WS = " \t"
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")
+_COMMON_TOKENS = frozenset(
+    ("INVITE", "ACK", "BYE", "CANCEL", "OPTIONS", "REGISTER", "UPDATE", "PRACK", "INFO", "UDP", "TCP", "TLS")
+)
 # A display name that needs no quotes (RFC 3261 s.25.1: *(token LWS)).
 _PLAIN_DISPLAY = re.compile(r"[A-Za-z0-9\-.!%*_+`'~ ]*")
 # What ends or begins quoted and bracketed text. A backslash takes the next character with it.
@@ -90,7 +93,7 @@ class CSeq:
 
 def is_token(text: str) -> bool:
     """Whether `text` is a token of RFC 3261 s.25.1."""
-    return _TOKEN.fullmatch(text) is not None
+    return text in _COMMON_TOKENS or _TOKEN.fullmatch(text) is not None
 
 
 def split_commas(text: str) -> list[str]:
@@ -121,6 +124,23 @@ def _split(text: str, separator: str) -> list[str]:
             begin = mark.end()
     parts.append(text[begin:].strip(WS))
     return [part for part in parts if part]
+
+
+def tag_of(value: str) -> str | None:
+    """The tag of a From or To value. What else the value holds is not looked at unless it has quotes behind the URI.
+
+    ParseError for a value with such quotes that is no address.
+    """
+    params = value.rpartition(">")[2]
+    if '"' in params:
+        return parse_name_addr(value).tag
+    _, found, rest = params.partition(";tag=")
+    if found:
+        return rest.partition(";")[0].strip(WS) or None
+    if "=" not in params:
+        return None
+    # Written otherwise: "; Tag = x".
+    return dict(reversed(parse_params(params.partition(";")[2]))).get("tag") or None
 
 
 def parse_params(text: str) -> Params:
@@ -214,6 +234,9 @@ def parse_cseq(text: str) -> CSeq:
 
 
 def _closing_quote(text: str, begin: int = 0) -> int:
+    close = text.find('"', begin + 1)
+    if close >= 0 and text.find("\\", begin + 1, close) < 0:
+        return close
     for mark in _QUOTE_MARK.finditer(text, begin + 1):
         if mark[0] == '"':
             return mark.start()

@@ -322,7 +322,7 @@ class Leg:
         served = self.served
         if served is None or served.phase is not Phase.ANSWERED:
             return []
-        if request.cseq.number != served.request.cseq.number or request.from_.tag != self.dialog.remote_tag:
+        if request.cseq.number != served.request.cseq.number or request.from_tag != self.dialog.remote_tag:
             return []
         if self.state is State.LAST_ACK or served.sdp is not None:
             return self._acknowledged(None)

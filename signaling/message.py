@@ -5,7 +5,7 @@ Text is UTF-8 with surrogateescape, so that bytes that are no UTF-8 survive. Typ
 access and raise ParseError.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, TypeVar
 
 from signaling.errors import ParseError, UsageError
@@ -18,6 +18,7 @@ from signaling.headers import (
     parse_name_addr,
     parse_via,
     split_commas,
+    tag_of,
 )
 
 T = TypeVar("T")
@@ -72,66 +73,83 @@ def key_of(name: str) -> str:
 
 
 class Message:
-    """What requests and responses share. `fields` are (name, value) as they came or as they will go."""
+    """What requests and responses share: header fields in order, and a body.
 
-    __slots__ = ("_cache", "_index", "_indexed", "body", "fields")
+    What was looked up or typed once is kept until one of the methods below changes the fields.
+    """
+
+    __slots__ = ("_first", "_lines", "_repeated", "_typed", "body")
 
     def __init__(self, fields: Iterable[Field], body: bytes = b"") -> None:
-        self.fields = list(fields)
+        self._lines = list(fields)
         self.body = body
-        self._index: dict[str, list[int]] | None = None
-        self._indexed = 0
-        self._cache: dict[str, tuple[str, Any]] = {}
+        # By key: the first value, and all of them where there are several. None: not collected.
+        self._first: dict[str, str] | None = None
+        self._repeated: dict[str, list[str]] = {}
+        self._typed: dict[str, Any] = {}
 
-    def adopt_index(self, index: dict[str, list[int]]) -> None:
-        """Take the positions by key that the parser found anyway."""
-        self._index = index
-        self._indexed = len(self.fields)
+    def adopt(self, first: dict[str, str], repeated: dict[str, list[str]]) -> None:
+        """Take the first value of each key, and all values of those that repeat, as the parser found them."""
+        self._first = first
+        self._repeated = repeated
+
+    @property
+    def fields(self) -> Sequence[Field]:
+        """(name, value) of every line as it came or as it will go."""
+        return self._lines
 
     # -- lookup --------------------------------------------------------------------------------------------
 
-    def _positions(self, name: str) -> Sequence[int]:
-        index = self._index
-        if index is None or self._indexed != len(self.fields):
-            index = {}
-            for position, (field, _) in enumerate(self.fields):
-                key = KEYS.get(field) or key_of(field)
-                if key in index:
-                    index[key].append(position)
-                else:
-                    index[key] = [position]
-            self._index = index
-            self._indexed = len(self.fields)
-        return index.get(KEYS.get(name) or key_of(name), ())
-
     def get(self, name: str) -> str | None:
         """The first line of this name, verbatim."""
-        positions = self._positions(name)
-        return self.fields[positions[0]][1] if positions else None
+        key = KEYS.get(name) or key_of(name)
+        first = self._first
+        if first is not None:
+            return first.get(key)
+        # A message of ours is asked once or twice on its way out: looking is cheaper than collecting.
+        for field, value in self._lines:
+            if field == name or key_of(field) == key:
+                return value
+        return None
 
     def get_all(self, name: str) -> list[str]:
         """Every line of this name, in order, verbatim."""
-        return [self.fields[position][1] for position in self._positions(name)]
+        key = KEYS.get(name) or key_of(name)
+        first = self._first
+        if first is None:
+            return [value for field, value in self._lines if field == name or key_of(field) == key]
+        found = self._repeated.get(key)
+        if found is not None:
+            return list(found)
+        value = first.get(key)
+        return [] if value is None else [value]
 
     def values(self, name: str) -> list[str]:
         """Every value of this name: lines split at their commas (RFC 3261 s.7.3.1)."""
-        positions = self._positions(name)
-        if len(positions) == 1:
-            return split_commas(self.fields[positions[0]][1])
-        return [value for position in positions for value in split_commas(self.fields[position][1])]
+        lines = self.get_all(name)
+        if not lines:
+            return lines
+        if len(lines) == 1:
+            return split_commas(lines[0])
+        return [value for line in lines for value in split_commas(line)]
+
+    def has_any(self, keys: Set[str]) -> bool:
+        """Whether there is a line of one of these names, given as keys (`key_of`)."""
+        if self._first is None:
+            return any(key_of(name) in keys for name, _ in self._lines)
+        return not keys.isdisjoint(self._first)
 
     # -- change --------------------------------------------------------------------------------------------
 
     def add(self, name: str, value: str) -> None:
         """A line at the end."""
-        self.fields.append((name, value))
-        self._index = None
+        self._lines.append((name, value))
+        self._changed()
 
     def prepend(self, name: str, value: str) -> None:
-        """A line above those of the same name, or at the top where there is none."""
-        positions = self._positions(name)
-        self.fields.insert(positions[0] if positions else 0, (name, value))
-        self._index = None
+        """A line at the top, so above those of the same name."""
+        self._lines.insert(0, (name, value))
+        self._changed()
 
     def replace(self, name: str, value: str) -> None:
         """One line of this name in the place of the first; added where there is none."""
@@ -139,46 +157,76 @@ class Message:
         if not positions:
             self.add(name, value)
             return
-        self.fields[positions[0]] = (name, value)
+        self._lines[positions[0]] = (name, value)
         for position in reversed(positions[1:]):
-            del self.fields[position]
-        self._index = None
+            del self._lines[position]
+        self._changed()
+
+    def replace_first(self, name: str, value: str) -> None:
+        """The first line of this name with another value; the others stay. Nothing where there is none."""
+        key = key_of(name)
+        for position, (field, _) in enumerate(self._lines):
+            if key_of(field) == key:
+                self._lines[position] = (field, value)
+                break
+        else:
+            return
+        self._typed.pop(key, None)
+        if self._first is not None:
+            self._first[key] = value
+            if key in self._repeated:
+                self._repeated[key][0] = value
 
     def remove(self, name: str) -> None:
         """No line of this name."""
         for position in reversed(self._positions(name)):
-            del self.fields[position]
-        self._index = None
+            del self._lines[position]
+        self._changed()
+
+    def _positions(self, name: str) -> list[int]:
+        key = key_of(name)
+        return [position for position, (field, _) in enumerate(self._lines) if key_of(field) == key]
+
+    def _changed(self) -> None:
+        self._first = None
+        self._repeated = {}
+        self._typed = {}
 
     # -- typed ---------------------------------------------------------------------------------------------
 
-    def _typed(self, name: str, read: Callable[[str], T]) -> T:
-        value = self.get(name)
-        if value is None:
-            raise ParseError(f"no {name}", "missing-" + name.lower())
-        # The value is part of the key, since whoever holds `fields` may exchange a line.
-        hit = self._cache.get(name)
-        if hit is not None and hit[0] is value:
-            known: T = hit[1]
-            return known
-        typed = read(value)
-        self._cache[name] = (value, typed)
-        return typed
+    def _read(self, key: str, read: Callable[[str], T]) -> T:
+        known: T | None = self._typed.get(key)
+        if known is None:
+            value = self.get(key)
+            if value is None:
+                raise ParseError(f"no {key} field", f"missing-{key}")
+            known = self._typed[key] = read(value)
+        return known
 
     @property
     def via(self) -> Via:
         """The topmost Via value."""
-        return self._typed("Via", _first_via)
+        return self._read("via", _first_via)
 
     @property
     def from_(self) -> NameAddr:
         """The From value."""
-        return self._typed("From", parse_name_addr)
+        return self._read("from", parse_name_addr)
 
     @property
     def to(self) -> NameAddr:
         """The To value."""
-        return self._typed("To", parse_name_addr)
+        return self._read("to", parse_name_addr)
+
+    @property
+    def from_tag(self) -> str | None:
+        """The tag of From, None where there is none; cheaper than `from_.tag`."""
+        return tag_of(self.get("From") or "")
+
+    @property
+    def to_tag(self) -> str | None:
+        """The tag of To, None where there is none; cheaper than `to.tag`."""
+        return tag_of(self.get("To") or "")
 
     @property
     def call_id(self) -> str:
@@ -191,7 +239,7 @@ class Message:
     @property
     def cseq(self) -> CSeq:
         """The CSeq value."""
-        return self._typed("CSeq", parse_cseq)
+        return self._read("cseq", parse_cseq)
 
     @property
     def contacts(self) -> list[NameAddr]:
@@ -239,7 +287,7 @@ class Message:
         lines = [self.start_line]
         lines += [
             f"{name}: {value}"
-            for name, value in self.fields
+            for name, value in self._lines
             if (len(name) != 14 and len(name) != 1) or key_of(name) != "content-length"
         ]
         body = self.body
@@ -252,7 +300,7 @@ class Message:
 
     def _content(self) -> list[Field]:
         return [
-            (key_of(name), value) for name, value in self.fields if key_of(name) != "content-length"
+            (key_of(name), value) for name, value in self._lines if key_of(name) != "content-length"
         ]  # the length follows from the body
 
     def __hash__(self) -> int:
@@ -302,6 +350,11 @@ class Response(Message):
         self.reason = reason
 
     @property
+    def method(self) -> str:
+        """The method that CSeq names, "" where it names none."""
+        return (self.get("CSeq") or "").rpartition(" ")[2]
+
+    @property
     def start_line(self) -> str:
         """The status line, without its CRLF."""
         return f"SIP/2.0 {self.status} {self.reason}"
@@ -334,7 +387,7 @@ def respond(
     """
     fields = [("Via", value) for value in request.get_all("Via")]
     to = request.get("To") or ""
-    if to_tag is not None and request.to.tag is None:
+    if to_tag is not None and request.to_tag is None:
         to = f"{to};tag={to_tag}"
     fields += [
         ("From", request.get("From") or ""),

@@ -13,9 +13,10 @@ from signaling.errors import ParseError
 from signaling.headers import WS, is_token
 from signaling.message import KEYS, Field, Request, Response, check_name
 
-MANDATORY = ("via", "from", "to", "call-id", "cseq")
+MANDATORY_IN_ORDER = ("via", "from", "to", "call-id", "cseq")
+MANDATORY = frozenset(MANDATORY_IN_ORDER)
 # RFC 3261 s.7.3.1: fields that are no list may stand once only; of these, two would make us guess.
-SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type")
+SINGLE = frozenset(("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type"))
 
 _URI_CHARS = re.compile(r"[^\x00-\x20\x7f<>\"]+")
 _CONTENT_LENGTH = re.compile(
@@ -60,25 +61,36 @@ def parse(data: bytes, limits: ParseLimits = DEFAULT_LIMITS) -> Request | Respon
     if end > limits.max_line and max(map(len, lines)) > limits.max_line:
         raise ParseError("header line too long", "line-too-long", 513)
     start = lines[0]
+    del lines[0]
     fields: list[Field] = []
-    index: dict[str, list[int]] = {}
-    for position, line in enumerate(lines[1:]):
+    first: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for line in lines:
         name, colon, value = line.partition(":")
         key = KEYS.get(name)
         if key is None or not colon:
             if line[:1] in (" ", "\t"):
-                return _refolded(lines, data[end + 4 :], limits)
+                return _refolded([start, *lines], data[end + 4 :], limits)
             name = name.rstrip(WS)
             if not colon:
                 raise ParseError("header line without colon", "bad-header")
             key = check_name(name)
-        fields.append((name, value.strip(WS)))
-        if key in index:
-            index[key].append(position)
+        value = value.strip(WS)
+        fields.append((name, value))
+        if key not in first:
+            first[key] = value
+        elif key in repeated:
+            repeated[key].append(value)
         else:
-            index[key] = [position]
-    _check_controls(data, end, len(lines))
-    return _message(start, fields, index, data[end + 4 :])
+            repeated[key] = [first[key], value]
+    # A lone CR or LF would become a line break for whoever reads the value after us.
+    if data.count(b"\n", 0, end) != len(lines) or data.count(b"\r", 0, end) != len(lines):
+        raise ParseError("lone CR or LF in the headers", "bad-line-break")
+    message = _message(start, fields, first, repeated, data[end + 4 :])
+    message.adopt(first, repeated)
+    if isinstance(message, Request) and message.cseq.method != message.method:
+        raise ParseError("CSeq method differs from the request's", "cseq-method")
+    return message
 
 
 def _bounded(lines: list[str], limits: ParseLimits) -> list[str]:
@@ -109,23 +121,17 @@ def _refolded(lines: list[str], body: bytes, limits: ParseLimits) -> Request | R
     return parse(text + b"\r\n\r\n" + body, limits)
 
 
-def _check_controls(data: bytes, end: int, lines: int) -> None:
-    # A lone CR or LF would become a line break for whoever reads the value after us.
-    if data.count(b"\n", 0, end) != lines - 1 or data.count(b"\r", 0, end) != lines - 1:
-        raise ParseError("lone CR or LF in the headers", "bad-line-break")
-
-
-def _message(start: str, fields: list[Field], index: dict[str, list[int]], body: bytes) -> Request | Response:
-    for key in MANDATORY:
-        if key not in index:
-            raise ParseError(f"no {key} field", f"missing-{key}")
-    if len(index) != len(fields):
-        for key in SINGLE:
-            if len(index.get(key, ())) > 1:
-                raise ParseError(f"more than one {key} field", f"repeated-{key}")
-    at = index.get("content-length")
-    if at is not None:
-        length = fields[at[0]][1]
+def _message(
+    start: str, fields: list[Field], first: dict[str, str], repeated: dict[str, list[str]], body: bytes
+) -> Request | Response:
+    if not first.keys() >= MANDATORY:
+        missing = next(key for key in MANDATORY_IN_ORDER if key not in first)
+        raise ParseError(f"no {missing} field", f"missing-{missing}")
+    for key in repeated:
+        if key in SINGLE:
+            raise ParseError(f"more than one {key} field", f"repeated-{key}")
+    length = first.get("content-length")
+    if length is not None:
         if not (length.isascii() and length.isdigit() and len(length) <= 10):
             raise ParseError("malformed Content-Length", "bad-content-length")
         size = int(length)
@@ -133,11 +139,7 @@ def _message(start: str, fields: list[Field], index: dict[str, list[int]], body:
             if size > len(body):
                 raise ParseError("body shorter than Content-Length", "truncated")
             body = body[:size]
-    message = _status(start, fields, body) if start.startswith("SIP/") else _request(start, fields, body)
-    message.adopt_index(index)
-    if isinstance(message, Request) and message.cseq.method != message.method:
-        raise ParseError("CSeq method differs from the request's", "cseq-method")
-    return message
+    return _status(start, fields, body) if start.startswith("SIP/") else _request(start, fields, body)
 
 
 def _request(start: str, fields: list[Field], body: bytes) -> Request:

@@ -152,6 +152,8 @@ def carry_response(response: Response) -> Carried:
 
 
 def _carry(message: Message, table: dict[str, "Row"]) -> Carried:
+    if not message.has_any(table.keys()):
+        return NOTHING
     hosts: Collection[str] | None = None
     out: list[tuple[str, CarriedValue]] = []
     for name, text in message.fields:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from signaling.errors import UsageError
 from signaling.flow import Address, Flow, host_port
-from signaling.headers import Via, parse_name_addr, split_commas
+from signaling.headers import Via, split_commas, tag_of
 from signaling.message import Request, Response, respond
 from signaling.transaction_tables import (
     CANCEL_CLIENT,
@@ -283,7 +283,7 @@ class Transactions:
 
         An ACK that has its Via is sent again as it is: the answer to a repeated 2xx.
         """
-        if request.get("Via") is None:
+        if request.fields[0][0] != "Via":
             self._prepend_via(request, flow)
         return [Transmit(request.encode(), flow)]
 
@@ -395,7 +395,7 @@ class Transactions:
     def _receive_ack(self, ack: Request, flow: Flow, tx: ServerTx | None, now: float) -> list[Effect]:
         if tx is None:
             return [AckReceived(ack, flow)]
-        if not _has_cookie(ack.via) and tx.to_value and ack.to.tag != parse_name_addr(tx.to_value).tag:
+        if not _has_cookie(ack.via) and tx.to_value and ack.to_tag != tag_of(tx.to_value):
             self.counters.strays += 1  # RFC 3261 s.17.2.3: the To tag is part of the match without a cookie
             return []
         if tx.state is State.ACCEPTED:
@@ -412,7 +412,7 @@ class Transactions:
         if tx is None:
             self.counters.cancels_unmatched += 1
             return [self._stateless(cancel, peer, 481, "Call/Transaction Does Not Exist")]
-        tag = parse_name_addr(tx.to_value).tag if tx.to_value else None
+        tag = tag_of(tx.to_value)
         answer = respond(cancel, 200, "OK", tag or self._stateless_tag(cancel))
         effects: list[Effect] = [Transmit(answer.encode(), peer)]
         if tx.state is State.PROCEEDING:  # after a final response CANCEL has no effect (RFC 3261 s.9.2)
@@ -655,17 +655,13 @@ class Transactions:
         `maddr` is ignored: it would let a stranger aim our answers at anyone.
         """
         host, port = flow.remote
-        lines = request.fields
         asked = via.param("rport") is not None
         if asked or via.host != host:
-            for index, (name, value) in enumerate(lines):
-                if name in ("Via", "v") or name.lower() in ("via", "v"):
-                    first, *rest = split_commas(value) if "," in value else [value]
-                    if asked:
-                        first = _EMPTY_RPORT.sub(f";rport={port}", first, count=1)
-                    first = f"{first};received={host}"
-                    lines[index] = (name, ", ".join([first, *rest]) if rest else first)
-                    break
+            line = request.get("Via") or ""
+            top, *rest = split_commas(line) if "," in line else [line]
+            if asked:
+                top = _EMPTY_RPORT.sub(f";rport={port}", top, count=1)
+            request.replace_first("Via", ", ".join([f"{top};received={host}", *rest]))
         if flow.reliable or asked or flow.network in self.symmetric:
             return flow
         sent_by_port = via.port or 5060

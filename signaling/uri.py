@@ -166,9 +166,9 @@ def parse_host_port(text: str) -> tuple[str, int | None]:
 
 def parse_port(text: str) -> int:
     """A port number, 0 to 65535."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65535:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or (port := int(text)) > 65535:
         raise ParseError("malformed port", "bad-port")
-    return int(text)
+    return port
 
 
 def find_param(params: Iterable[tuple[str, str | None]], name: str) -> str | None:

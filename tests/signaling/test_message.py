@@ -63,11 +63,51 @@ def test_a_property_follows_its_line() -> None:
     assert request.from_.tag == "a1"
     request.replace("From", "<sip:c@example.com>;tag=c1")
     assert request.from_.tag == "c1"
-    position = next(index for index, (name, _) in enumerate(request.fields) if name == "From")
-    request.fields[position] = ("From", "<sip:c@example.com>;tag=d1")
-    assert request.from_.tag == "d1"
-    request.fields.insert(0, ("Route", "<sip:p.example.com;lr>"))
+    request.replace_first("From", "<sip:c@example.com>;tag=d1")
+    assert request.from_.tag == request.from_tag == "d1"
+    request.prepend("Route", "<sip:p.example.com;lr>")
     assert request.routes[0].uri_text == "sip:p.example.com;lr"
+
+
+def test_a_parsed_message_forgets_what_it_knew_of_a_changed_line() -> None:
+    request = parse(invite().encode())
+    assert isinstance(request, Request)
+    vias = request.get_all("Via")
+    assert request.via.host == "192.0.2.1"
+    request.replace_first("v", "SIP/2.0/TCP 192.0.2.9;branch=z9hG4bK9")
+    assert request.via.host == "192.0.2.9"
+    assert request.get_all("Via") == ["SIP/2.0/TCP 192.0.2.9;branch=z9hG4bK9", *vias[1:]]
+    request.replace_first("Subject", "nothing to replace")
+    assert request.get("Subject") is None
+    assert parse(request.encode()) == request
+
+
+@pytest.mark.parametrize(
+    ("value", "tag"),
+    [
+        ("<sip:a@h>;tag=x1", "x1"),
+        ("<sip:a@h>", None),
+        ("sip:a@h;tag=x1", "x1"),
+        ("<sip:a@h;tag=no>", None),
+        ("<sip:a@h;tag=no>;x=1;tag=yes;z", "yes"),
+        ("<sip:a@h> ; Tag = x1 ", "x1"),
+        ('"<sip:b@h>;tag=no" <sip:a@h>;tag=yes', "yes"),
+        ('<sip:a@h>;x=">;tag=no";tag=yes', "yes"),
+        ('"a;tag=no" <sip:a@h>', None),
+        ("<sip:a@h>;tag=", None),
+        ("<sip:a@h>;mytag=no", None),
+    ],
+)
+def test_the_tag_alone_is_what_the_whole_value_says(value: str, tag: str | None) -> None:
+    request = Request("BYE", "sip:b@h", [("From", value), ("To", value)])
+    assert request.from_tag == request.to_tag == request.from_.tag == tag
+
+
+def test_names_of_fields_are_found_by_their_keys() -> None:
+    parsed = parse(invite().encode())
+    for message in (invite(), parsed):
+        assert message.has_any({"contact", "reason"})
+        assert not message.has_any({"reason", "x-nothing"})
 
 
 def test_missing_and_malformed_fields_are_parse_errors() -> None:
@@ -99,8 +139,9 @@ def test_replace_and_remove() -> None:
 
 
 def test_content_length_is_right_and_last() -> None:
-    request = invite()
-    request.fields[1:1] = [("Content-Length", "999"), ("l", "3"), ("content-LENGTH", "1")]
+    whole = invite()
+    wrong = [("Content-Length", "999"), ("l", "3"), ("content-LENGTH", "1")]
+    request = Request(whole.method, whole.uri, [whole.fields[0], *wrong, *whole.fields[1:]], whole.body)
     data = request.encode()
     assert data.endswith(b"\r\nContent-Length: 5\r\n\r\nv=0\r\n")
     assert data.lower().count(b"content-length") == 1
@@ -144,8 +185,8 @@ def test_timestamp_is_repeated_in_100_only() -> None:
 
 
 def test_equality_ignores_content_length_and_spelling_of_names() -> None:
-    other = invite()
-    other.fields = [(key_of(name), value) for name, value in other.fields] + [("l", "5")]
+    fields = [(key_of(name), value) for name, value in invite().fields]
+    other = Request(invite().method, invite().uri, [*fields, ("l", "5")], invite().body)
     assert other == invite()
     assert invite() != Request("INVITE", "sip:bob@example.com", HEAD)
     assert Response(200, "OK", HEAD) == Response(200, "OK", HEAD)

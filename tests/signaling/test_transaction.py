@@ -240,7 +240,7 @@ def test_response_of_another_branch_method_or_network_is_stray() -> None:
     transactions = layer()
     tx, _ = transactions.send_request(ours(), UDP, None, 0.0)
     stranger = answer(tx, 200)
-    stranger.fields[0] = ("Via", "SIP/2.0/UDP sbc.example:5070;branch=z9hG4bKother")
+    stranger.replace_first("Via", "SIP/2.0/UDP sbc.example:5070;branch=z9hG4bKother")
     assert transactions.receive(stranger, UDP, 0.1) == []
     assert transactions.receive(answer(tx, 200, method="BYE"), UDP, 0.1) == []
     assert transactions.receive(answer(tx, 200), PRIVATE, 0.1) == []
@@ -655,7 +655,7 @@ def test_tcp_answers_on_its_connection_whatever_the_via_says() -> None:
 
 def test_only_the_top_via_is_completed() -> None:
     message = request(via_params=";rport")
-    message.fields[0] = (
+    message.replace_first(
         "v",
         "SIP/2.0/UDP 10.1.1.1;rport;branch=z9hG4bKtop, SIP/2.0/UDP 10.2.2.2;rport;branch=z9hG4bKlow",
     )
