@@ -98,7 +98,9 @@ class Calls:
 
     `send` puts bytes on the wire, `wall` gives seconds since the epoch for records, `token` makes unguessable
     identifiers (bytes of randomness in, text out), `on_record` gets the record of each call when it is complete,
-    `on_bug` an exception that is our own fault: the one call that met it is ended. Without `on_bug` it is raised.
+    `on_event` the record at what happens on the way: "came", "ringing", "answered", "tried" (a server that did not
+    take the call). `on_bug` gets an exception that is our own fault: the one call that met it is ended. Without
+    `on_bug` it is raised.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Calls:
         token: Callable[[int], str],
         on_record: Callable[[CallRecord], None],
         on_bug: Callable[[Exception], None] | None = None,
+        on_event: Callable[[str, CallRecord], None] = lambda event, record: None,
     ) -> None:
         self.anchor = anchor
         self.stats: Counter[str] = Counter()
@@ -120,6 +123,7 @@ class Calls:
         self._wall = wall
         self._token = token
         self._on_record = on_record
+        self.on_event = on_event
         self.on_bug = on_bug
         self._serving: Live | None = None  # whose effects are being carried out, should a bug show
         self._live: dict[str, Live] = {}
@@ -502,6 +506,7 @@ class Calls:
         record.add_leg("a", flow, source.trunk, request.call_id)
         self._occupy(live, source.trunk)
         record.caller, record.called = offered.caller.user, offered.user
+        self.on_event("came", record)
         self._learn(live, leg, request)
         self._run(live, [OnLeg(leg, effect) for effect in effects if isinstance(effect, Opened)], now)
         uri = parse_uri(request.uri)
@@ -694,12 +699,16 @@ class Calls:
         wall = self._wall()
         match milestone.what:
             case "ringing":
+                first = live.record.ringing_at is None
                 live.record.rang(wall)
+                if first:
+                    self.on_event("ringing", live.record)
             case "answered":
                 live.record.answered(wall, milestone.leg)
                 self.anchor.listen_anew(live.record.id)
             case "tried":
                 live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
+                self.on_event("tried", live.record)
                 call = live.call
                 if call is not None and isinstance(call.target, Target):
                     self.trunks.attempted(
