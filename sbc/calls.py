@@ -705,6 +705,7 @@ class Calls:
                     self.on_event("ringing", live.record)
             case "answered":
                 live.record.answered(wall, milestone.leg)
+                self.on_event("answered", live.record)
                 self.anchor.listen_anew(live.record.id)
             case "tried":
                 live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
