@@ -29,6 +29,7 @@ from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
 from sbc.cdr import CdrWriter
 from sbc.control import ControlError, ControlServer
+from sbc.journal import Journal
 from sbc.log import LogFile, get_log
 from sbc.media_policy import media_ranges
 from sbc.operator import Operator
@@ -48,6 +49,8 @@ POLL_S = 0.05
 """How often a drain looks whether the last call is gone."""
 RETRY_S = 15.0
 """A name that could not be resolved is asked for again after this."""
+LOOKUPS = 8
+"""Names that are asked for at a time: a hundred trunks must not flood the resolver of the host."""
 CLOSE_S = 5.0
 """How long the relay workers may take to end."""
 
@@ -60,6 +63,7 @@ class Server:
         self.ready = asyncio.Event()
         self._log = get_log("sbc.server")
         self._log_file = log_file
+        self._journal = Journal(get_log("sbc.calls"))
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
         self._names_changed = asyncio.Event()
@@ -81,6 +85,8 @@ class Server:
             wall=time.time,
             token=secrets.token_hex,
             on_record=self._write_record,
+            on_bug=self._journal.bug,
+            on_event=self._journal.event,
         )
         self._relay.on_event = self._relay_event
 
@@ -169,13 +175,14 @@ class Server:
     async def _resolve_names(self) -> None:
         """Look up the names of trunk servers, again when the answers have aged or the configuration has changed."""
         due: dict[Lookup, float] = {}
+        slots = asyncio.Semaphore(LOOKUPS)
         while True:
             lookups = self.calls.trunks.lookups
             due = {lookup: due.get(lookup, 0.0) for lookup in lookups}
             late = [lookup for lookup, at in due.items() if at <= self._loop.time()]
             async with asyncio.TaskGroup() as questions:
                 for lookup in late:
-                    questions.create_task(self._resolve(lookup, due))
+                    questions.create_task(self._resolve(lookup, due, slots))
             self._rearm()
             self._names_changed.clear()
             pause = min((at for at in due.values()), default=math.inf) - self._loop.time()
@@ -183,14 +190,15 @@ class Server:
                 async with asyncio.timeout(max(0.0, pause) if pause < math.inf else None):
                     await self._names_changed.wait()
 
-    async def _resolve(self, lookup: Lookup, due: dict[Lookup, float]) -> None:
+    async def _resolve(self, lookup: Lookup, due: dict[Lookup, float], slots: asyncio.Semaphore) -> None:
         network = self.config.networks[lookup.network]
         resolver = Resolver(
             transports=tuple(dict.fromkeys(listen.transport for listen in network.listen)),
             families=tuple({6 if ":" in address else 4: None for address in network.sip_addresses}),
         )
         try:
-            found = await resolver.resolve(lookup.host, lookup.port, lookup.transport)
+            async with slots:
+                found = await resolver.resolve(lookup.host, lookup.port, lookup.transport)
         except ResolveError as error:
             self.calls.trunks.unresolved(lookup, error.reason)
             due[lookup] = self._loop.time() + RETRY_S
@@ -204,18 +212,24 @@ class Server:
 
     def _send(self, data: bytes, flow: Flow) -> None:
         if self._log.debugging:
-            self._log.message(">", data, **_named(flow))
+            self._journal.sent(data, flow, self._known())
         self._wires.send(data, flow)
 
     def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
-        if self._log.debugging:
-            self._log.message("<", data, **_named(flow), age_s=age_s)
+        debugging = self._log.debugging
+        if debugging:
+            self._journal.begin(data, flow, age_s)
         try:
             self.calls.receive(data, flow, self._loop.time(), age_s)
-        # The one broad except of this loop: a bug that one message finds must not end every call.
+        # The one broad except of this loop: a bug outside of any call must not end every call.
         except Exception as error:
             self._broken("message", error, **_named(flow))
+        if debugging:
+            self._journal.finish(self._known())
         self._rearm()
+
+    def _known(self) -> list[CallRecord]:
+        return [*self.calls.live.values(), *reversed(self.calls.recent)]
 
     def _failed(self, flow: Flow) -> None:
         try:
@@ -263,23 +277,10 @@ class Server:
 
     def _broken(self, what: str, error: Exception, **fields: object) -> None:
         self.calls.stats[f"bug:{type(error).__name__}"] += 1
-        self._log.error(f"{what} met a bug of ours", error=error, **fields)
+        self._journal.bug(error, met_by=what, **fields)
 
     def _write_record(self, record: CallRecord) -> None:
-        came, target = record.leg("a"), record.target
-        self._log.info(
-            "call ended" if record.answered_at is not None else "call failed",
-            call=record.id,
-            leg=record.end_by,
-            status=record.final_status,
-            cause=record.end_cause,
-            caller=record.caller,
-            called=record.called,
-            source=None if came is None else f"{came.transport}:{came.remote}",
-            target=None if target is None else f"{target.trunk}:{target.address}",
-            lasted_s=record.lasted_s(self.wall),
-            leaks=record.leaks or None,
-        )
+        self._journal.ended(record, self.wall)
         if self._cdr is not None:
             self._cdr.write(record)
 
@@ -341,7 +342,7 @@ class Server:
         """Counters since the start: calls and refusals, transports, the log."""
         transports = {f"transport.{name}": count for name, count in asdict(self._wires.counters).items()}
         dropped = 0 if self._log_file is None else self._log_file.dropped
-        return {**self.calls.stats, **transports, "log.dropped": dropped}
+        return {**self.calls.stats, **self._journal.bugs, **transports, "log.dropped": dropped}
 
     def _status(self) -> str:
         return f"{len(self.calls.live)} calls"

@@ -21,7 +21,8 @@ from config.model import Config
 from sbc.control import ControlError, ask
 from sbc.phone import CallFailed, Phone, Talk
 from sbc.preflight import StartError
-from sbc.server import Server
+from sbc.server import LOOKUPS, Server
+from signaling.resolver import ResolveError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -312,6 +313,40 @@ def test_signals_of_the_real_process(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_names_are_asked_for_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking: list[int] = []
+    most: list[int] = []
+
+    class SlowResolver:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        async def resolve(self, host: str, port: int | None, transport: str | None) -> object:
+            asking.append(1)
+            most.append(len(asking))
+            await asyncio.sleep(0.01)
+            asking.pop()
+            raise ResolveError("does not exist")
+
+    monkeypatch.setattr("sbc.server.Resolver", SlowResolver)
+
+    async def run() -> None:
+        ports = Ports()
+        names = ", ".join(f'"sip:server{number}.example"' for number in range(30))
+        (tmp_path / "sbc.yaml").write_text(
+            text(ports, tmp_path).replace("routes:", f"  many: {{network: private, servers: [{names}]}}\nroutes:")
+            .replace("to: pbx", "to: [pbx, many]")
+        )  # fmt: skip
+        config = load(tmp_path / "sbc.yaml")
+        async with asyncio.timeout(20), running(config) as server:
+            await until(lambda: len(most) == 30 and not asking)
+            states = [row["why"] for row in server.servers() if row["trunk"] == "many"]
+            assert states == ["does not exist"] * 30
+
+    asyncio.run(run())
+    assert max(most) == LOOKUPS
 
 
 def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
