@@ -14,7 +14,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -31,9 +31,10 @@ CODECS = ((0, "PCMU", 8000), (101, "telephone-event", 8000))
 
 
 def generate(
-    targets: Sequence[tuple[int, int]], alice: socket.socket, bob: socket.socket, stop: Event
+    targets: Sequence[int], alice: socket.socket, bob: socket.socket, stop: Event, back: Sequence[int] = ()
 ) -> None:
-    """Send 50 packets a second to both ports of every call, evenly spread, and read what comes back."""
+    """Send 50 packets a second from Alice to every target and from Bob to every port in `back`, evenly spread,
+    and read what comes."""
     alice.setblocking(False)
     bob.setblocking(False)
     packets = [rtp_packet(seq, seq * 160, 7) for seq in range(2000)]
@@ -43,9 +44,9 @@ def generate(
     begin = time.monotonic()
     while not stop.is_set():
         seq, slot = divmod(tick, slots)
-        for call in range(slot, len(targets), slots):
-            alice.sendto(packets[seq % 2000], ("127.0.0.1", targets[call][0]))
-            bob.sendto(packets[seq % 2000], ("127.0.0.1", targets[call][1]))
+        for talker, ports in ((alice, targets), (bob, back)):
+            for call in range(slot, len(ports), slots):
+                talker.sendto(packets[seq % 2000], ("127.0.0.1", ports[call]))
         for sink in (alice, bob):
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -79,17 +80,39 @@ def specs(calls: int, pool: PortPool, alice: int, bob: int) -> list[StreamSpec]:
     return result
 
 
-async def relay_cpu(calls: int) -> None:
-    """Print the cost per packet at this load."""
-    loop = asyncio.get_running_loop()
-    relay = WorkerRelay(loop, 1)
-    pool = PortPool({"a": ("127.0.0.1", 20000, 23999), "b": ("127.0.0.1", 24000, 27999)})
+@contextlib.contextmanager
+def traffic(
+    towards_a: Sequence[int], towards_b: Sequence[int], alice: socket.socket, bob: socket.socket
+) -> Iterator[None]:
+    """Packets both ways on all calls, from a process of its own."""
+    context = multiprocessing.get_context("fork")
+    stop = context.Event()
+    generator = context.Process(target=generate, args=(towards_a, alice, bob, stop, towards_b), daemon=True)
+    generator.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        generator.join()
+
+
+@contextlib.contextmanager
+def phones() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two sockets that play all phones."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as alice,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bob,
     ):
         alice.bind(("127.0.0.1", 0))
         bob.bind(("127.0.0.1", 0))
+        yield alice, bob
+
+
+async def relay_cpu(calls: int) -> None:
+    """Print the cost per packet at this load."""
+    relay = WorkerRelay(asyncio.get_running_loop(), 1)
+    pool = PortPool({"a": ("127.0.0.1", 20000, 23999), "b": ("127.0.0.1", 24000, 27999)})
+    with phones() as (alice, bob):
         await asyncio.sleep(0.3)
         pid = relay.pids[0]
         assert pid is not None
@@ -99,27 +122,22 @@ async def relay_cpu(calls: int) -> None:
             relay.open(spec)
         ids = [spec.id for spec in opened]
         await relay.query(ids)
-        context = multiprocessing.get_context("fork")
-        stop = context.Event()
-        targets = [(spec.a.local.rtp, spec.b.local.rtp) for spec in opened]
-        generator = context.Process(target=generate, args=(targets, alice, bob, stop), daemon=True)
-        generator.start()
-        await asyncio.sleep(WARM_UP_S)
-        first = sum(each.a.forwarded + each.b.forwarded for each in await relay.query(ids))
-        cpu = cpu_s(pid)
-        await asyncio.sleep(SECONDS)
-        cpu = cpu_s(pid) - cpu
-        last = await relay.query(ids)
+        ports_a, ports_b = [each.a.local.rtp for each in opened], [each.b.local.rtp for each in opened]
+        with traffic(ports_a, ports_b, alice, bob):
+            await asyncio.sleep(WARM_UP_S)
+            first = sum(each.a.forwarded + each.b.forwarded for each in await relay.query(ids))
+            cpu = cpu_s(pid)
+            await asyncio.sleep(SECONDS)
+            cpu = cpu_s(pid) - cpu
+            last = await relay.query(ids)
         packets = sum(each.a.forwarded + each.b.forwarded for each in last) - first
         lost = sum(each.a.lost + each.b.lost for each in last)
         kib = (rss_kib(pid) - before_kib) / calls
-        stop.set()
-        generator.join()
-        print(
-            f"{calls} calls: {packets / SECONDS:.0f} packets/s, {cpu / packets * 1e6:.2f} us of worker CPU each"
-            f" ({100 * cpu / SECONDS:.0f} % of a core), {lost} lost; worker {before_kib} KiB + {kib:.1f} KiB a call"
-        )
     await relay.stop()
+    print(
+        f"{calls} calls: {packets / SECONDS:.0f} packets/s, {cpu / packets * 1e6:.2f} us of worker CPU each"
+        f" ({100 * cpu / SECONDS:.0f} % of a core), {lost} lost; worker {before_kib} KiB + {kib:.1f} KiB a call"
+    )
 
 
 def own_cpu_s() -> float:
