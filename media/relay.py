@@ -1,9 +1,10 @@
 """The relay as the rest of the process sees it: one-way commands down, events and counters up."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
+
+from config.frozen import frozen
 
 Address = tuple[str, int]
 Side = Literal["a", "b"]
@@ -17,7 +18,7 @@ class Learn(Enum):
     ANY = "any"  # any address within the window; `expect` wins over strangers where it is given
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortPair:
     """Two of our UDP ports, `rtp` even and `rtcp` the next one (RFC 3550 s.11), on the bind address `host`."""
 
@@ -27,7 +28,7 @@ class PortPair:
     rtcp: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class End:
     """One side of a stream.
 
@@ -50,7 +51,7 @@ class End:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamSpec:
     """One m= line of one call: two ends. `kind` "rtp" or "udptl" (T.38: one port, no RTP checks, no RTCP).
 
@@ -69,7 +70,7 @@ class StreamSpec:
     silence_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counters:
     """What came from one end (RTP unless the name says RTCP), cumulative since the stream was opened.
 
@@ -103,7 +104,7 @@ class Counters:
     other_protocols: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamCounters:
     """Counters of one stream: what came from end a and what came from end b."""
 
@@ -113,7 +114,7 @@ class StreamCounters:
     b: Counters
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SourceLocked:
     """End `side` of a stream now has a known source."""
 
@@ -123,7 +124,7 @@ class SourceLocked:
     source: Address
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Silence:
     """No packet for `seconds`; `ever` tells whether there had been any."""
 
@@ -133,7 +134,7 @@ class Silence:
     ever: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Closed:
     """A stream is gone and its ports are free; the final counters."""
 
@@ -142,7 +143,7 @@ class Closed:
     counters: StreamCounters
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BindFailed:
     """A port of a stream could not be bound (somebody else has it)."""
 
@@ -151,7 +152,7 @@ class BindFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerRestarted:
     """A relay worker died and was replaced; `streams` were opened again on their ports."""
 

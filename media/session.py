@@ -1,15 +1,16 @@
 """The streams of one call as values: what is open, what must change, and how it is written down."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
+from config.frozen import frozen
 from media.relay import Address, End, Learn, PortPair, Side, StreamSpec
 
 Kind = Literal["rtp", "udptl"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """Silence limits of a stream in seconds, 0 for none (see `StreamSpec`)."""
 
@@ -17,7 +18,7 @@ class Limits:
     silence_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stream:
     """One stream: two ends and its limits. `media` ("audio") and `codec` are for people.
 
@@ -70,14 +71,14 @@ class Stream:
         return replace(self, sources=(source, b) if side == "a" else (a, source))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Open:
     """Open this stream."""
 
     stream: Stream
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """One end of a stream that is open has changed."""
 
@@ -87,7 +88,7 @@ class Change:
     before: End
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limit:
     """The limits of a stream that is open have changed."""
 
@@ -95,7 +96,7 @@ class Limit:
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Close:
     """This stream is not wanted any more."""
 
@@ -105,7 +106,7 @@ class Close:
 Command = Open | Change | Limit | Close
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MediaSession:
     """The streams of a call, one place for each m= line; None where a line has no stream."""
 

@@ -1,11 +1,12 @@
 """Where SDP meets media: the verbs of the rtpengine ng protocol on one call (design.md s.3)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from random import getrandbits
 from typing import Any, Protocol, assert_never
 
+from config.frozen import frozen
 from config.model import Config
 from media.ports import PoolExhausted, PortPool
 from media.relay import (
@@ -62,7 +63,7 @@ MAX_PAST = 32
 MAX_STREAMS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MediaReport:
     """What the media of a call looks like; `counters` in the order of `lines`, empty until the relay answered."""
 

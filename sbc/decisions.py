@@ -1,14 +1,25 @@
 """A decision: one choice with its reason (design.md s.4.2)."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from config.frozen import frozen
+
 Stage = Literal[
-    "admission", "source", "routing", "failover", "redirect", "codec", "nat", "media", "session", "topology", "end"
+    "admission",
+    "source",
+    "routing",
+    "failover",
+    "redirect",
+    "codec",
+    "nat",
+    "media",
+    "session",
+    "topology",
+    "end",
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """One choice: at which stage, by which rule, which values were compared, and what came of it.
 

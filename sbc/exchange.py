@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from config.frozen import frozen
 from media.relay import End, Learn, PortPair, Side, StreamCounters
 from media.session import Limits, MediaSession, Stream
 from sbc.decisions import Decision
@@ -15,7 +16,7 @@ from signaling.sdp.rewrite import Section
 from signaling.sdp.session import Media, Session, first
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Party:
     """One side of an offer/answer exchange.
 
@@ -29,7 +30,7 @@ class Party:
     nat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MediaLine:
     """One stream for people: kind of media, codec in use, both parties' signalled addresses and our ports."""
 
@@ -56,7 +57,7 @@ class LegSdp:
     family: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """The stream that an offered line will become."""
 
@@ -210,7 +211,7 @@ def nat_decision(party: Party, line: Line, learn: Learn, expect: str | None, why
     return Decision("nat", f"networks.{party.network}.nat", compared, outcome)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Earlier:
     """What was in force where a new stream is made: the stream there, the side whose party has been replaced
     since, and the sides whose o= line has changed."""

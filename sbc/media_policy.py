@@ -16,14 +16,14 @@ they listen on: the address stays the signalled one, the port may differ.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from config.frozen import frozen
 from config.model import Config, Network
 from media.relay import Learn, PortPair
 from signaling.sdp.session import Connection, is_private, normal_host
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MediaAddress:
     """One of our media addresses in a network: the `pool` that its ports come from and how peers know it."""
 
@@ -36,7 +36,7 @@ class MediaAddress:
         return 6 if ":" in self.advertised else 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MediaPolicy:
     """What the configuration says of media. Calls in progress keep the policy that they began with.
 
@@ -106,7 +106,7 @@ def _addresses(network: Network) -> Iterator[MediaAddress]:
         yield MediaAddress(_pool(network.name, number), shown if mapped and shown else host)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trust:
     """Whose packets are believed, and whether the signalled address is worth sending to. `why` for people."""
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeVar
 
+from config.frozen import frozen
 from sbc.anchor import MediaReport
 from sbc.decisions import Decision
 from sbc.ladder import summary_of
@@ -30,7 +31,7 @@ TraceMode = Literal["off", "lines", "full"]
 State = Literal["ringing", "up", "ended", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TracedMessage:
     """One message: `at` seconds since the epoch, "<" came to us, ">" left us. `data` in the mode `full` only."""
 

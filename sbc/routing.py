@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from config.frozen import frozen
 from config.model import Config, Route, Trunk
 from sbc.decisions import Decision
 from signaling.errors import ParseError
@@ -33,7 +34,7 @@ _SEPARATORS = str.maketrans("", "", "-.()")
 _UNSAFE = re.compile(r"[^A-Za-z0-9\-_.!~*'()&=+$,;?/]")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """Who sent a request: `host` is its address, `trunk` None for one that belongs to no trunk."""
 
@@ -46,7 +47,7 @@ class Source:
         return f"{owner} in network {self.network}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallRequest:
     """What routing looks at: called user and host of the Request-URI ("" for a tel: URI), calling user of From."""
 
@@ -57,7 +58,7 @@ class CallRequest:
     emergency: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """One server to try: where the INVITE goes, `host` and `user` of its Request-URI, what may follow a failure."""
 
@@ -72,7 +73,7 @@ class Target:
     nat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """The servers to try, in order; `rule` is the route that chose them."""
 
@@ -80,7 +81,7 @@ class Plan:
     rule: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refusal:
     """The answer to a call that policy does not let through. `reason` goes on the wire: it names nothing of ours."""
 
@@ -99,7 +100,7 @@ class Health(Enum):
     DOWN = "down"  # its OPTIONS pings fail
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServerView:
     """One address of one server: `host` as configured, `why` its health is what it is, `back_s` when to ask again."""
 
@@ -111,7 +112,7 @@ class ServerView:
     back_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServersSnapshot:
     """The servers at one moment.
 
@@ -124,7 +125,7 @@ class ServersSnapshot:
     sources: Mapping[tuple[str, str], tuple[tuple[int, str], ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Rule:
     """A route, ready to be compared."""
 

@@ -8,10 +8,11 @@ outstanding everything else waits in order, so that events never overtake each o
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal, Protocol, assert_never
 
+from config.frozen import frozen
 from signaling.errors import PeerError
 from signaling.events import (
     Answered,
@@ -64,7 +65,7 @@ class State(Enum):
     OVER = "over"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnLeg:
     """An effect of one leg."""
 
@@ -72,7 +73,7 @@ class OnLeg:
     effect: LegEffect
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dial:
     """Make the leg `name` towards `target` with what was offered; answered by `dialled` or `not_dialled`."""
 
@@ -81,7 +82,7 @@ class Dial:
     offered: Offered
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cross:
     """Rewrite `sdp`, an offer or an answer of `source`, for `target`."""
 
@@ -91,19 +92,19 @@ class Cross:
     sdp: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RejectOffer:
     """The offer that crossed last was refused: the media session in force stays."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropLeg:
     """The media made for this leg is not needed."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Follow:
     """A 3xx is to be followed: turn its contacts into targets; answered by `begin` or `refuse`."""
 
@@ -111,7 +112,7 @@ class Follow:
     contacts: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Milestone:
     """Something for the call's record: "ringing", "answered", or how a target ended ("tried")."""
 
@@ -123,7 +124,7 @@ class Milestone:
     retry_after_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finished:
     """The call is over; the legs may still have goodbyes to say. `by` is "a", "b" or "sbc"."""
 
@@ -133,7 +134,7 @@ class Finished:
     status: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gone:
     """No leg is left: forget the call."""
 
@@ -141,7 +142,7 @@ class Gone:
 Effect = OnLeg | Dial | Cross | RejectOffer | DropLeg | Follow | Milestone | Finished | Gone
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Crossing:
     """An event on its way over the border."""
 

@@ -5,14 +5,15 @@ host-less (`signaling.topology`), `sdp` is a body that the anchor rewrites on th
 number of an early dialog inside the call.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from config.frozen import frozen
 from signaling.topology import Carried, Identity
 
 NOTHING = Carried()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offered:
     """An INVITE that opens a call. `sdp` is None for a late offer (RFC 3264 s.5)."""
 
@@ -24,7 +25,7 @@ class Offered:
     max_forwards: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progressed:
     """A provisional answer above 100, of early dialog `early`; `sdp` is early media."""
 
@@ -35,7 +36,7 @@ class Progressed:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answered:
     """A 2xx to the INVITE. `sdp` is the answer, or the offer when the INVITE had none."""
 
@@ -44,14 +45,14 @@ class Answered:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Confirmed:
     """The ACK; `sdp` is the answer to an offer that the 2xx made."""
 
     sdp: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rejected:
     """The call or the update will not be. `rule` names why ("peer-rejected", "server-timeout")."""
 
@@ -62,7 +63,7 @@ class Rejected:
     retry_after_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Redirected:
     """A 3xx. `contacts` are URIs for policy to follow; only their `users` cross to the other leg."""
 
@@ -73,7 +74,7 @@ class Redirected:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Updated:
     """A re-INVITE or an UPDATE that changes the session; `sdp` None asks the other side for an offer."""
 
@@ -82,7 +83,7 @@ class Updated:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpdateAccepted:
     """A 2xx to an `Updated`: the answer, or the offer when the update had none."""
 
@@ -90,7 +91,7 @@ class UpdateAccepted:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpdateRejected:
     """A failure of an `Updated`; the session in force stays (RFC 3261 s.14.1)."""
 
@@ -101,14 +102,14 @@ class UpdateRejected:
     retry_after_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpdateCancelled:
     """The peer cancels the re-INVITE that is under way (RFC 6141 s.3.4); it is still to be answered."""
 
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Informed:
     """A request inside the dialog that is no session change: INFO, MESSAGE, OPTIONS, NOTIFY."""
 
@@ -119,7 +120,7 @@ class Informed:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InformAnswered:
     """The final answer to the `Informed` with the same number."""
 
@@ -131,7 +132,7 @@ class InformAnswered:
     carried: Carried = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Released:
     """The leg is over. `cause` is a slug: "bye", "cancel", "no-ack", "session-timer", "media-silence"."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from config.frozen import frozen
 from signaling.errors import PeerError
 from signaling.events import Event, Updated
 from signaling.flow import Flow
@@ -92,7 +93,7 @@ class Served:
     give_up_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LegSettings:
     """The numbers a leg works by, in seconds; 0 switches a timer off."""
 
@@ -105,7 +106,7 @@ class LegSettings:
     dialog_check_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendRequest:
     """Open a client transaction for `request`; its owner is `asked`."""
 
@@ -114,7 +115,7 @@ class SendRequest:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendAck:
     """Send the ACK of a 2xx (RFC 3261 s.13.2.2.4): no transaction."""
 
@@ -122,7 +123,7 @@ class SendAck:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Respond:
     """Answer a server transaction."""
 
@@ -130,7 +131,7 @@ class Respond:
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelRequest:
     """Cancel the client transaction of `asked` (RFC 3261 s.9.1)."""
 
@@ -138,7 +139,7 @@ class CancelRequest:
     fields: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """Requests with this Call-ID and this To tag belong to the leg from now on."""
 
@@ -146,14 +147,14 @@ class Opened:
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Raise:
     """Tell the other leg."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ended:
     """Nothing more will come from this leg."""
 

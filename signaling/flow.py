@@ -1,12 +1,12 @@
 """A flow: the one way back to a peer, whatever carries it."""
 
-from dataclasses import dataclass
+from config.frozen import frozen
 
 Address = tuple[str, int]
 """(literal IPv4 or IPv6 address without brackets, port)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flow:
     """One of our listeners and one remote address (RFC 5626 s.3, for every transport).
 
@@ -27,7 +27,7 @@ class Flow:
         return self.transport != "udp"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listener:
     """One bound SIP port: `local` is bound, `advertised` is what Via and Contact say (RFC 3261 s.18.1.1)."""
 

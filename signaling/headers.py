@@ -1,8 +1,8 @@
 """Header values with structure (RFC 3261 s.20, s.25.1): name-addr, Via, CSeq, parameters, lists."""
 
 import re
-from dataclasses import dataclass
 
+from config.frozen import frozen
 from signaling.errors import ParseError
 from signaling.uri import Params, Uri, find_param, parse_host_port, parse_uri, write_params
 
@@ -20,7 +20,7 @@ _QUOTE_MARK = re.compile(r'\\.|"', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NameAddr:
     """A From, To, Contact, Route, ... value: display name without quotes, URI as written, header parameters."""
 
@@ -53,7 +53,7 @@ class NameAddr:
         return f"{display}<{self.uri_text}>{write_params(self.params)}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Via:
     """One Via value (RFC 3261 s.20.42). `host` is without brackets for IPv6."""
 
@@ -80,7 +80,7 @@ class Via:
         return f"SIP/2.0/{self.transport} {host}{port}{write_params(self.params)}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CSeq:
     """Number and method of a request in its dialog (RFC 3261 s.20.16)."""
 

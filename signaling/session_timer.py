@@ -1,8 +1,8 @@
 """Session timers (RFC 4028): what the two sides of one leg agreed, and when which of them must act."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from config.frozen import frozen
 from signaling.errors import PeerError
 from signaling.headers import parse_params
 from signaling.message import Message, Request, Response
@@ -10,7 +10,7 @@ from signaling.message import Message, Request, Response
 Refresher = Literal["local", "remote"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionTimer:
     """An agreed session interval in seconds and who refreshes it."""
 

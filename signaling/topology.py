@@ -11,10 +11,10 @@ A field that is not there is dropped.
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote as escape
 
+from config.frozen import frozen
 from signaling.errors import ParseError
 from signaling.flow import Address
 from signaling.guard import Guard, hosts_of, without_hosts
@@ -56,7 +56,7 @@ MAX_VALUES = 16
 MAX_BODY = 8192
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """How one network sees us.
 
@@ -71,7 +71,7 @@ class Site:
     trusted: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Who somebody is, without the network that he is in.
 
@@ -107,7 +107,7 @@ class Identity:
         return f"{display}<{self.uri(site)}>"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Party:
     """An identity in a header field, with what may stand beside it: `headers` in its URI, `params` behind it."""
 
@@ -127,7 +127,7 @@ class Party:
 CarriedValue = str | Party
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Carried:
     """What a message lets cross: names and host-less values, in their order."""
 
@@ -411,7 +411,7 @@ Fate = Literal["crosses", "rewritten", "ours", "dropped"]
 Where = Literal["request", "response", "both"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """What becomes of one header field."""
 

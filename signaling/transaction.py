@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Literal
 
+from config.frozen import frozen
 from signaling.errors import UsageError
 from signaling.flow import Address, Flow, host_port
 from signaling.headers import Via, split_commas, tag_of
@@ -122,7 +123,7 @@ class ServerTx(Transaction):
         self.to_value = ""  # To of the last response that was not 100: its tag is ours
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transmit:
     """Send `data` on `flow`."""
 
@@ -130,7 +131,7 @@ class Transmit:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestReceived:
     """A new request, never an ACK, a CANCEL or a retransmission."""
 
@@ -139,7 +140,7 @@ class RequestReceived:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelReceived:
     """The unanswered INVITE `tx` is cancelled by `request`, which is answered 200 before this effect."""
 
@@ -147,7 +148,7 @@ class CancelReceived:
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AckReceived:
     """An ACK that is not of a transaction: of a 2xx, or of nothing we know."""
 
@@ -155,7 +156,7 @@ class AckReceived:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResponseReceived:
     """A response of `tx`: each provisional, the first final, and every 2xx of an INVITE (RFC 6026 s.7.2)."""
 
@@ -163,7 +164,7 @@ class ResponseReceived:
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TransactionFailed:
     """`tx` ended without an answer (client), without an ACK or unanswered or undeliverable (server)."""
 

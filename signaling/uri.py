@@ -6,9 +6,9 @@ The parts are kept as written, escapes included (`unescape` gives the text that 
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from config.frozen import frozen
 from signaling.errors import ParseError
 
 Params = tuple[tuple[str, str | None], ...]
@@ -26,7 +26,7 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEPARATORS = str.maketrans("", "", "-.()")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SipUri:
     """A sip or sips URI. `host` is without brackets for IPv6, `headers` is the text after "?", without it."""
 
@@ -55,7 +55,7 @@ class SipUri:
         return f"{text}?{self.headers}" if self.headers else text
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TelUri:
     """A telephone number (RFC 3966), visual separators included as written."""
 
@@ -75,7 +75,7 @@ class TelUri:
         return f"tel:{self.number}{write_params(self.params)}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpaqueUri:
     """A URI of a scheme that we only pass on or refuse: urn, http, mailto, ..."""
 

@@ -1,9 +1,9 @@
 """What an SDP says, m= line by m= line, as the offer/answer model reads it (RFC 3264, RFC 6337)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
+from config.frozen import frozen
 from signaling.errors import ParseError
 from signaling.sdp.rewrite import (
     RTPMAP,
@@ -28,7 +28,7 @@ class Use(Enum):
     DISABLED = "disabled"  # port 0: the peer does not want it (RFC 3264 s.6, s.8.2)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Codec:
     """A payload type with its encoding name (as written) and RTP clock rate in Hz."""
 
@@ -37,7 +37,7 @@ class Codec:
     clock: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refusal:
     """Why an m= line cannot be served: a text for people and the slug of the rule."""
 
@@ -45,7 +45,7 @@ class Refusal:
     rule: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     """One m= line as it was described by its sender.
 

@@ -41,8 +41,9 @@ A kept attribute is dropped all the same when its value holds an address, a host
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+from config.frozen import frozen
 
 
 class Treatment(Enum):
@@ -135,7 +136,7 @@ def bandwidth_crosses(line: str) -> bool:
     return kind in BANDWIDTHS and value.isascii() and value.isdecimal() and len(value) <= 12
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Section:
     """One m= section as we write it. With port 0 only the m= line is written.
 

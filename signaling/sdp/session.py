@@ -5,9 +5,9 @@ Everything else is typed on access, by the readers below, since most lines are c
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 
+from config.frozen import frozen
 from signaling.errors import ParseError
 
 # A dotted quad; no leading zeros, which would be octal to some readers.
@@ -16,7 +16,7 @@ IPV4 = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Media:
     """One m= line (RFC 8866 s.5.14) and the lines below it.
 
@@ -38,7 +38,7 @@ class Media:
         return f"m={self.kind} {port} {self.proto} {' '.join(self.formats)}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Session:
     """A session description: the lines before the first m= line, then the media."""
 
@@ -63,7 +63,7 @@ class Session:
         return "\r\n".join(parts).encode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """An o= line (RFC 8866 s.5.2). The numbers stay text: nothing but their equality counts here."""
 
@@ -75,7 +75,7 @@ class Origin:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Connection:
     """The address of a c= line (RFC 8866 s.5.7) or of a=rtcp.
 
