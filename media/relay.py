@@ -154,10 +154,11 @@ class BindFailed:
 
 @frozen
 class WorkerRestarted:
-    """A relay worker died and was replaced; `streams` were opened again on their ports."""
+    """A relay worker died and was replaced; `streams`, of `calls`, were opened again on their ports."""
 
     worker: int
     streams: int
+    calls: tuple[str, ...] = ()
 
 
 RelayEvent = SourceLocked | Silence | Closed | BindFailed | WorkerRestarted

@@ -412,7 +412,8 @@ class WorkerRelay:
         streams = [each for each in self._streams.values() if each.worker is worker]
         for stream in streams:
             self._tell(worker, stream.command())
-        self.on_event(WorkerRestarted(worker.index, len(streams)))
+        calls = tuple(dict.fromkeys(stream.spec.call for stream in streams))
+        self.on_event(WorkerRestarted(worker.index, len(streams), calls))
 
     def _give_up_closing(self, worker: _Worker) -> None:
         """The final counters of these streams died with the worker."""

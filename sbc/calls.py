@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from config.model import Config
-from media.relay import RelayEvent, Silence
+from media.relay import BindFailed, RelayEvent, Silence, WorkerRestarted
 from sbc.admission import Admission
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.decisions import Decision
@@ -173,6 +173,11 @@ class Calls:
     def live(self) -> Mapping[str, CallRecord]:
         """The records of the calls in progress by their ids."""
         return {name: live.record for name, live in self._live.items()}
+
+    @property
+    def closing(self) -> list[CallRecord]:
+        """The records of the calls that are over and wait for their last media figures."""
+        return [live.record for live, _ in self._closing.values()]
 
     @property
     def idle(self) -> bool:
@@ -745,7 +750,13 @@ class Calls:
         """What the relay tells of a stream."""
         for call_id in self.anchor.relay_event(event):
             self._report(call_id)
-        if isinstance(event, Silence):
+        if isinstance(event, BindFailed) and event.call in self._live:
+            self._note(self._live[event.call])
+        elif isinstance(event, WorkerRestarted):
+            for call_id in event.calls:
+                if call_id in self._live:
+                    self._live[call_id].record.decide(_relay_restarted(event), self._wall())
+        elif isinstance(event, Silence):
             live = self._live.get(event.call)
             # Early media may be silent: while it rings, `timers.no_answer_s` watches over the call.
             if live is not None and live.call is not None and live.call.state is CallState.UP:
@@ -840,6 +851,15 @@ class Calls:
 def rejection(refusal: Refusal) -> Rejected:
     """A refusal of policy as the caller's leg is told."""
     return Rejected(refusal.status, refusal.reason, refusal.rule, retry_after_s=refusal.retry_after_s)
+
+
+def _relay_restarted(event: WorkerRestarted) -> Decision:
+    return Decision(
+        "media",
+        "media-relay-restarted",
+        (("worker", str(event.worker)), ("streams", str(event.streams))),
+        "its relay worker died; the streams go on at the same ports, their counters begin again",
+    )
 
 
 def dialog_key(call_id: str, tag: str) -> str:

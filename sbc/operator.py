@@ -126,7 +126,9 @@ class Operator:
         if not isinstance(name, str) or not name:
             raise ControlError("which call? give its id (sbc calls shows them), or a Call-ID")
         calls = self._server.calls
-        known = [*calls.live.values(), *reversed(calls.recent)]
+        every = [*calls.live.values(), *calls.closing, *reversed(calls.recent)]
+        # A call that waits for the answer to its BYE and for its last figures is there twice.
+        known = list({record.id: record for record in every}.values())
         for record in known:
             if record.id == name or any(leg.call_id == name for leg in record.legs):
                 return record

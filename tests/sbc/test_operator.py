@@ -52,6 +52,7 @@ class FakeServer:
             Any,
             SimpleNamespace(
                 live={live.id: live},
+                closing=[live, record("c-cccc4444", "closing")],
                 recent=deque([record("c-aaaa2222", "old"), record("c-bbbb3333", "older")], maxlen=200),
                 draining=False,
                 media=lambda call: MediaReport((LINE,)),
@@ -129,6 +130,11 @@ def test_calls_come_with_their_figures() -> None:
         "target": None, "called": "100",
         "started": 1000.0, "lasted_s": 10.0, "codec": "PCMU", "status": 0, "cause": "", "mos": "4.4/-",
     }  # fmt: skip
+
+
+def test_a_call_is_found_while_it_waits_for_its_last_figures() -> None:
+    assert answer(operator()[1].explain({"call": "closing"}))["data"]["id"] == "c-cccc4444"
+    assert answer(operator()[1].explain({"call": "c-aaaa1"}))["data"]["id"] == "c-aaaa1111"
 
 
 def test_recent_calls_come_latest_first() -> None:
