@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from signaling import session_timer
 from signaling.dialog import Dialog
 from signaling.errors import PeerError
 from signaling.events import Answered, Offered, Progressed, Redirected, Rejected
@@ -81,14 +80,12 @@ class CalleeLeg(Leg):
         return leg, effects
 
     def _invite(self, offered: Offered, now: float) -> SendRequest:
-        wanted_s = self.settings.session_expires_s
-        interval_s = max(wanted_s, self.min_se_s) if wanted_s else 0
         fields = [
             ("Contact", self._contact()),
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
             *self._own("User-Agent"),
-            *session_timer.asked_fields(interval_s, self.min_se_s, None),
+            *self.session.fields(),
             *render(offered.carried, self.site),
         ]
         body = offered.sdp or b""
@@ -120,7 +117,7 @@ class CalleeLeg(Leg):
             return self._end()
         if status == 422 and self.offered is not None:
             offered, self.offered = self.offered, None
-            if self._lengthen(response):
+            if self.session.lengthen(response):
                 # RFC 4028 s.7.3: the same call once more, with an interval that the server accepts.
                 return [self._invite(offered, now)]
         if 300 <= status < 400:
@@ -190,7 +187,7 @@ class CalleeLeg(Leg):
             return [Raise(rejected), *self._bye(())]
         self.remote_sdp = sdp
         self.remote_updates = allows(response, "UPDATE")
-        self.timer = session_timer.agreed(response, self.min_se_s)
+        self.session.answered(response, now)
         self._arm_session(now)
         effects: list[Effect] = [] if asked.sdp is None else [self._acknowledge(asked, b"")]
         return [*effects, Raise(Answered(early, sdp, carry_response(response)))]

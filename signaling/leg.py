@@ -61,7 +61,7 @@ from signaling.exchange import (
 from signaling.flow import Flow, host_port
 from signaling.informs import Informs
 from signaling.message import Request, Response, respond
-from signaling.session_timer import SessionTimer
+from signaling.session_timer import SessionClock
 from signaling.topology import (
     Carried,
     Site,
@@ -73,9 +73,6 @@ from signaling.topology import (
     render,
 )
 from signaling.transaction import ServerTx
-
-# A peer that wants longer sessions than this is not asked again.
-MAX_MIN_SE_S = 86_400
 
 
 class Leg:
@@ -89,7 +86,6 @@ class Leg:
         "farewell",
         "flow",
         "local_sdp",
-        "min_se_s",
         "name",
         "opened",
         "owns_call_id",
@@ -97,12 +93,11 @@ class Leg:
         "remote_sdp",
         "remote_updates",
         "served",
-        "session_ends",
+        "session",
         "settings",
         "site",
         "state",
         "tag",
-        "timer",
         "timers",
     )
 
@@ -129,9 +124,7 @@ class Leg:
         self.local_sdp: bytes | None = None
         self.remote_sdp: bytes | None = None
         self.remote_updates = False
-        self.timer: SessionTimer | None = None
-        self.session_ends = inf  # when to hang up, should no refresh succeed
-        self.min_se_s = settings.min_se_s  # the largest that a 422 of the peer has asked for
+        self.session = SessionClock(settings.session_expires_s, settings.min_se_s)
         self.owns_call_id = False
         self.farewell: tuple[tuple[str, str], ...] = ()  # fields of a BYE that waits for the ACK
         self.timers: dict[str, float] = {}
@@ -299,13 +292,13 @@ class Leg:
 
     def _agree(self, served: Served, now: float) -> None:
         """Our 2xx to `served`: what it asked for is in force."""
-        self.timer = served.timer
+        self.session.agree(served.timer, now)
         if served.sdp is not None:
             self.remote_sdp = served.sdp
         self._arm_session(now)
 
     def _refresh_fields(self, request: Request) -> list[tuple[str, str]]:
-        return [*self._answer_fields(Carried()), *session_timer.served_fields(self.timer, request)]
+        return [*self._answer_fields(Carried()), *session_timer.served_fields(self.session.timer, request)]
 
     def _reply(
         self,
@@ -351,7 +344,7 @@ class Leg:
         self._agree(served, now)
         fields = self._answer_fields(carried)
         fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
-        fields.extend(session_timer.served_fields(self.timer, served.request))
+        fields.extend(session_timer.served_fields(self.session.timer, served.request))
         if body:
             fields.append(("Content-Type", SDP))
             self.local_sdp = body
@@ -380,15 +373,12 @@ class Leg:
         now: float,
         update: Updated | None = None,
     ) -> SendRequest:
-        interval = self.timer.interval_s if self.timer is not None else self.settings.session_expires_s
         fields = [
             ("Contact", self._contact()),
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
             *self._own("User-Agent"),
-            *session_timer.asked_fields(
-                max(interval, self.min_se_s) if interval else 0, self.min_se_s, self.timer
-            ),
+            *self.session.fields(),
             *render(carried, self.site),
         ]
         if sdp:
@@ -409,10 +399,7 @@ class Leg:
                 self.asked = None
             return self._update_refused(asked, response, now)
         self.dialog.refresh_target(response)
-        timer = self.timer
-        # RFC 4028 s.7.2: no Session-Expires, no expiry; we may go on refreshing for ourselves.
-        kept = timer if timer is not None and timer.refresher == "local" else None
-        self.timer = session_timer.agreed(response, self.min_se_s) or kept
+        self.session.answered(response, now)
         self._arm_session(now)
         sdp, fault = answer_body(response)
         if sdp is None and fault is None and (asked.sdp is not None or asked.method == "INVITE"):
@@ -442,36 +429,23 @@ class Leg:
     def _update_refused(self, asked: Asked, response: Response, now: float) -> list[Effect]:
         """A failure of our INVITE or UPDATE; the session in force stays."""
         status = response.status
-        longer = status == 422 and self._lengthen(response)
+        longer = self.session.lengthen(response)
         if asked.purpose is Purpose.REFRESH:
             by_update = asked.method == "UPDATE" and status in (405, 501)
             if by_update:
                 self.remote_updates = False
-            if self.timer is not None:
-                wait_s = 0.0 if longer or by_update else self._retry_s(response, self.timer)
-                self.timers["session"] = now + wait_s
+            wait_s = self.session.pause_s(retry_after(response))
+            if status == 491:
+                # RFC 3261 s.14.1: 2.1 to 4 s for the owner of the Call-ID, up to 2 s for the other.
+                dice = zlib.crc32(self.tag().encode()) % 191 / 100
+                wait_s = 2.1 + dice if self.owns_call_id else dice
+            self.timers["session"] = now + (0.0 if longer or by_update else wait_s)
             return []
         if longer and asked.update is not None:
             return self._update(asked.update, now)
         status = crossing_status(status)
         reason, carried, retry = reason_phrase(status), carry_response(response), retry_after(response)
         return [Raise(UpdateRejected(status, reason, "peer-rejected", carried, retry))]
-
-    def _lengthen(self, response: Response) -> bool:
-        """Whether a 422 asks for a session interval that we can try (RFC 4028 s.7.3)."""
-        wanted = session_timer.wanted_min_se(response)
-        if wanted is None or not self.min_se_s < wanted <= MAX_MIN_SE_S:
-            return False
-        self.min_se_s = wanted
-        return True
-
-    def _retry_s(self, response: Response, timer: SessionTimer) -> float:
-        """When to refresh again after a failure: well before the session expires."""
-        if response.status == 491:
-            # RFC 3261 s.14.1: 2.1 to 4 s for the owner of the Call-ID, up to 2 s for the other.
-            dice = zlib.crc32(self.tag().encode()) % 191 / 100
-            return 2.1 + dice if self.owns_call_id else dice
-        return min(float(retry_after(response) or 10), 10.0, timer.interval_s / 8)
 
     def _answer_update(self, event: UpdateAccepted | UpdateRejected, now: float) -> list[Effect]:
         served = self.served
@@ -658,25 +632,25 @@ class Leg:
         return [SendRequest(asked, request, self.destination(self))]
 
     def _arm_session(self, now: float) -> None:
-        if self.timer is not None:
-            self.timers["session"] = self.timer.due(now)
-            self.session_ends = self.timer.ends(now)
+        timer = self.session.timer
+        if timer is not None:
+            self.timers["session"] = timer.due(now)
         else:
             self.timers.pop("session", None)
         if self.settings.dialog_check_s and "check" not in self.timers:
             self.timers["check"] = now + self.settings.dialog_check_s
 
     def _session_due(self, now: float) -> list[Effect]:
-        timer = self.timer
+        session, timer = self.session, self.session.timer
         if timer is None or self.state is not State.UP:
             return []
-        if timer.refresher == "remote" or now >= self.session_ends:
+        if timer.refresher == "remote" or now >= session.ends_at:
             released = Released("session-timer", f"no refresh within {timer.interval_s} s")
             return [Raise(released), *self._release((), now)]
         if self.asked is not None or self.served is not None:
-            self.timers["session"] = min(now + min(10.0, timer.interval_s / 8), self.session_ends)
+            self.timers["session"] = min(now + session.pause_s(), session.ends_at)
             return []
-        self.timers["session"] = self.session_ends
+        self.timers["session"] = session.ends_at
         if self.remote_updates or self.local_sdp is None:
             return [self._offer(Purpose.REFRESH, "UPDATE", None, Carried(), now)]
         return [self._offer(Purpose.REFRESH, "INVITE", self.local_sdp, Carried(), now)]
@@ -708,8 +682,7 @@ class Leg:
             "local_sdp": text_of(self.local_sdp),
             "remote_sdp": text_of(self.remote_sdp),
             "remote_updates": self.remote_updates,
-            "timer": None if self.timer is None else [self.timer.interval_s, self.timer.refresher],
-            "min_se_s": self.min_se_s,
+            "session": self.session.snapshot(),
             "owns_call_id": self.owns_call_id,
         }
 
@@ -730,9 +703,8 @@ class Leg:
             text = data[name]
             setattr(leg, name, None if text is None else text.encode("utf-8", "surrogateescape"))
         leg.remote_updates = data["remote_updates"]
-        if data["timer"] is not None:
-            leg.timer = SessionTimer(data["timer"][0], data["timer"][1])
-        leg.min_se_s, leg.owns_call_id = data["min_se_s"], data["owns_call_id"]
+        leg.owns_call_id = data["owns_call_id"]
+        leg.session.restore(data["session"], now)
         leg.opened.append(leg.dialog.local_tag)
         leg._arm_session(now)
         return leg

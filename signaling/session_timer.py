@@ -1,6 +1,7 @@
 """Session timers (RFC 4028): what the two sides of one leg agreed, and when which of them must act."""
 
-from typing import Literal
+from math import inf
+from typing import Any, Literal
 
 from config.frozen import frozen
 from signaling.errors import PeerError
@@ -8,6 +9,8 @@ from signaling.headers import parse_params
 from signaling.message import Message, Request, Response
 
 Refresher = Literal["local", "remote"]
+# A peer that wants longer sessions than this is not asked again.
+MAX_MIN_SE_S = 86_400
 
 
 @frozen
@@ -116,3 +119,60 @@ def agreed(response: Response, least_s: int) -> SessionTimer | None:
     if answer is None or answer[0] == 0:
         return None
     return SessionTimer(max(answer[0], least_s), "remote" if answer[1] == "uas" else "local")
+
+
+class SessionClock:
+    """The session timer of one leg: what is agreed, until when, and what to ask for next.
+
+    `shortest_s` is our Min-SE, or the larger one that a 422 of the peer has asked for; `wanted_s` 0 asks for none.
+    """
+
+    __slots__ = ("ends_at", "shortest_s", "timer", "wanted_s")
+
+    def __init__(self, wanted_s: int, shortest_s: int) -> None:
+        self.wanted_s = wanted_s
+        self.shortest_s = shortest_s
+        self.timer: SessionTimer | None = None
+        self.ends_at = inf  # when to hang up, should no refresh succeed
+
+    def agree(self, timer: SessionTimer | None, now: float) -> None:
+        """A session refresh succeeded with this agreement."""
+        self.timer = timer
+        self.ends_at = inf if timer is None else timer.ends(now)
+
+    def answered(self, response: Response, now: float) -> None:
+        """A 2xx to a request of ours came."""
+        timer = self.timer
+        # RFC 4028 s.7.2: no Session-Expires, no expiry; we may go on refreshing for ourselves.
+        kept = timer if timer is not None and timer.refresher == "local" else None
+        self.agree(agreed(response, self.shortest_s) or kept, now)
+
+    def fields(self) -> list[tuple[str, str]]:
+        """The fields of our next INVITE or UPDATE."""
+        interval_s = self.wanted_s if self.timer is None else self.timer.interval_s
+        return asked_fields(
+            max(interval_s, self.shortest_s) if interval_s else 0, self.shortest_s, self.timer
+        )
+
+    def lengthen(self, response: Response) -> bool:
+        """Whether a failure is a 422 that asks for an interval that we can try (s.7.3)."""
+        wanted_s = wanted_min_se(response) if response.status == 422 else None
+        if wanted_s is None or not self.shortest_s < wanted_s <= MAX_MIN_SE_S:
+            return False
+        self.shortest_s = wanted_s
+        return True
+
+    def pause_s(self, retry_after_s: int | None = None) -> float:
+        """How long to wait with a refresh that could not be: well within the interval."""
+        interval_s = self.wanted_s if self.timer is None else self.timer.interval_s
+        return min(float(retry_after_s or 10), 10.0, interval_s / 8)
+
+    def snapshot(self) -> list[Any]:
+        """The agreement as plain data; the interval begins anew when it is taken up again."""
+        timer = self.timer
+        return [self.shortest_s, *([] if timer is None else [timer.interval_s, timer.refresher])]
+
+    def restore(self, data: list[Any], now: float) -> None:
+        """Take up what `snapshot` wrote."""
+        self.shortest_s = data[0]
+        self.agree(SessionTimer(data[1], data[2]) if len(data) > 1 else None, now)

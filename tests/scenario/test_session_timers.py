@@ -95,7 +95,10 @@ def test_interval_below_what_we_asked_for_does_not_make_us_flood() -> None:
     border = Border()
     alice, bob = pair(border)
     answer, _ = answered(
-        alice, bob, "Supported: timer\r\nSession-Expires: 1800", "Require: timer\r\nSession-Expires: 1;refresher=uac"
+        alice,
+        bob,
+        "Supported: timer\r\nSession-Expires: 1800",
+        "Require: timer\r\nSession-Expires: 1;refresher=uac",
     )
     border.advance(44)
     bob.nothing()
@@ -113,7 +116,9 @@ def test_refused_update_is_no_refresh() -> None:
     alice, bob = pair(border)
     answer, _ = answered(alice, bob, "Supported: timer\r\nSession-Expires: 120;refresher=uac")
     border.advance(70)
-    alice.inside("INVITE", answer, body=HOLD, fields="Supported: timer\r\nSession-Expires: 1200;refresher=uac")
+    alice.inside(
+        "INVITE", answer, body=HOLD, fields="Supported: timer\r\nSession-Expires: 1200;refresher=uac"
+    )
     bob.answer(bob.expect("INVITE"), 488)
     bob.expect("ACK")
     alice.expect_answer(488)

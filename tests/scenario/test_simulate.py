@@ -13,7 +13,14 @@ from signaling.flow import Flow
 from tests.harness.border import Border
 
 SERVERS = ("sip:10.0.0.20", "sip:10.0.0.21:5080", "sip:10.0.0.22;transport=tcp", "sip:pbx.example")
-MATCHES = ("", r", match: '^\+'", ", match: '^2'", ", match: '^0049'", ", from_match: '^caller'", ", from_match: '^7'")
+MATCHES = (
+    "",
+    r", match: '^\+'",
+    ", match: '^2'",
+    ", match: '^0049'",
+    ", from_match: '^caller'",
+    ", from_match: '^7'",
+)
 REWRITES = ("", ", strip: 1", ", prepend: '00'", ", strip: 2, prepend: '+'")
 GOALS = (
     "to: pbx", "to: backup", "to: [pbx, backup]", "to: carrier", "reject: {status: 603, reason: Go away}",
@@ -49,8 +56,12 @@ def configurations(draw: Any) -> str:
         )
     )
     keys = draw(st.lists(st.sampled_from(NETWORK_KEYS), max_size=2, unique=True))
-    extra = draw(st.sampled_from(("", "limits: {max_calls: 1, calls_per_s: 5}\n", "topology: {verify: block}\n")))
-    timers = draw(st.sampled_from(("", "timers: {session_expires_s: 0}\n", "timers: {session_expires_s: 600}\n")))
+    extra = draw(
+        st.sampled_from(("", "limits: {max_calls: 1, calls_per_s: 5}\n", "topology: {verify: block}\n"))
+    )
+    timers = draw(
+        st.sampled_from(("", "timers: {session_expires_s: 0}\n", "timers: {session_expires_s: 600}\n"))
+    )
     codecs = draw(st.sampled_from(("", "media: {codecs: [PCMA]}\n", "media: {codecs: [G729]}\n")))
     return (
         "networks:\n  public:\n    address: 203.0.113.10\n    listen: [udp:5060, tcp:5060]\n"

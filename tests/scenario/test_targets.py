@@ -7,10 +7,20 @@ from tests.harness.border import Agent, Border, audio, established, hang_up
 from tests.scenario.test_call import pair
 from tests.scenario.test_no_call import following, two_servers
 
-MALFORMED = ["<sip:>", "<sip:a b@10.0.0.20>", "nonsense", "<sip:200@10.0.0.20", "*", '"unclosed <sip:1@h>', "<>"]
+MALFORMED = [
+    "<sip:>",
+    "<sip:a b@10.0.0.20>",
+    "nonsense",
+    "<sip:200@10.0.0.20",
+    "*",
+    '"unclosed <sip:1@h>',
+    "<>",
+]
 
 
-def answer_by_hand(agent: Agent, request: Request, status: int, fields: str, sdp: str = "", tag: str = "hand") -> None:
+def answer_by_hand(
+    agent: Agent, request: Request, status: int, fields: str, sdp: str = "", tag: str = "hand"
+) -> None:
     """An answer without the Contact that `Agent.answer` puts in."""
     to = request.get("To") or ""
     to = to if request.to.tag else f"{to};tag={tag}"
@@ -216,7 +226,10 @@ def test_early_bye_of_the_caller_cancels_the_callee() -> None:
     bob.answer(invite, 180)
     ringing = alice.expect_answer(180)
     alice.inside("BYE", ringing)
-    assert {alice.next().start_line, alice.next().start_line} == {"SIP/2.0 200 OK", "SIP/2.0 487 Request Terminated"}
+    assert {alice.next().start_line, alice.next().start_line} == {
+        "SIP/2.0 200 OK",
+        "SIP/2.0 487 Request Terminated",
+    }
     bob.answer(bob.expect("CANCEL"), 200)
     bob.answer(invite, 487)
     bob.expect("ACK")
