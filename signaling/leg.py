@@ -58,10 +58,8 @@ from signaling.exchange import (
     retry_after,
     session_body,
 )
-from signaling.flow import Flow, host_port
-from signaling.informs import Informs
-from signaling.message import Request, Response, respond
-from signaling.session_timer import SessionClock
+from signaling.flow import Flow
+from signaling.message import Request, Response
 from signaling.topology import (
     Carried,
     Site,
@@ -73,64 +71,13 @@ from signaling.topology import (
     render,
 )
 from signaling.transaction import ServerTx
+from signaling.usage import Usage
 
 
-class Leg:
+class Leg(Usage):
     """One side of a call. `name` is unique in the call ("a", "b1")."""
 
-    __slots__ = (
-        "_informs",
-        "asked",
-        "destination",
-        "dialog",
-        "farewell",
-        "flow",
-        "local_sdp",
-        "name",
-        "opened",
-        "owns_call_id",
-        "reference",
-        "remote_sdp",
-        "remote_updates",
-        "served",
-        "session",
-        "settings",
-        "site",
-        "state",
-        "tag",
-        "timers",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        settings: LegSettings,
-        site: Site,
-        flow: Flow,
-        dialog: Dialog,
-        state: State,
-        tag: Callable[[], str],
-    ) -> None:
-        self.name = name
-        self.settings = settings
-        self.site = site
-        self.flow = flow
-        self.dialog = dialog
-        self.state = state
-        self.tag = tag
-        self.asked: Asked | None = None
-        self.served: Served | None = None
-        self.opened: list[str] = []  # our tags that Opened has announced
-        self.local_sdp: bytes | None = None
-        self.remote_sdp: bytes | None = None
-        self.remote_updates = False
-        self.session = SessionClock(settings.session_expires_s, settings.min_se_s)
-        self.owns_call_id = False
-        self.farewell: tuple[tuple[str, str], ...] = ()  # fields of a BYE that waits for the ACK
-        self.timers: dict[str, float] = {}
-        self.destination: Callable[[Leg], Flow] = same_flow
-        self.reference = ""
-        self._informs = Informs()
+    __slots__ = ()
 
     # -- responses to our requests -------------------------------------------------------------------------
 
@@ -290,26 +237,6 @@ class Leg:
         self.served = served
         return [*effects, Raise(Updated(sdp, request.method, carry_request(request)))]
 
-    def _agree(self, served: Served, now: float) -> None:
-        """Our 2xx to `served`: what it asked for is in force."""
-        self.session.agree(served.timer, now)
-        if served.sdp is not None:
-            self.remote_sdp = served.sdp
-        self._arm_session(now)
-
-    def _refresh_fields(self, request: Request) -> list[tuple[str, str]]:
-        return [*self._answer_fields(Carried()), *session_timer.served_fields(self.session.timer, request)]
-
-    def _reply(
-        self,
-        request: Request,
-        status: int,
-        reason: str,
-        fields: Sequence[tuple[str, str]] = (),
-        body: bytes = b"",
-    ) -> Response:
-        return respond(request, status, reason, self.dialog.local_tag, fields, body)
-
     def ack(self, request: Request) -> list[Effect]:
         """The ACK of our 2xx."""
         served = self.served
@@ -332,29 +259,6 @@ class Leg:
         self.served = None
         self.timers.pop("ack", None)
         return self._bye(self.farewell) if self.state is State.LAST_ACK else [Raise(Confirmed(sdp))]
-
-    def _answer_fields(self, carried: Carried) -> list[tuple[str, str]]:
-        fields = [("Contact", self._contact()), ("Allow", ALLOW), ("Supported", SUPPORTED)]
-        fields.extend(self._own("Server"))
-        fields.extend(render(carried, self.site))
-        return fields
-
-    def _answer_invite(self, served: Served, body: bytes, carried: Carried, now: float) -> Effect:
-        """Our 2xx to an INVITE, to be repeated until the ACK (RFC 3261 s.13.3.1.4)."""
-        self._agree(served, now)
-        fields = self._answer_fields(carried)
-        fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
-        fields.extend(session_timer.served_fields(self.session.timer, served.request))
-        if body:
-            fields.append(("Content-Type", SDP))
-            self.local_sdp = body
-        served.response = respond(served.request, 200, "OK", self.dialog.local_tag, fields, body)
-        served.phase = Phase.ANSWERED
-        served.interval = self.settings.t1
-        served.retry_at = now + served.interval
-        served.give_up_at = now + 64 * self.settings.t1
-        self.timers["ack"] = served.retry_at
-        return Respond(served.tx, served.response)
 
     def _update(self, event: Updated, now: float) -> list[Effect]:
         """Carry the other side's update to the peer."""
@@ -631,15 +535,6 @@ class Leg:
         asked = Asked(self, Purpose.CHECK, "OPTIONS", self.dialog.local_cseq)
         return [SendRequest(asked, request, self.destination(self))]
 
-    def _arm_session(self, now: float) -> None:
-        timer = self.session.timer
-        if timer is not None:
-            self.timers["session"] = timer.due(now)
-        else:
-            self.timers.pop("session", None)
-        if self.settings.dialog_check_s and "check" not in self.timers:
-            self.timers["check"] = now + self.settings.dialog_check_s
-
     def _session_due(self, now: float) -> list[Effect]:
         session, timer = self.session, self.session.timer
         if timer is None or self.state is not State.UP:
@@ -654,19 +549,6 @@ class Leg:
         if self.remote_updates or self.local_sdp is None:
             return [self._offer(Purpose.REFRESH, "UPDATE", None, Carried(), now)]
         return [self._offer(Purpose.REFRESH, "INVITE", self.local_sdp, Carried(), now)]
-
-    def _contact(self, user: str = "sbc") -> str:
-        site = self.site
-        transport = "" if site.transport == "udp" else f";transport={site.transport}"
-        return f"<sip:{user}@{host_port(site.contact)}{transport}>"
-
-    def _warning(self, rule: str) -> tuple[str, str]:
-        """The reason id of a refusal (design.md s.4.2), as RFC 3261 s.20.43 lets a server say it."""
-        return "Warning", f'399 sbc "{rule} {self.reference}"'
-
-    def _own(self, name: str) -> list[tuple[str, str]]:
-        agent = self.site.user_agent
-        return [(name, agent)] if agent else []
 
     # -- written down --------------------------------------------------------------------------------------
 
@@ -708,11 +590,6 @@ class Leg:
         leg.opened.append(leg.dialog.local_tag)
         leg._arm_session(now)
         return leg
-
-
-def same_flow(leg: Leg) -> Flow:
-    """Requests inside the dialog go where the INVITE came from or went."""
-    return leg.flow
 
 
 def same_session(sdp: bytes, before: bytes | None) -> bool:

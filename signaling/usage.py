@@ -1,0 +1,144 @@
+"""An INVITE usage (RFC 5057 s.3): what a leg keeps between messages, and how it answers its peer."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from signaling import session_timer
+from signaling.dialog import Dialog
+from signaling.exchange import ALLOW, SDP, SUPPORTED, Asked, LegSettings, Phase, Respond, Served, State
+from signaling.flow import Flow, host_port
+from signaling.informs import Informs
+from signaling.message import Request, Response, respond
+from signaling.session_timer import SessionClock
+from signaling.topology import Carried, Site, render
+
+if TYPE_CHECKING:
+    from signaling.leg import Leg
+
+
+class Usage:
+    """The state of one leg. `signaling.leg` says what happens to it."""
+
+    __slots__ = (
+        "_informs",
+        "asked",
+        "destination",
+        "dialog",
+        "farewell",
+        "flow",
+        "local_sdp",
+        "name",
+        "opened",
+        "owns_call_id",
+        "reference",
+        "remote_sdp",
+        "remote_updates",
+        "served",
+        "session",
+        "settings",
+        "site",
+        "state",
+        "tag",
+        "timers",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        settings: LegSettings,
+        site: Site,
+        flow: Flow,
+        dialog: Dialog,
+        state: State,
+        tag: Callable[[], str],
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.site = site
+        self.flow = flow
+        self.dialog = dialog
+        self.state = state
+        self.tag = tag
+        self.asked: Asked | None = None
+        self.served: Served | None = None
+        self.opened: list[str] = []  # our tags that Opened has announced
+        self.local_sdp: bytes | None = None
+        self.remote_sdp: bytes | None = None
+        self.remote_updates = False
+        self.session = SessionClock(settings.session_expires_s, settings.min_se_s)
+        self.owns_call_id = False
+        self.farewell: tuple[tuple[str, str], ...] = ()  # fields of a BYE that waits for the ACK
+        self.timers: dict[str, float] = {}
+        self.destination: Callable[[Leg], Flow] = same_flow
+        self.reference = ""
+        self._informs = Informs()
+
+    def _reply(
+        self,
+        request: Request,
+        status: int,
+        reason: str,
+        fields: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+    ) -> Response:
+        return respond(request, status, reason, self.dialog.local_tag, fields, body)
+
+    def _answer_fields(self, carried: Carried) -> list[tuple[str, str]]:
+        fields = [("Contact", self._contact()), ("Allow", ALLOW), ("Supported", SUPPORTED)]
+        fields.extend(self._own("Server"))
+        fields.extend(render(carried, self.site))
+        return fields
+
+    def _refresh_fields(self, request: Request) -> list[tuple[str, str]]:
+        return [*self._answer_fields(Carried()), *session_timer.served_fields(self.session.timer, request)]
+
+    def _agree(self, served: Served, now: float) -> None:
+        """Our 2xx to `served`: what it asked for is in force."""
+        self.session.agree(served.timer, now)
+        if served.sdp is not None:
+            self.remote_sdp = served.sdp
+        self._arm_session(now)
+
+    def _answer_invite(self, served: Served, body: bytes, carried: Carried, now: float) -> Respond:
+        """Our 2xx to an INVITE, to be repeated until the ACK (RFC 3261 s.13.3.1.4)."""
+        self._agree(served, now)
+        fields = self._answer_fields(carried)
+        fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
+        fields.extend(session_timer.served_fields(self.session.timer, served.request))
+        if body:
+            fields.append(("Content-Type", SDP))
+            self.local_sdp = body
+        served.response = respond(served.request, 200, "OK", self.dialog.local_tag, fields, body)
+        served.phase = Phase.ANSWERED
+        served.interval = self.settings.t1
+        served.retry_at = now + served.interval
+        served.give_up_at = now + 64 * self.settings.t1
+        self.timers["ack"] = served.retry_at
+        return Respond(served.tx, served.response)
+
+    def _arm_session(self, now: float) -> None:
+        timer = self.session.timer
+        if timer is not None:
+            self.timers["session"] = timer.due(now)
+        else:
+            self.timers.pop("session", None)
+        if self.settings.dialog_check_s and "check" not in self.timers:
+            self.timers["check"] = now + self.settings.dialog_check_s
+
+    def _contact(self, user: str = "sbc") -> str:
+        site = self.site
+        transport = "" if site.transport == "udp" else f";transport={site.transport}"
+        return f"<sip:{user}@{host_port(site.contact)}{transport}>"
+
+    def _warning(self, rule: str) -> tuple[str, str]:
+        """The reason id of a refusal (design.md s.4.2), as RFC 3261 s.20.43 lets a server say it."""
+        return "Warning", f'399 sbc "{rule} {self.reference}"'
+
+    def _own(self, name: str) -> list[tuple[str, str]]:
+        agent = self.site.user_agent
+        return [(name, agent)] if agent else []
+
+
+def same_flow(leg: "Leg") -> Flow:
+    """Requests inside the dialog go where the INVITE came from or went."""
+    return leg.flow
