@@ -69,7 +69,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=100, help="calls/s; OPTIONS come four times as often")
     parser.add_argument("--seconds", type=int, default=10, help="length of a round")
     parser.add_argument("--held", type=int, default=500, help="calls held for the memory figure")
-    parser.add_argument("--streams", type=int, default=400, help="streams of 50 packets/s for the relay")
+    parser.add_argument(
+        "--streams", type=int, default=400, help="streams of 50 packets/s for the relay, two a call"
+    )
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}"
     )
@@ -83,11 +85,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, Loopback(Path(directory)) as place:
         if part == "relay":
-            rounds = [our_packet_us(wanted.streams) for _ in range(wanted.rounds)]
+            rounds = [our_packet_us(wanted.streams // 2) for _ in range(wanted.rounds)]
             theirs = (
                 []
                 if alone
-                else [rtpengine_packet_us(place, THEIRS, wanted.streams) for _ in range(wanted.rounds)]
+                else [rtpengine_packet_us(place, THEIRS, wanted.streams // 2) for _ in range(wanted.rounds)]
             )
             return [_row(f"CPU per relayed packet at {wanted.streams} streams, us", part, [rounds, theirs])]
         systems: list[System] = [Ours(OURS)] if alone else [Ours(OURS), Peers(THEIRS)]

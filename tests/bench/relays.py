@@ -1,13 +1,11 @@
 """CPU per relayed packet: of our worker by `bench_relay`, and of rtpengine under the same generator."""
 
-import multiprocessing
 import re
-import socket
 import subprocess
 import sys
 import time
 
-from tests.bench.bench_relay import SECONDS, WARM_UP_S, generate
+from tests.bench.bench_relay import SECONDS, WARM_UP_S, phones, traffic
 from tests.bench.loopback import Corner, Loopback
 from tests.bench.ng import Ng, Value
 from tests.bench.systems import ROOT, start_rtpengine
@@ -17,10 +15,10 @@ HOST = "127.0.0.1"
 """Where the generator sends to."""
 
 
-def our_packet_us(streams: int) -> float:
+def our_packet_us(calls: int) -> float:
     """Microseconds of worker CPU for a packet, as `python -m tests.bench.bench_relay` prints it."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.bench_relay", str(streams)],
+        [sys.executable, "-m", "tests.bench.bench_relay", str(calls)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -33,39 +31,35 @@ def our_packet_us(streams: int) -> float:
     return float(found[1])
 
 
-def rtpengine_packet_us(place: Loopback, corner: Corner, streams: int) -> float:
+def rtpengine_packet_us(place: Loopback, corner: Corner, calls: int) -> float:
     """The same of rtpengine's process."""
     process = start_rtpengine(place, corner, HOST, HOST, "rtpengine-alone")
     try:
-        with (
-            Ng(corner.control) as ng,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
-        ):
-            source.bind((HOST, 0))
-            sink.bind((HOST, 0))
-            ports = (source.getsockname()[1], sink.getsockname()[1])
-            targets = [_open(ng, f"bench-{number}", *ports) for number in range(streams)]
-            context = multiprocessing.get_context("fork")
-            stop = context.Event()
-            generator = context.Process(target=generate, args=(targets, source, sink, stop), daemon=True)
-            generator.start()
-            time.sleep(WARM_UP_S)
-            pids = tree(process.pid)
-            packets, cpu = _relayed(ng, streams), cpu_s(pids)
-            time.sleep(SECONDS)
-            cpu = cpu_s(pids) - cpu
-            packets = _relayed(ng, streams) - packets
-            stop.set()
-            generator.join()
+        with Ng(corner.control) as ng, phones() as (alice, bob):
+            ports = [
+                _open(ng, f"bench-{number}", alice.getsockname()[1], bob.getsockname()[1])
+                for number in range(calls)
+            ]
+            with traffic([a for a, _ in ports], [b for _, b in ports], alice, bob):
+                time.sleep(WARM_UP_S)
+                pids = tree(process.pid)
+                packets, cpu = _relayed(ng, calls), cpu_s(pids)
+                time.sleep(SECONDS)
+                cpu = cpu_s(pids) - cpu
+                packets = _relayed(ng, calls) - packets
             return cpu / packets * 1e6
     finally:
         process.stop()
 
 
-def _open(ng: Ng, call: str, source: int, sink: int) -> int:
-    ng.ask("offer", call_id=call, from_tag="a", sdp=_sdp(source))
-    answer = ng.ask("answer", call_id=call, from_tag="a", to_tag="b", sdp=_sdp(sink))
+def _open(ng: Ng, call: str, alice: int, bob: int) -> tuple[int, int]:
+    """The ports of rtpengine that Alice and Bob send to."""
+    offer = ng.ask("offer", call_id=call, from_tag="a", sdp=_sdp(alice))
+    answer = ng.ask("answer", call_id=call, from_tag="a", to_tag="b", sdp=_sdp(bob))
+    return _port(answer), _port(offer)
+
+
+def _port(answer: dict[str, Value]) -> int:
     found = re.search(r"m=audio (\d+)", str(answer["sdp"]))
     assert found is not None, answer
     return int(found[1])
@@ -78,9 +72,9 @@ def _sdp(port: int) -> str:
     )
 
 
-def _relayed(ng: Ng, streams: int) -> int:
+def _relayed(ng: Ng, calls: int) -> int:
     total = 0
-    for number in range(streams):
+    for number in range(calls):
         answer: Value = ng.ask("query", call_id=f"bench-{number}")
         for name in ("totals", "RTP", "packets"):
             assert isinstance(answer, dict), answer
