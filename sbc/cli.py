@@ -18,10 +18,15 @@ DEFAULT_SOCKET = "/run/sbc/control.sock"
 DISTRIBUTION = "border-sbc"
 DEBUG = "SBC_DEBUG"
 """Environment variable that shows tracebacks."""
+EXIT_STATUS = (
+    "Exit status: 0 done; 1 not done, with the reason on standard error (no SBC running, no such call, a mistake in"
+    " the file); 2 wrong command line; 130 ended by Ctrl-C; 141 the reader of the output went away."
+)
 
 app = typer.Typer(
     name="sbc",
     help="A session border controller: SIP and media between networks that do not see each other.",
+    epilog=EXIT_STATUS,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,11 +50,23 @@ Plain = Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(help="Configuration files (YAML).", metavar="FILE...")],
+    ask_dns: Annotated[
+        bool,
+        typer.Option(
+            "--resolve", help="Ask the DNS for servers that have a name, and warn of those not found."
+        ),
+    ] = False,
 ) -> None:
-    """Check configuration files: every mistake at once, with file, line and column. Exit status 0 or 1."""
+    """Check configuration files: every mistake at once, with file, line and column.
+
+    What depends on this host is a warning, since the file may be meant for another one: addresses and interfaces
+    that it lacks, too few open files. The network is left alone: names of servers are looked up with --resolve only.
+
+    Exit status: 0 when every file can be used, warnings or not; 1 when one has a mistake.
+    """
     from config.check import foreign_packages
     from config.load import examine
-    from sbc.preflight import few_descriptors, missing_addresses, summary
+    from sbc.preflight import examine_host, few_descriptors, names_of_servers, summary
 
     failed = False
     for problem in foreign_packages():
@@ -62,15 +79,27 @@ def check(
         if report.config is None:
             failed = True
             continue
-        for warning in (*missing_addresses(report.config), *few_descriptors(report.config)):
+        config, host_problems = examine_host(report.config)
+        for line in host_problems:
+            typer.echo(line, err=True)
+        if config is None:
+            failed = True
+            continue
+        for warning in (*few_descriptors(config), *names_of_servers(config, ask_dns)):
             typer.echo(warning, err=True)
-        typer.echo(f"{file}: ok: {summary(report.config)}")
+        typer.echo(f"{file}: ok: {summary(config)}")
     raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
 def run(file: File) -> None:
-    """Run the SBC until SIGTERM or Ctrl-C. SIGHUP reloads the file."""
+    """Run the SBC until SIGTERM or Ctrl-C.
+
+    SIGHUP reloads the file and opens log and CDR files anew. SIGTERM and Ctrl-C end it: new calls get 503, those in
+    progress may go on for timers.drain_s, then both sides get a BYE; a second signal does not wait for the calls.
+
+    Exit status: 0 after a clean end; 1 when the file has a mistake or the SBC cannot start.
+    """
     from sbc.server import serve
 
     raise typer.Exit(serve(str(file)))
@@ -131,40 +160,49 @@ def simulate(
         typer.Option("--source", help="Address that it comes from: host or host:port.", metavar="ADDR"),
     ] = None,
     caller: Annotated[str, typer.Option("--caller", help="User part of the caller.")] = "caller",
+    tcp: Annotated[bool, typer.Option("--tcp", help="The call comes by TCP.")] = False,
+    ask_dns: Annotated[
+        bool, typer.Option("--resolve", help="Ask the DNS for servers that have a name.")
+    ] = False,
     as_json: AsJson = False,
-    plain: Plain = False,
 ) -> None:
-    """Show what would happen to a call, and both legs' messages, without sending a packet."""
+    """Show what would happen to a call, and both legs' messages, without sending a packet.
+
+    The decisions come in the order in which they were made, with the values that were compared. Servers that the
+    file has by name are not looked up unless --resolve is given: an address that is kept for documentation stands
+    for each, and the output says so.
+
+    Exit status: 0 when the call was simulated, whatever came of it; 1 when the file or an argument is wrong.
+    """
+    import asyncio
+
     from config.load import load
     from config.problems import ConfigError
     from nat.interfaces import resolve
     from sbc.explain import explain as explain_record
+    from sbc.names import look_up
+    from sbc.simulate import lookups_of
     from sbc.simulate import simulate as simulate_call
-    from signaling.errors import PeerError
+    from signaling.errors import ParseError, PeerError
     from signaling.flow import host_port
 
     try:
-        found = simulate_call(resolve(load(file)), network, uri, source, caller)
+        config = resolve(load(file))
+        names = asyncio.run(look_up(config, lookups_of(config))) if ask_dns else None
+        found = simulate_call(config, network, uri, source, caller, "tcp" if tcp else "udp", names)
     except ConfigError as error:
         sys.exit(str(error))
-    except PeerError as error:
+    except (ParseError, PeerError) as error:
         sys.exit(f"sbc: {error.reason}")
-    explanation = explain_record(found.record, None, {}, found.record.started)
     if as_json:
         sent = [
             {"to": host_port(one.flow.remote), "data": one.data.decode("utf-8", "replace")}
             for one in found.sent
         ]
+        explanation = explain_record(found.record, None, {}, found.record.started)
         _print_json({**explanation.data(), "invite": found.invite.decode("utf-8", "replace"), "sent": sent})
         return
-    typer.echo(explanation.text(_width(), plain or not _unicode()))
-    for mark, flow, data in (
-        ("<", found.flow, found.invite),
-        *((">", one.flow, one.data) for one in found.sent),
-    ):
-        typer.echo(f"\n{mark} {flow.transport} {host_port(flow.remote)} ({flow.network})")
-        for line in data.decode("utf-8", "backslashreplace").splitlines():
-            typer.echo(f"{mark} {line}")
+    typer.echo(found.text(_width()))
 
 
 @app.command()

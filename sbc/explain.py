@@ -36,14 +36,14 @@ class Explanation:
         """For a terminal of `width` columns; `plain` keeps the drawing to ASCII."""
         record = self.record
         parts = [
-            _wrapped(_headline(self), width),
-            _section("Decisions", _wrapped(_decision_lines(record), width)),
-            _section("Ladder", self._ladder(width, plain)),
+            wrapped(_headline(self), width),
+            section("Decisions", wrapped(decision_lines(record), width)),
+            section("Ladder", self._ladder(width, plain)),
         ]
         if self.hidden:
-            parts.append(_section("Hidden by the border", hidden_text(self.hidden, width, plain)))
-        parts.append(_section("Media", _wrapped(_media_lines(self.facts, self.report), width)))
-        parts.append(_section("Verdict", _wrapped("\n".join(f"  {line}" for line in self.verdict), width)))
+            parts.append(section("Hidden by the border", hidden_text(self.hidden, width, plain)))
+        parts.append(section("Media", wrapped(_media_lines(self.facts, self.report), width)))
+        parts.append(section("Verdict", wrapped("\n".join(f"  {line}" for line in self.verdict), width)))
         return "\n\n".join(parts)
 
     def _ladder(self, width: int, plain: bool) -> str:
@@ -136,7 +136,7 @@ def column(name: str, leg: LegRecord | None) -> Column:
     return Column(f"{name} {owner}", f"{leg.transport}:{leg.remote}")
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
     """Lines of at most `width` columns, continued four columns further in than they begin."""
     lines = []
     for line in text.splitlines():
@@ -150,7 +150,8 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A part of an explanation under its title."""
     return f"{title}\n{body or '  none'}"
 
 
@@ -178,7 +179,8 @@ def _tried(target: TriedTarget, number: int) -> str:
     return f"  server {number}: {target.trunk} {target.transport}:{target.address} as {target.user}: {result}{took}"
 
 
-def _decision_lines(record: CallRecord) -> str:
+def decision_lines(record: CallRecord) -> str:
+    """What was decided, in order, a line each."""
     lines = [_decision_line(decision, record.started) for decision in record.decisions]
     if record.decisions_left_out:
         lines.append(f"  {record.decisions_left_out} further decisions were not kept")

@@ -1,10 +1,16 @@
-"""What a checked configuration wants of this host: addresses and descriptors."""
+"""What a checked configuration wants of this host: addresses, interfaces, descriptors, names."""
 
+import asyncio
 import errno
 import resource
 import socket
+from dataclasses import replace
 
 from config.model import Config
+from config.problems import ConfigError
+from nat.interfaces import addresses_of, resolve
+from sbc.names import look_up
+from sbc.trunks import Trunks
 
 SOCKETS_PER_CALL = 4
 """RTP and RTCP on each side."""
@@ -13,6 +19,41 @@ SOCKETS_SPARE = 200
 
 class StartError(Exception):
     """The server cannot start on this host; the text says why and what to do."""
+
+
+def examine_host(config: Config) -> tuple[Config | None, list[str]]:
+    """The configuration with the addresses that its interfaces have here, as `sbc run` would take it, and what is to
+    be said of it. None when it cannot be used: what lies behind an interface clashes with the rest.
+
+    An interface that this host lacks is a warning, and the configuration stays as it is.
+    """
+    absent = [
+        network.name
+        for network in config.networks.values()
+        if network.interface is not None and not network.address and not addresses_of(network.interface)
+    ]
+    try:
+        return resolve(config), missing_addresses(config)
+    except ConfigError as error:
+        if not absent:
+            return None, [str(problem) for problem in error.problems]
+        warnings = [str(replace(problem, level="warning")) for problem in error.problems]
+        return config, [*warnings, *missing_addresses(config)]
+
+
+def names_of_servers(config: Config, ask: bool) -> list[str]:
+    """What is to be said of servers that have a name: that they were not looked up, or which were not found."""
+    lookups = Trunks(config).lookups
+    if not lookups:
+        return []
+    if not ask:
+        names = ", ".join(dict.fromkeys(lookup.host for lookup in lookups))
+        return [f"{config.path}: note: names of servers were not looked up (--resolve does): {names}"]
+    return [
+        f"{config.path}: warning: trunks.{found.lookup.trunk}.servers: {found.lookup.host}: {found.why}"
+        for found in asyncio.run(look_up(config, lookups))
+        if not found.hops
+    ]
 
 
 def missing_addresses(config: Config) -> list[str]:

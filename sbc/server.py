@@ -32,6 +32,7 @@ from sbc.control import ControlError, ControlServer
 from sbc.journal import Journal
 from sbc.log import LogFile, get_log
 from sbc.media_policy import media_ranges
+from sbc.names import LOOKUPS, resolver_for
 from sbc.operator import Operator
 from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
@@ -39,7 +40,7 @@ from sbc.sites import Sites
 from sbc.supervision import Supervisor
 from sbc.trunks import Lookup, ServerDown
 from signaling.flow import Flow, host_port
-from signaling.resolver import ResolveError, Resolver
+from signaling.resolver import ResolveError
 from signaling.transport.limits import TransportLimits
 from signaling.transport.wires import ListenError, Wires
 
@@ -49,8 +50,6 @@ POLL_S = 0.05
 """How often a drain looks whether the last call is gone."""
 RETRY_S = 15.0
 """A name that could not be resolved is asked for again after this."""
-LOOKUPS = 8
-"""Names that are asked for at a time: a hundred trunks must not flood the resolver of the host."""
 CLOSE_S = 5.0
 """How long the relay workers may take to end."""
 
@@ -191,11 +190,7 @@ class Server:
                     await self._names_changed.wait()
 
     async def _resolve(self, lookup: Lookup, due: dict[Lookup, float], slots: asyncio.Semaphore) -> None:
-        network = self.config.networks[lookup.network]
-        resolver = Resolver(
-            transports=tuple(dict.fromkeys(listen.transport for listen in network.listen)),
-            families=tuple({6 if ":" in address else 4: None for address in network.sip_addresses}),
-        )
+        resolver = resolver_for(self.config.networks[lookup.network])
         try:
             async with slots:
                 found = await resolver.resolve(lookup.host, lookup.port, lookup.transport)

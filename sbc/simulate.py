@@ -1,6 +1,7 @@
 """What would happen to a call: the very code that serves calls, without a wire (design.md s.4.3)."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -9,9 +10,14 @@ from media.ports import PortPool
 from media.relay import End, RelayEvent, Side, StreamCounters, StreamSpec
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
-from sbc.media_policy import media_ranges
+from sbc.explain import decision_lines, ending_of, section, wrapped
+from sbc.media_policy import MediaPolicy, media_ranges
+from sbc.names import Found
 from sbc.record import CallRecord
+from sbc.routing import SIP_PORT
 from sbc.sites import Sites
+from sbc.trunks import Lookup, Trunks
+from sbc.verdict import judge_ending
 from signaling.errors import PeerError
 from signaling.flow import Address, Flow, host_port
 from signaling.message import Request
@@ -55,12 +61,89 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """The INVITE as it would come, what would leave at once, and the record with every decision."""
+    """The INVITE as it would come, what would leave at once, and the record with every decision.
+
+    `names`: what stands for the servers that the configuration has by name. `asked`: whether the DNS said so; else
+    each has one address that is kept for documentation (RFC 5737, RFC 3849).
+    """
 
     invite: bytes
     flow: Flow
     sent: tuple[Sent, ...]
     record: CallRecord
+    names: tuple[Found, ...] = ()
+    asked: bool = False
+
+    def text(self, width: int = 100) -> str:
+        """For a terminal: what was decided and why, what would come of it, and the messages of both legs."""
+        record, flow = self.record, self.flow
+        parts = [
+            wrapped(
+                f"A call from {record.caller or '?'} to {record.called or '?'} comes by {flow.transport} from"
+                f" {host_port(flow.remote)} in network {flow.network}. Nothing is sent.",
+                width,
+            ),
+            section("Decisions", wrapped(decision_lines(record), width)),
+        ]
+        if self.names:
+            parts.append(section("Names of servers", wrapped("\n".join(self._name_lines()), width)))
+        parts.append(section("Outcome", wrapped(f"  {self.outcome()}", width)))
+        parts.append(_message("<", "A ->", flow, self.invite))
+        parts.extend(_message(">", self._receiver(one), one.flow, one.data) for one in self.sent)
+        return "\n\n".join(parts)
+
+    def outcome(self) -> str:
+        """What comes of the call, in a sentence."""
+        target = self.record.target
+        if self.record.ended_at is not None or target is None:
+            return judge_ending(ending_of(self.record, self.record.started))
+        return (
+            f"Passed to {target.trunk} in network {target.network}, by {target.transport} to {target.address},"
+            f" as {target.user}."
+        )
+
+    def _name_lines(self) -> Iterator[str]:
+        for found in self.names:
+            lookup = found.lookup
+            shown = ", ".join(f"{transport} {host_port(address)}" for transport, address in found.hops)
+            if not self.asked:
+                yield (
+                    f"  trunk {lookup.trunk}: {lookup.host} was not looked up; {shown} stands for it here, and"
+                    " --resolve asks the DNS"
+                )
+            else:
+                yield f"  trunk {lookup.trunk}: {lookup.host} is {shown or f'not found: {found.why}'}"
+
+    def _receiver(self, sent: Sent) -> str:
+        return (
+            "-> A"
+            if sent.flow.network == self.flow.network and sent.flow.remote == self.flow.remote
+            else "-> B"
+        )
+
+
+def _message(mark: str, who: str, flow: Flow, data: bytes) -> str:
+    lines = data.decode("utf-8", "backslashreplace").splitlines()
+    title = f"{who}  {flow.transport} {host_port(flow.remote)} ({flow.network})"
+    return "\n".join((title, *(f"{mark} {line}".rstrip() for line in lines)))
+
+
+def lookups_of(config: Config) -> tuple[Lookup, ...]:
+    """The servers of trunks that a configuration has by name."""
+    return Trunks(config).lookups
+
+
+def stand_ins(config: Config) -> list[Found]:
+    """An address out of those for documentation for each server that has a name."""
+    found = []
+    for number, lookup in enumerate(lookups_of(config), 1):
+        network = config.networks[lookup.network]
+        ipv4 = any(":" not in address for address in network.sip_addresses)
+        host = f"198.51.100.{number % 254 + 1}" if ipv4 else f"2001:db8:ffff::{number:x}"
+        transports = [listen.transport for listen in network.listen]
+        transport = lookup.transport or ("udp" if "udp" in transports or not transports else transports[0])
+        found.append(Found(lookup, ((transport, (host, lookup.port or SIP_PORT)),)))
+    return found
 
 
 def simulate(
@@ -70,14 +153,18 @@ def simulate(
     source: str | None = None,
     caller: str = "caller",
     transport: str = "udp",
+    names: Sequence[Found] | None = None,
 ) -> Simulation:
     """Let a call to `uri` from `source` ("host" or "host:port") in `network` arrive at a copy of the SBC.
 
-    Raises PeerError with a plain reason for arguments that name nothing.
+    `names` is what the DNS says of `lookups_of(config)`; without it `stand_ins` takes its place. Raises PeerError
+    with a plain reason for arguments that name nothing.
     """
     if network not in config.networks:
-        known = ", ".join(config.networks)
-        raise PeerError(404, f"no network {network!r} in the configuration; there are: {known}", "no-network")
+        there_are = ", ".join(config.networks)
+        raise PeerError(
+            404, f"no network {network!r} in the configuration; there are: {there_are}", "no-network"
+        )
     listeners = [
         one for one in Sites(config).listeners if one.network == network and one.transport == transport
     ]
@@ -90,14 +177,13 @@ def simulate(
         raise PeerError(404, f"network {network!r} has no {transport} listener of that family", "no-listener")
     if remote is None:
         remote = ("2001:db8::1" if ":" in local[0] else "192.0.2.1", 5060)
-    flow = Flow(network, transport, local, remote)
+    flow = Flow(network, transport, local, remote, connection=0 if transport == "udp" else 1)
     invite = invite_from(flow, uri, caller)
     tokens = count(1)
     sent: list[Sent] = []
     records: list[CallRecord] = []
-    anchor = LocalAnchor.of_config(
-        config, PortPool(media_ranges(config), quarantine_s=0), NoRelay(), lambda: 0.0
-    )
+    pool = PortPool(media_ranges(config), quarantine_s=0)
+    anchor = LocalAnchor(pool, NoRelay(), MediaPolicy.of_config(config), lambda: 0.0, session_id=lambda: 1)
     calls = Calls(
         config,
         lambda data, to: sent.append(Sent(to, data)),
@@ -106,11 +192,17 @@ def simulate(
         token=lambda size: f"{next(tokens):0{2 * size}x}",
         on_record=records.append,
     )
+    known = tuple(stand_ins(config) if names is None else names)
+    for found in known:
+        if found.hops:
+            calls.trunks.resolved(found.lookup, found.hops, 0.0)
+        else:
+            calls.trunks.unresolved(found.lookup, found.why)
     calls.receive(invite, flow, 0.0)
     record = next(iter(calls.live.values()), None) or (records[0] if records else None)
     if record is None:
         raise PeerError(400, "the call was refused before it became one", "refused")
-    return Simulation(invite, flow, tuple(sent), record)
+    return Simulation(invite, flow, tuple(sent), record, known, asked=names is not None)
 
 
 def address_of(text: str) -> Address:
@@ -124,7 +216,13 @@ def address_of(text: str) -> Address:
         host, port = text, ""
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise PeerError(400, f"{text!r} is no address: the port must be 1 to 65535", "bad-source")
-    return host, int(port) if port else 5060
+    try:
+        host = str(ipaddress.ip_address(host))
+    except ValueError as error:
+        raise PeerError(
+            400, f"{text!r} is no address: {host!r} is neither IPv4 nor IPv6", "bad-source"
+        ) from error
+    return host, int(port) if port else SIP_PORT
 
 
 def invite_from(flow: Flow, uri: str, caller: str) -> bytes:

@@ -365,9 +365,7 @@ ENDINGS: dict[str, str] = {
     # Refusals of ours.
     "draining": "Rejected with {status}: the process is being stopped and takes no new calls.",
     "overload": "Rejected with {status}: too many messages wait (limits.queue_age_ms).",
-    "no-route": (
-        "Rejected with {status}: no rule of routes matched; the decisions below show what was compared."
-    ),
+    "no-route": ("Rejected with {status}: no rule of routes matched; the decisions show what was compared."),
     "max-calls": "Rejected with {status}: limits.max_calls calls were in progress.",
     "rate": "Rejected with {status}: more new calls a second than limits.calls_per_s.",
     "source-rate": "Rejected with {status}: more new calls a second than limits.calls_per_s_per_source.",
@@ -379,7 +377,7 @@ ENDINGS: dict[str, str] = {
         "Rejected with {status}: there is no media address of that family (IPv4 or IPv6) in the network."
     ),
     "no-route-for-source": (
-        "Rejected with {status}: no rule of routes is for calls from this source; the decisions below show"
+        "Rejected with {status}: no rule of routes is for calls from this source; the decisions show"
         " what was compared."
     ),
     "rejected-by-route": "Rejected with {status} {text}: a rule of routes says so (reject).",

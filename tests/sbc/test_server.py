@@ -19,9 +19,10 @@ import pytest
 from config.load import load
 from config.model import Config
 from sbc.control import ControlError, ask
+from sbc.names import LOOKUPS
 from sbc.phone import CallFailed, Phone, Talk
 from sbc.preflight import StartError
-from sbc.server import LOOKUPS, Server
+from sbc.server import Server
 from signaling.resolver import ResolveError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -330,7 +331,7 @@ def test_names_are_asked_for_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest
             asking.pop()
             raise ResolveError("does not exist")
 
-    monkeypatch.setattr("sbc.server.Resolver", SlowResolver)
+    monkeypatch.setattr("sbc.names.Resolver", SlowResolver)
 
     async def run() -> None:
         ports = Ports()
