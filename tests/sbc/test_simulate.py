@@ -113,10 +113,11 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         address_of(text) if text != "[::1" else address_of("[::1x]")
 
 
-# What is random in real life: identifiers, and the session id in our SDP.
+# What is random in real life: identifiers, and the session id in our SDP with its length.
 _RANDOM = (
     (re.compile(rb"\b0{4,}[0-9a-f]+"), b"T"),
     (re.compile(rb"(?m)^o=\S+ \d+ \d+"), b"o="),
+    (re.compile(rb"(?m)^Content-Length: \d+"), b"Content-Length: N"),
 )
 
 

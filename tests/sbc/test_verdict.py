@@ -221,7 +221,7 @@ def test_every_ending_is_a_sentence_without_holes(cause: str) -> None:
         ),
         (
             Ending("failed", "sbc", "no-route", "Not Found", 404),
-            "Rejected with 404: no rule of routes matched; the decisions below show what was compared.",
+            "Rejected with 404: no rule of routes matched; the decisions show what was compared.",
         ),
         (
             Ending("failed", "sbc", "routes[3].reject", "Forbidden", 403),
