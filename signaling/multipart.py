@@ -1,5 +1,8 @@
 """Bodies of several parts (RFC 5621, RFC 2046 s.5.1): finding the one that we serve."""
 
+import re
+from itertools import islice
+
 from signaling.errors import PeerError
 
 MAX_PARTS = 16
@@ -14,17 +17,26 @@ def part_of(content_type: str, body: bytes, wanted: str) -> bytes | None:
             boundary = value.strip().strip('"')
     if not 0 < len(boundary) <= 70:
         raise PeerError(400, "multipart body without boundary", "bad-multipart")
-    delimiter = b"--" + boundary.encode("utf-8", "surrogateescape")
-    for part in (b"\r\n" + body).split(b"\r\n" + delimiter, MAX_PARTS)[1:MAX_PARTS]:
-        if part.startswith(b"--"):
+    line = re.escape(b"\r\n--" + boundary.encode("utf-8", "surrogateescape"))
+    # RFC 2046 s.5.1.1: white space may follow; anything else is the boundary of an inner multipart.
+    delimiter = re.compile(line + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    whole = b"\r\n" + body
+    found = list(islice(delimiter.finditer(whole), MAX_PARTS + 1))
+    # Some senders leave the last delimiter out.
+    ends = [*(mark.start() for mark in found[1:]), len(whole)]
+    for opening, end in zip(found[:MAX_PARTS], ends, strict=False):
+        if opening[1]:
             break
-        head, separator, content = part.partition(b"\r\n\r\n")
-        if not separator:
-            continue
-        for line in head.split(b"\r\n"):
-            name_bytes, _, value_bytes = line.partition(b":")
-            if name_bytes.strip().lower() in (b"content-type", b"c"):
-                kind = value_bytes.partition(b";")[0].strip().lower()
-                if kind == wanted.encode():
-                    return content
+        head, separator, content = whole[opening.end() : end].partition(b"\r\n\r\n")
+        if separator and media_type(head) == wanted.encode():
+            return content
     return None
+
+
+def media_type(head: bytes) -> bytes:
+    """The media type in the header of a part, in lower case without parameters."""
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() in (b"content-type", b"c"):
+            return value.partition(b";")[0].strip().lower()
+    return b""
