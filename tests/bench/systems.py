@@ -1,5 +1,6 @@
 """The systems under test: ours, and beside it what a good engineer would put together from Debian's packages."""
 
+import os
 import shutil
 import sys
 import time
@@ -13,7 +14,8 @@ from tests.lab.namespaces import Process
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-MODULES = "/usr/lib/x86_64-linux-gnu/kamailio/modules"
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+"""Debian's daemons are not in the path of everybody."""
 MEDIA_PORTS = (20000, 39999)
 READY_S = 20.0
 KAMAILIO_WORKERS = 4
@@ -59,7 +61,7 @@ class Ours:
             f"networks:\n{networks}"
             f'trunks:\n  callee: {{network: inside, servers: ["sip:{corner.callee}:{SIP_PORT}"]}}\n'
             "routes:\n  - {from: outside, to: callee}\n"
-            "limits: {max_calls: 5000}\n"
+            "limits: {max_calls: 4000}\n"
             "log: {level: warning}\n"
             f"control: {{socket: {socket}}}\n"
         )
@@ -105,11 +107,11 @@ class Peers:
                 "callee": corner.callee,
                 "control": corner.control,
                 "port": SIP_PORT,
-                "modules": MODULES,
+                "modules": next(Path("/usr/lib").glob("*/kamailio/modules")),
             },
         )
         proxy = place.start(
-            SYSTEM, "kamailio", ["kamailio", "-DD", "-E", "-Y", str(place.directory), "-f", str(file)]
+            SYSTEM, "kamailio", [_found("kamailio"), "-DD", "-E", "-Y", str(place.directory), "-f", str(file)]
         )
         self._processes.append(proxy)
         _await(proxy, lambda: f"{corner.inside}:{SIP_PORT}" in place.listening())
@@ -141,7 +143,7 @@ def start_rtpengine(place: Loopback, corner: Corner, outside: str, inside: str, 
             "last": MEDIA_PORTS[1],
         },
     )
-    process = place.start(SYSTEM, name, ["rtpengine", f"--config-file={file}"])
+    process = place.start(SYSTEM, name, [_found("rtpengine"), f"--config-file={file}"])
     _await(process, lambda: f"{corner.control}:2223" in place.listening())
     return process
 
@@ -165,4 +167,10 @@ def _await(process: Process, ready: Callable[[], bool]) -> None:
 
 def missing(*programs: str) -> list[str]:
     """Which programs are not installed."""
-    return [program for program in programs if shutil.which(program) is None]
+    return [program for program in programs if shutil.which(program, path=PATH) is None]
+
+
+def _found(program: str) -> str:
+    path = shutil.which(program, path=PATH)
+    assert path is not None, program
+    return path
