@@ -3,7 +3,7 @@
 A source ranks by why it is believed:
 
 NAMED     exactly the signalled address and port: locks with its first packet, in every mode;
-EXPECTED  the signalled host (or `expect`) with another port, unless learning is off: its packets pass at
+EXPECTED  the signalled host or `expect` with another port, unless learning is off: their packets pass at
           once, FREE_PACKETS of them at most, and it locks after PROBATION consistent ones;
 ANYONE    any other host, in mode "any" only: nothing passes before it locks, which takes PROBATION consistent
           packets inside the window, and where `expect` is given only in the second half of the window, so
@@ -159,7 +159,7 @@ class SourceGate:
             return _NAMED
         if self._learn == "off":
             return _NOBODY
-        if source[0] == self._expect:
+        if source[0] == self._expect or (self._named is not None and source[0] == self._named[0]):
             return _EXPECTED
         return _ANYONE if self._learn == "any" else _NOBODY
 

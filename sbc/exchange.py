@@ -288,7 +288,8 @@ def aimed(end: End, party: Party, own: Line, other: Line, earlier: Earlier, deci
     if before is not None:
         moved = (before.remote, before.expect, before.local) != (remote, expect, end.local)
         # Behind NAT a new description may mean a new binding, though it reads the same.
-        again = earlier.renewed[side] and learn is Learn.ANY
+        behind_nat = party.nat and (remote is None or expect != remote[0])
+        again = earlier.renewed[side] and behind_nat
         epoch = before.epoch + (moved or again or not same_party)
     if before is None or (before.learn, before.expect, before.remote) != (learn, expect, remote):
         decisions.append(nat_decision(party, own, learn, expect, why))

@@ -5,11 +5,15 @@ Whose packets (design.md s.4.6)
     network     c= of the peer                      learn   expect          send to before that
     plain       an address                          PORT    that address    c= and m=
     far-end     the address that SIP comes from     PORT    that address    c= and m=
-    far-end     another address, public             ANY     SIP source      c= and m=
-    far-end     another address, private            ANY     SIP source      nowhere: it means nothing here
+    far-end     another address, public             PORT    SIP source      c= and m=
+    far-end     another address, private            PORT    SIP source      nowhere: it means nothing here
+    far-end     the same, SIP source not known      ANY     nobody          likewise
     far-end     of the other family than SIP        PORT    c=              c= and m=
     either      a host name                         PORT    SIP source      nowhere: it is not resolved
     either      0.0.0.0 or :: (hold)                as before the hold; in a first SDP as for a host name
+
+ANY lets whoever is first have the call: where it is known who the peer is, media from elsewhere is a stranger's,
+however late the peer begins to talk. The host in c= is believed beside the expected one.
 
 PORT and not OFF in a plain network, since phones without symmetric RTP (RFC 4961) send from another port than
 they listen on: the address stays the signalled one, the port may differ.
@@ -128,6 +132,7 @@ def trust(connection: Connection, peer: str | None, nat: bool) -> Trust:
         return Trust(Learn.PORT, host, True, "signalled address expected")
     if known == host or (known is not None and (":" in known) != (":" in host)):
         return Trust(Learn.PORT, host, True, "signalled address expected")
+    learn = Learn.ANY if known is None else Learn.PORT
     if is_private(host):
-        return Trust(Learn.ANY, known, False, "signalled address is private: behind NAT")
-    return Trust(Learn.ANY, known, True, "signalled address is not the SIP source: maybe behind NAT")
+        return Trust(learn, known, False, "signalled address is private: behind NAT")
+    return Trust(learn, known, True, "signalled address is not the SIP source: maybe behind NAT")

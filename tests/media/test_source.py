@@ -68,6 +68,12 @@ def test_port_learns_from_the_expected_host_however_late() -> None:
     assert line.send(PUBLIC, PROBATION, now=1000.0)[-1] == LOCKED
 
 
+def test_port_learns_from_the_signalled_host_beside_the_expected_one() -> None:
+    line = Line("port", expect=PUBLIC[0], named=(SAME_HOST[0], 9))
+    assert line.send(STRANGE, 20) == [STRANGER] * 20
+    assert line.send(SAME_HOST, PROBATION)[-1] == LOCKED
+
+
 def test_any_learns_a_stranger_only_after_its_probation_and_lets_nothing_pass_before() -> None:
     line = Line("any", named=None)
     assert line.send(STRANGE, 6) == [STRANGER] * (PROBATION - 1) + [LOCKED, PASS]

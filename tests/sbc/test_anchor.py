@@ -463,9 +463,10 @@ def test_rtcp_attribute_is_ours_where_there_was_one(bench: Bench) -> None:
         ("IN IP4 192.0.2.1", "192.0.2.9", False, (Learn.PORT, "192.0.2.1", True)),
         ("IN IP4 192.168.0.5", "192.0.2.9", False, (Learn.PORT, "192.168.0.5", True)),
         ("IN IP4 192.0.2.9", "192.0.2.9", True, (Learn.PORT, "192.0.2.9", True)),
-        ("IN IP4 192.168.0.5", "192.0.2.9", True, (Learn.ANY, "192.0.2.9", False)),
+        ("IN IP4 192.168.0.5", "192.0.2.9", True, (Learn.PORT, "192.0.2.9", False)),
         ("IN IP4 192.168.0.5", None, True, (Learn.ANY, None, False)),
-        ("IN IP4 192.0.2.1", "192.0.2.9", True, (Learn.ANY, "192.0.2.9", True)),
+        ("IN IP4 192.0.2.1", "192.0.2.9", True, (Learn.PORT, "192.0.2.9", True)),
+        ("IN IP4 192.0.2.1", None, True, (Learn.ANY, None, True)),
         ("IN IP6 2001:db8::5", "192.0.2.9", True, (Learn.PORT, "2001:db8::5", True)),
         ("IN IP6 2001:DB8::5", "2001:db8:0::5", True, (Learn.PORT, "2001:db8::5", True)),
         ("IN IP4 media.example.com", "192.0.2.9", False, (Learn.PORT, "192.0.2.9", False)),
@@ -483,7 +484,7 @@ def test_whose_packets_are_believed(
 def test_a_phone_behind_nat_is_sent_nothing_before_it_is_learned(bench: Bench) -> None:
     bench.call(sdp(host="192.168.1.7"))
     end = bench.stream.a
-    assert (end.remote, end.remote_rtcp, end.learn, end.expect) == (None, None, Learn.ANY, A.peer)
+    assert (end.remote, end.remote_rtcp, end.learn, end.expect) == (None, None, Learn.PORT, A.peer)
     nat = [decision for decision in bench.anchor.take_decisions("c") if decision.stage == "nat"]
     assert "private" in nat[0].outcome
     assert ("signalled", "192.168.1.7:4000") in nat[0].compared
