@@ -180,7 +180,7 @@ async def perform(config: Config, once: bool, seconds: float, width: int, plain:
             )
             status = await _call_and_show(server, scene, seconds, width, plain, say, once)
             if not once:
-                say(_what_next(scene, config))
+                say(what_next(scene, config))
                 await _serve_on(server, scene, say)
         finally:
             server.stop()
@@ -260,16 +260,24 @@ async def _entertain(talk: Talk, say: Print) -> None:
     say(f"the call is over: {talk.ear.packets} packets of audio came from the caller")
 
 
-def _what_next(scene: Scene, config: Config) -> str:
+def what_next(scene: Scene, config: Config) -> str:
+    """What a newcomer may try while the SBC serves on, with commands that can be copied."""
     socket = config.control.socket
     caller = scene.caller[0]
     return f"""
 Serving on until Ctrl-C. What to try next, in another terminal:
-  call sip:bob@{host_port(scene.sbc)} from a softphone that is bound to {caller}
+  call sip:bob@{host_port(scene.sbc)} from a softphone {_softphone(scene, config)}
   sbc calls   --socket {socket}
   sbc explain --socket {socket} CALL
   sbc simulate {config.path} --from {scene.outside.name} --to sip:bob@{host_port(scene.sbc)} --source {caller}
   sbc check {config.path}        and then write your own: networks, trunks, routes"""
+
+
+def _softphone(scene: Scene, config: Config) -> str:
+    """Where a softphone has to be for the routes to let it in."""
+    if any(route.from_ in ("any", scene.outside.name) and route.to for route in config.routes):
+        return "on this machine; it needs no account"
+    return f"that is bound to {scene.caller[0]}"
 
 
 def quickstart_path() -> Path:

@@ -11,8 +11,18 @@ import pytest
 
 from config.load import load
 from config.model import Config
-from sbc.demo import DemoError, Outcome, audio_line, leaks, quickstart_path, scene_of, with_demo_settings
+from sbc.demo import (
+    DemoError,
+    Outcome,
+    audio_line,
+    leaks,
+    quickstart_path,
+    scene_of,
+    what_next,
+    with_demo_settings,
+)
 from sbc.phone import Phone
+from sbc.simulate import simulate
 from sbc.tone import Heard
 from tests.sbc.test_server import Ports, text
 
@@ -119,6 +129,18 @@ def test_the_caller_stands_where_the_route_begins(routes: str, caller: tuple[str
     scene = scene_of(config(routes))
     assert scene.caller == caller
     assert (scene.callee, scene.sbc) == (("127.0.2.2", 5080), ("127.0.1.1", 5070))
+
+
+def test_a_softphone_on_this_machine_may_call_the_quickstart() -> None:
+    quickstart = load(quickstart_path())
+    found = simulate(quickstart, "public", "sip:bob@127.0.1.1:15060", "127.0.0.1:40000", "me")
+    assert found.outcome() == ("Passed to pbx in network private, by udp to 127.0.2.2:15060, as bob.")
+    assert "on this machine; it needs no account" in what_next(scene_of(quickstart), quickstart)
+
+
+def test_where_only_a_trunk_may_call_the_softphone_has_to_be_there() -> None:
+    narrow = config("{from: carrier, to: pbx}")
+    assert "that is bound to 127.0.1.9" in what_next(scene_of(narrow), narrow)
 
 
 def test_a_configuration_without_a_way_across_is_a_sentence() -> None:
