@@ -796,17 +796,18 @@ class Calls:
         while self._heap and self._heap[0][2].armed != self._heap[0][0]:
             heapq.heappop(self._heap)
             self._stale -= 1
-        times = [
-            at
-            for at in (
-                self.transactions.next_timer(),
-                self.trunks.next_timer(),
-                self._heap[0][0] if self._heap else None,
-                min((at for _, at in self._closing.values()), default=None),
-            )
-            if at is not None
-        ]
-        return min(times) if times else None
+        due = self.transactions.next_timer()
+        at = self.trunks.next_timer()
+        if at is not None and (due is None or at < due):
+            due = at
+        if self._heap and (due is None or self._heap[0][0] < due):
+            due = self._heap[0][0]
+        if self._closing:
+            # In the order in which they are due: each waits equally long.
+            _, at = next(iter(self._closing.values()))
+            if due is None or at < due:
+                due = at
+        return due
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from signaling.errors import ParseError
 from signaling.headers import Via, parse_name_addr, parse_via, split_commas
-from signaling.message import KEYS, Message, Request
+from signaling.message import Message, Request, Response
 
 HIDDEN = "hidden"
 """What stands where an address or a host name was."""
@@ -14,10 +14,11 @@ SHORTEST_HOST = 4
 """A shorter host name is found in innocent words; no address is that short."""
 PUBLIC_NAMES = frozenset(("localhost", "anonymous.invalid", "0.0.0.0", "invalid", "unknown.invalid", "::"))
 """Hosts that say nothing of anybody."""
-_ROUTES = frozenset(("contact", "record-route", "route", "path"))
+_ROUTES = ("Contact", "Record-Route", "Route", "Path")
 _IDENTITIES = (
     "To", "P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID", "Diversion", "History-Info", "Referred-By",
 )  # fmt: skip
+_TELLING = ("INVITE", "UPDATE")
 MAX_SECRETS = 256
 MAX_SDP = 8192
 MAX_VALUES = 64
@@ -84,15 +85,19 @@ def _machines(message: Message, vias: list[Via]) -> list[str]:
             value = via.param(name)
             if value:
                 hosts.append(value.strip("[]").lower())
-    for name, line in message.fields:
-        key = KEYS.get(name)
-        if key in _ROUTES:
-            if "," in line or '"' in line:
-                hosts += _hosts_in_lines([line])
+    return hosts + _reached(message)
+
+
+def _reached(message: Message) -> list[str]:
+    """Hosts where the sender says that he and his proxies are, and that of the Call-ID."""
+    hosts = [(message.get("Call-ID") or "").partition("@")[2].lower()]
+    for name in _ROUTES:
+        if message.get(name) is not None:
+            lines = message.get_all(name)
+            if len(lines) == 1 and "," not in lines[0] and '"' not in lines[0]:
+                hosts.append(host_in(lines[0]))
             else:
-                hosts.append(host_in(line))
-        elif key == "call-id":
-            hosts.append(line.partition("@")[2].lower())
+                hosts += _hosts_in_lines(lines)
     return hosts
 
 
@@ -147,23 +152,28 @@ class Guard:
     def __init__(self, own: Iterable[str] = ()) -> None:
         self._own = PUBLIC_NAMES.union(text.lower() for text in own)
 
-    def learn(self, secrets: set[bytes], message: Message) -> None:
+    def learn(self, secrets: set[bytes], message: Request | Response) -> None:
         """Add what `message` tells of the side that it came from: hosts, Call-ID, tags, branches, user agent.
 
         A host that the sender also calls by (Request-URI, To) is a domain that both sides know, and what equals a
-        user part may cross as that.
+        user part may cross as that. Only what offers, answers or moves a session is looked at: other messages of a
+        dialog name the same machines again.
         """
-        vias = _vias(message)
-        found = _machines(message, vias)
-        try:
+        if message.method not in _TELLING:
+            return
+        found = [message.get(name) or "" for name in ("Call-ID", "User-Agent", "Server")]
+        if isinstance(message, Request):
+            vias = _vias(message)
             found += [via.branch or "" for via in vias]
+            found += _machines(message, vias)
+        elif message.status == 100:
+            return  # its sender may be a proxy on the way, and repeats what we wrote
+        else:
+            # The hosts in Via and From of a response are ours.
+            found.append((message.get("Via") or "").partition(";branch=")[2].partition(";")[0])
+            found += _reached(message)
+        with suppress(ParseError):  # it will be refused; there is nothing to learn from it
             found += [message.from_tag or "", message.to_tag or ""]
-        except ParseError:
-            pass  # it will be refused; there is nothing to learn from it
-        for name in ("Call-ID", "User-Agent", "Server"):
-            value = message.get(name)
-            if value is not None:
-                found.append(value)
         if message.body and message.content_type == "application/sdp":
             found += [host.decode("ascii") for host in _SDP_ADDRESS.findall(message.body[:MAX_SDP])]
         own = self._own

@@ -187,6 +187,8 @@ def parse_name_addr(text: str) -> NameAddr:
     rest = text[end + 1 :]
     if not rest:
         return NameAddr(display, uri_text)
+    if rest.startswith(";tag=") and rest.find(";", 5) < 0 and '"' not in rest and "<" not in rest:
+        return NameAddr(display, uri_text, (("tag", rest[5:].strip(WS)),))
     if rest[0] != ";":
         rest = rest.lstrip(WS)
         if rest[:1] not in ("", ";"):
