@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from config.problems import ConfigError
-from sbc.simulate import simulate
+from sbc.simulate import simulate, stand_ins
 from signaling.flow import Flow
 from tests.harness.border import Border
 
@@ -95,6 +95,8 @@ def test_simulation_is_what_really_leaves(
     except ConfigError:
         reject()  # a route that another shadows, say
     simulation = simulate(border.config, network, uri, source, caller, transport)
+    for found in stand_ins(border.config):
+        border.calls.trunks.resolved(found.lookup, found.hops, border.now)
     border.calls.receive(simulation.invite, simulation.flow, border.now)
     records = [*border.calls.live.values(), *border.records]
     assert len(records) == 1
