@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest
 
+# Where Debian keeps daemons and the tools of root.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 .PHONY: help run test check bench lab load packages clean
 
 help: ## Show the targets
@@ -30,7 +33,7 @@ check: $(READY) ## Lint, format, types, import contracts
 lab: $(READY) packages ## SIPp and baresip calls through network namespaces, slow ones too; needs root
 	$(PYTEST) tests/lab -m lab $(ARGS)
 
-load: $(READY) packages ## 20,000 calls at 200/s, then 2,000 rounds through a pool of exactly 30 port pairs
+load: $(READY) packages ## 20,000 calls at 200/s, then pools of exactly enough ports and of too few; needs root
 	$(BIN)/python -m tests.lab.load $(ARGS)
 
 bench: $(READY) packages ## CPU and memory of ours beside Kamailio and rtpengine, same scenarios, same run
