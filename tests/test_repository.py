@@ -12,6 +12,13 @@ import pytest
 from config.load import examine
 
 ROOT = Path(__file__).parent.parent
+FACES = {
+    "signaling.resolver",
+    "signaling.transport.stream",
+    "signaling.transport.udp",
+    "signaling.transport.wires",
+}
+"""Modules of signaling that touch sockets or the loop."""
 PACKAGES = ("sbc", "signaling", "media", "nat", "config")
 
 
@@ -63,6 +70,21 @@ def test_every_target_of_the_makefile_that_people_are_told_of_exists() -> None:
     }
     assert "run" in told
     assert told <= targets
+
+
+def test_every_module_of_signaling_is_a_core_or_named_as_a_face() -> None:
+    """A new module must not slip past the contract of .importlinter that cores do no I/O."""
+    contract = (ROOT / ".importlinter").read_text()
+    cores = set(re.findall(r"^    (signaling\.[a-z0-9_.]+)$", contract, re.M))
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in tracked()
+        if path.suffix == ".py"
+        and path.name != "__init__.py"
+        and path.relative_to(ROOT).parts[0] == "signaling"
+    }
+    covered = {name for name in modules for core in cores if name == core or name.startswith(f"{core}.")}
+    assert modules - covered == FACES
 
 
 def test_the_integration_runs_the_targets_of_everybody() -> None:

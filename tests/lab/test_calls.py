@@ -143,7 +143,6 @@ def test_calls_beyond_the_limit_get_503(lab: Lab) -> None:
     lab.finish()
 
 
-@pytest.mark.slow
 def test_caller_that_never_acknowledges_is_hung_up_on(lab: Lab) -> None:
     lab.start()
     callee = lab.callee(PRIVATE)
