@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -14,27 +15,57 @@ ROWS_LIMIT = 200
 """A terminal shows no more; the last line says how many are left out."""
 
 PIPE_COLUMNS = 200
+WIDE = 110
+"""From this width on a row names networks beside trunks, and counts packets."""
+GAP = 2
+SHORTEST = 11
+"""Who calls whom, and from where, get at least this."""
+# Title of each column, and the key of the row that it shows.
+_COLUMNS = {
+    "call": "id", "state": "state", "for": "lasted_s", "caller -> called": "", "from -> to": "", "codec": "codec",
+    "packets A/B": "packets", "loss %": "loss", "MOS": "mos", "end": "cause",
+}  # fmt: skip
+_NARROW_WITHOUT = {"packets A/B", "loss %"}
 
 _STATES = {"up": "green", "ringing": "yellow", "failed": "red", "ended": "dim"}
 
 
-def calls_table(answer: Mapping[str, object], limit: int = ROWS_LIMIT) -> Group:
-    """The answer to the verb `calls` or `recent`."""
+def calls_table(answer: Mapping[str, object], limit: int = ROWS_LIMIT, width: int = PIPE_COLUMNS) -> Group:
+    """The answer to the verb `calls` or `recent`. What does not fit in `width` columns is left out by its worth."""
     rows = answer.get("calls")
     rows = rows if isinstance(rows, list) else []
+    wide = width >= WIDE
+    ended = any(row.get("cause") for row in rows)
+    columns = [
+        column
+        for column in _COLUMNS
+        if (wide or column not in (_NARROW_WITHOUT | ({"codec"} if ended else set())))
+        and (ended or column != "end")
+    ]
+    lines = [[_cell(row, column, wide) for column in columns] for row in rows[:limit]]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("call", "state", "from", "caller", "to", "called", "since", "codec", "end"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    table.add_column("MOS A/B", no_wrap=True)
-    for row in rows[:limit]:
-        state = str(row.get("state", ""))
-        table.add_row(
-            _text(row, "id"),
-            Text(state, style=_STATES.get(state, "")),
-            *(_text(row, key) for key in ("source", "caller", "target", "called")),
-            Text(duration(row.get("lasted_s"))),
-            *(_text(row, key) for key in ("codec", "cause", "mos")),
+    widths = {
+        column: max(cell_len(column), *(line[place].cell_len for line in lines), 0)
+        for place, column in enumerate(columns)
+    }
+    room = width - sum(widths.values()) - GAP * (len(columns) - 1)
+    if room < 0:
+        # Who calls whom is cut before any figure is: a number without its end is wrong.
+        whole = max(2 * SHORTEST, widths["caller -> called"] + widths["from -> to"] + room)
+        widths["from -> to"] = min(widths["from -> to"], max(whole // 2, whole - widths["caller -> called"]))
+        widths["caller -> called"] = whole - widths["from -> to"]
+    for column in columns:
+        size = widths[column]
+        table.add_column(
+            column,
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if column == "for" else "left",
+            min_width=size,
+            max_width=size,
         )
+    for line in lines:
+        table.add_row(*line)
     footer = str(answer.get("summary", ""))
     if len(rows) > limit:
         footer = f"{len(rows) - limit} more (sbc calls --json shows all). {footer}"
@@ -60,7 +91,8 @@ def trunks_table(answer: Mapping[str, object]) -> Table:
 
 def print_once(answer: Mapping[str, object], console: Console | None = None) -> None:
     """The calls as they are now."""
-    (console or _console()).print(calls_table(answer))
+    console = console or _console()
+    console.print(calls_table(answer, width=console.width))
 
 
 def print_trunks(answer: Mapping[str, object], console: Console | None = None) -> None:
@@ -68,14 +100,17 @@ def print_trunks(answer: Mapping[str, object], console: Console | None = None) -
     (console or _console()).print(trunks_table(answer))
 
 
-def watch(fetch: Callable[[], Mapping[str, object]]) -> None:
-    """The calls, fetched again every second until Ctrl-C."""
+def watch(fetch: Callable[[int], Mapping[str, object]]) -> None:
+    """The calls, fetched again every second until Ctrl-C; `fetch` is told how many rows there is room for."""
     console = Console()
-    with Live(
-        calls_table(fetch(), console.height - 3), console=console, screen=True, auto_refresh=False
-    ) as live:
+
+    def table() -> Group:
+        room = max(1, console.height - 3)
+        return calls_table(fetch(room), room, console.width)
+
+    with Live(table(), console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(calls_table(fetch(), max(1, console.height - 3)), refresh=True)
+            live.update(table(), refresh=True)
             time.sleep(REFRESH_S)
 
 
@@ -93,8 +128,38 @@ def duration(seconds: object) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _cell(row: Mapping[str, object], column: str, wide: bool) -> Text:
+    match column:
+        case "state":
+            state = str(row.get("state", ""))
+            return Text(state, style=_STATES.get(state, ""))
+        case "for":
+            return Text(duration(row.get("lasted_s")))
+        case "caller -> called":
+            return _arrow(row, "caller", "called")
+        case "from -> to":
+            return _way(row) if wide else _arrow(row, "source", "target")
+    return _text(row, _COLUMNS[column])
+
+
+def _arrow(row: Mapping[str, object], source: str, target: str) -> Text:
+    return _plain(f"{row.get(source) or '?'} -> {row.get(target) or '?'}")
+
+
+def _way(row: Mapping[str, object]) -> Text:
+    """Both networks, and the trunks where there are any."""
+    ends = []
+    for trunk, network in (("source", "source_network"), ("target", "target_network")):
+        known = [str(row[key]) for key in (network, trunk) if row.get(key)]
+        ends.append("/".join(dict.fromkeys(known)) or "?")
+    return _plain(" -> ".join(ends))
+
+
 def _text(row: Mapping[str, object], key: str) -> Text:
-    # Text, not str: what a peer called itself is not to be read as markup.
     value = row.get(key)
-    shown = "" if value is None else str(value)
+    return _plain("" if value is None else str(value))
+
+
+def _plain(shown: str) -> Text:
+    # Text, not str: what a peer called itself is not to be read as markup.
     return Text("".join(character if character.isprintable() else "?" for character in shown))

@@ -1,12 +1,12 @@
 """What an operator may ask of a running SBC: the verbs of the control socket."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from config.model import Config
-from media.relay import StreamCounters
+from media.relay import Counters, StreamCounters
 from sbc.anchor import MediaReport
 from sbc.calls import Calls
 from sbc.control import Arguments, ControlError, Verb
@@ -62,12 +62,21 @@ class Operator:
         }
 
     async def calls(self, arguments: Arguments) -> dict[str, object]:
-        """The calls in progress, with the quality of what is heard right now."""
+        """The calls in progress, with the quality of what is heard right now.
+
+        `figures`: for how many of them, the oldest first; asking the relay for all costs it time that the calls need.
+        """
         records = list(self._server.calls.live.values())
-        reports = {record.id: self._server.calls.media(record.id) for record in records}
+        figures = arguments.get("figures")
+        chosen = records[:figures] if isinstance(figures, int) else records
+        reports = {record.id: self._server.calls.media(record.id) for record in chosen}
         counted = await self._count(line.stream for report in reports.values() for line in report.lines)
         rows = [
-            call_row(record, _with_counters(reports[record.id], counted), self._server.wall)
+            call_row(
+                record,
+                _with_counters(reports[record.id], counted) if record.id in reports else None,
+                self._server.wall,
+            )
             for record in records
         ]
         return {"calls": rows, "summary": self._summary()}
@@ -183,24 +192,33 @@ def call_row(record: CallRecord, report: MediaReport | None, now: float) -> dict
         "id": record.id,
         "state": record.state,
         "source": None if came is None else came.trunk or came.network,
+        "source_network": None if came is None else came.network,
         "caller": record.caller,
         "target": None if target is None else target.trunk,
+        "target_network": None if target is None else target.network,
         "called": record.called,
         "started": record.started,
         "lasted_s": round(record.lasted_s(now), 3),
         "codec": ", ".join(line.codec for line in lines),
         "status": record.final_status,
         "cause": record.end_cause,
-        "mos": "" if report is None else _mos(report),
+        "packets": "" if report is None else _both(report, lambda side: str(side.packets)),
+        "loss": "" if report is None else _both(report, _loss),
+        "mos": ""
+        if report is None
+        else _both(report, lambda side: "-" if side.mos is None else f"{side.mos:.1f}"),
     }
 
 
-def _mos(report: MediaReport) -> str:
-    scores = [
-        "/".join("-" if side.mos is None else f"{side.mos:.1f}" for side in (one.a, one.b))
-        for one in report.counters
-    ]
-    return ", ".join(scores)
+def _both(report: MediaReport, figure: Callable[[Counters], str]) -> str:
+    """A figure of what came from A and from B, for each stream."""
+    return ", ".join(f"{figure(one.a)}/{figure(one.b)}" for one in report.counters)
+
+
+def _loss(side: Counters) -> str:
+    """Percent of what A or B sent that never reached us."""
+    lost = max(0, side.lost)
+    return f"{100 * lost / (side.packets + lost):.1f}" if side.packets else "-"
 
 
 def _with_counters(report: MediaReport, counted: Mapping[int, StreamCounters]) -> MediaReport:

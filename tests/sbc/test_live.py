@@ -9,12 +9,13 @@ from sbc.live import calls_table, duration, print_once, print_trunks
 
 ROW: dict[str, object] = {
     "id": "c-1", "state": "up", "source": "public", "caller": "alice", "target": "pbx", "called": "100",
-    "lasted_s": 75.2, "codec": "PCMU", "cause": "", "mos": "4.4/4.4",
+    "lasted_s": 75.2, "codec": "PCMU", "cause": "", "mos": "4.4/4.4", "loss": "0.0/12.5", "packets": "3760/3290",
+    "source_network": "public", "target_network": "private",
 }  # fmt: skip
 
 
-def console() -> Console:
-    return Console(file=io.StringIO(), width=120, color_system=None)
+def console(width: int = 120) -> Console:
+    return Console(file=io.StringIO(), width=width, color_system=None)
 
 
 def shown(target: Console) -> str:
@@ -26,8 +27,36 @@ def test_a_call_is_a_row() -> None:
     out = console()
     print_once({"calls": [ROW], "summary": "1 in progress"}, out)
     lines = shown(out).splitlines()
-    assert lines[1].split() == ["c-1", "up", "public", "alice", "pbx", "100", "1:15", "PCMU", "4.4/4.4"]
+    assert lines[1].split() == [
+        "c-1", "up", "1:15", "alice", "->", "100", "public", "->", "private/pbx", "PCMU", "3760/3290", "0.0/12.5",
+        "4.4/4.4",
+    ]  # fmt: skip
     assert lines[2].strip() == "1 in progress"
+
+
+def test_a_row_at_80_columns_keeps_who_how_long_and_how_well() -> None:
+    out = console(80)
+    row = {**ROW, "id": "c-12345678", "state": "ringing", "lasted_s": 3725, "caller": "+4930123456789"}
+    print_once({"calls": [row], "summary": ""}, out)
+    lines = shown(out).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    for word in (
+        "c-12345678",
+        "ringing",
+        "1:02:05",
+        "+493012",
+        "public -> pbx",
+        "PCMU",
+        "0.0/12.5",
+        "4.4/4.4",
+    ):
+        assert word in lines[1]
+
+
+def test_the_end_is_a_column_when_there_is_one() -> None:
+    out = console()
+    print_once({"calls": [{**ROW, "cause": "media-silence"}], "summary": ""}, out)
+    assert "media-silence" in shown(out)
 
 
 def test_what_a_peer_wrote_is_neither_markup_nor_control() -> None:
