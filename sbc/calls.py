@@ -33,6 +33,7 @@ from signaling.b2bua import (
     Milestone,
     OnLeg,
     RejectOffer,
+    SettleMedia,
 )
 from signaling.b2bua import Effect as CallEffect
 from signaling.b2bua import State as CallState
@@ -396,14 +397,7 @@ class Calls:
             return
         self._serving = live
         self._learn(live, asked.leg, response)
-        try:
-            effects = asked.leg.response(asked, response, now)
-        except PeerError as error:
-            live.record.decide(
-                Decision("session", error.rule, (("response", str(response.status)),), error.reason),
-                self._wall(),
-            )
-            effects = asked.leg.failed(asked, "transport", now)
+        effects = asked.leg.response(asked, response, now)
         self._run(live, live.call.on_leg(asked.leg, effects, now), now)
 
     def _ack(self, request: Request, now: float) -> None:
@@ -599,6 +593,8 @@ class Calls:
                     self._carry_out(live, self._dial(live, effect, now), now)
                 case Follow():
                     self._carry_out(live, self._follow(live, effect, now), now)
+                case SettleMedia():
+                    self.anchor.settle(live.record.id)
                 case RejectOffer():
                     self.anchor.reject(live.record.id)
                     self._note(live)

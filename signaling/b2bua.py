@@ -34,7 +34,7 @@ from signaling.exchange import Effect as LegEffect
 from signaling.exchange import Ended, Raise, crossing_status
 from signaling.exchange import State as LegState
 from signaling.leg import Leg
-from signaling.topology import clean_user, reason_phrase
+from signaling.topology import Carried, clean_user, reason_phrase
 from signaling.uri import SipUri, TelUri, parse_uri
 
 EARLY_PER_LEG = 16
@@ -98,6 +98,11 @@ class RejectOffer:
 
 
 @frozen
+class SettleMedia:
+    """The answer that crossed last was the final one: nothing more is kept for another."""
+
+
+@frozen
 class DropLeg:
     """The media made for this leg is not needed."""
 
@@ -139,7 +144,7 @@ class Gone:
     """No leg is left: forget the call."""
 
 
-Effect = OnLeg | Dial | Cross | RejectOffer | DropLeg | Follow | Milestone | Finished | Gone
+Effect = OnLeg | Dial | Cross | RejectOffer | SettleMedia | DropLeg | Follow | Milestone | Finished | Gone
 
 
 @frozen
@@ -237,6 +242,8 @@ class Call:
         effects: list[Effect] = []
         if isinstance(crossing.event, Answered):
             effects.append(Milestone("answered", crossing.cross.source.name, 200, "OK"))
+        if crossing.cross.kind == "answer" and not isinstance(crossing.event, Progressed):
+            effects.append(SettleMedia())
         effects.extend(self._deliver(crossing.cross.target, with_sdp(crossing.event, sdp), now))
         return [*effects, *self._go_on(now)]
 
@@ -269,7 +276,7 @@ class Call:
             return []
         if self.state is not State.UP:
             return self._give_up(Rejected(503, "Service Unavailable", cause), text, now)
-        released = Released(cause, text)
+        released = Released(cause, text, reason_of(cause))
         effects = [effect for leg in self._joined() for effect in self._to_leg(leg, released, now)]
         return [*effects, *self._finish("sbc", cause, text, 200)]
 
@@ -482,6 +489,8 @@ class Call:
 
     def _released(self, source: Leg, event: Released, now: float) -> list[Effect]:
         other = self.b if source is self.a else self.a
+        if event.cause != "bye" and not event.carried.fields:
+            event = replace(event, carried=reason_of(event.cause))
         out = [] if other is None else self._to_leg(other, event, now)
         by = "sbc" if event.cause != "bye" else "a" if source is self.a else "b"
         return [*out, *self._finish(by, event.cause, event.text, 200)]
@@ -544,6 +553,23 @@ class Call:
         remaining = data["remaining_s"]
         call.deadline = None if remaining is None else now + remaining
         return call
+
+
+# What the peers are told of why we end a call (RFC 3326), by ITU-T Q.850 s.2.2.7: the nearest cause there is.
+_Q850 = {
+    "bug": (41, "Temporary failure"),
+    "drain": (16, "Normal call clearing"),
+    "operator": (16, "Normal call clearing"),
+    "max-duration": (31, "Normal, unspecified"),
+    "peer-lost": (27, "Destination out of order"),
+}
+_TIMER_EXPIRED = (102, "Recovery on timer expiry")
+
+
+def reason_of(cause: str) -> Carried:
+    """The Reason of a BYE that we send for `cause`; a timer of ours unless the table says otherwise."""
+    number, text = _Q850.get(cause, _TIMER_EXPIRED)
+    return Carried((("Reason", f'Q.850;cause={number};text="{text}"'),))
 
 
 def user_of(text: str) -> str:

@@ -16,7 +16,9 @@ def test_silence_ends_an_established_call_on_both_sides() -> None:
         alice, bob = pair(border)
         established(border, alice, bob)
         silence(border, ever)
-        alice.answer(alice.expect("BYE"), 200)
+        bye = alice.expect("BYE")
+        assert "cause=102" in (bye.get("Reason") or ""), "the peer is told why"
+        alice.answer(bye, 200)
         bob.answer(bob.expect("BYE"), 200)
         border.at_rest()
         assert border.records[0].end_cause == cause
