@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -166,10 +167,12 @@ def audio_line(name: str, heard: Heard, expected: int) -> str:
     )
 
 
-async def perform(config: Config, once: bool, seconds: float, width: int, plain: bool, say: Print) -> int:
-    """The whole demonstration; the exit status."""
+async def perform(
+    config: Config, folder: str, once: bool, seconds: float, width: int, plain: bool, say: Print
+) -> int:
+    """The whole demonstration; the exit status. What it writes goes into `folder`."""
     scene = scene_of(config)
-    server = Server(config)
+    server = Server(with_demo_settings(config, folder), adapt=lambda fresh: with_demo_settings(fresh, folder))
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.run())
         try:
@@ -180,7 +183,8 @@ async def perform(config: Config, once: bool, seconds: float, width: int, plain:
             )
             status = await _call_and_show(server, scene, seconds, width, plain, say, once)
             if not once:
-                say(what_next(scene, config))
+                call = server.calls.recent[-1].id if server.calls.recent else "CALL"
+                say(what_next(scene, server.config, call, program(sys.argv[0])))
                 await _serve_on(server, scene, say)
         finally:
             server.stop()
@@ -260,17 +264,24 @@ async def _entertain(talk: Talk, say: Print) -> None:
     say(f"the call is over: {talk.ear.packets} packets of audio came from the caller")
 
 
-def what_next(scene: Scene, config: Config) -> str:
+def what_next(scene: Scene, config: Config, call: str, sbc: str) -> str:
     """What a newcomer may try while the SBC serves on, with commands that can be copied."""
     socket = config.control.socket
-    caller = scene.caller[0]
+    uri = f"sip:bob@{host_port(scene.sbc)}"
     return f"""
 Serving on until Ctrl-C. What to try next, in another terminal:
-  call sip:bob@{host_port(scene.sbc)} from a softphone {_softphone(scene, config)}
-  sbc calls   --socket {socket}
-  sbc explain --socket {socket} CALL
-  sbc simulate {config.path} --from {scene.outside.name} --to sip:bob@{host_port(scene.sbc)} --source {caller}
-  sbc check {config.path}        and then write your own: networks, trunks, routes"""
+  call {uri} from a softphone {_softphone(scene, config)}
+  {sbc} calls   --socket {socket}
+  {sbc} explain --socket {socket} {call}
+  {sbc} simulate {config.path} --from {scene.outside.name} --to {uri} --source {scene.caller[0]}
+  {sbc} check {config.path}
+and then write your own: networks, trunks, routes (docs/configuration.md); {sbc} reload --socket {socket} takes it"""
+
+
+def program(started_as: str) -> str:
+    """How to start this program again: `make run` does not put it where the shell finds it."""
+    name = Path(started_as).name
+    return started_as if name == "sbc" and shutil.which("sbc") is None else "sbc"
 
 
 def _softphone(scene: Scene, config: Config) -> str:
@@ -294,10 +305,9 @@ def show(file: Path | None, once: bool, seconds: float, width: int, plain: bool)
     if report.config is None:
         return 1
     with tempfile.TemporaryDirectory(prefix="sbc-demo-") as folder:
-        config = with_demo_settings(report.config, folder)
         log_file = LogFile("error", None, sys.stderr)
         try:
-            return asyncio.run(perform(config, once, seconds, width, plain, _say))
+            return asyncio.run(perform(report.config, folder, once, seconds, width, plain, _say))
         except KeyboardInterrupt:
             print("\nstopped")
             return 0

@@ -14,7 +14,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
 from config.diff import difference, needs_restart
@@ -55,13 +55,22 @@ CLOSE_S = 5.0
 
 
 class Server:
-    """One running SBC. `run` serves until `stop` is called; `ready` is set once calls are taken."""
+    """One running SBC. `run` serves until `stop` is called; `ready` is set once calls are taken.
 
-    def __init__(self, config: Config, log_file: LogFile | None = None) -> None:
+    `adapt` is applied to what a reload reads, as the caller applied it to `config`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        log_file: LogFile | None = None,
+        adapt: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
         self.config = config
         self.ready = asyncio.Event()
         self._log = get_log("sbc.server")
         self._log_file = log_file
+        self._adapt = adapt
         self._journal = Journal(get_log("sbc.calls"))
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
@@ -167,7 +176,8 @@ class Server:
             self._log.warning("relay workers did not end in time")
         if self._cdr is not None:
             self._cdr.close()
-        self._log.info("stopped")
+        if self.ready.is_set():
+            self._log.info("stopped")
 
     # -- names of trunk servers ----------------------------------------------------------------------------
 
@@ -287,7 +297,7 @@ class Server:
         if report.config is None:
             raise ControlError("\n".join(["nothing was changed:", *map(str, report.problems)]))
         try:
-            fresh = resolve(report.config)
+            fresh = self._adapt(resolve(report.config))
         except ConfigError as error:
             raise ControlError(f"nothing was changed:\n{error}") from error
         changes = difference(self.config, fresh)

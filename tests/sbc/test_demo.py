@@ -16,6 +16,7 @@ from sbc.demo import (
     Outcome,
     audio_line,
     leaks,
+    program,
     quickstart_path,
     scene_of,
     what_next,
@@ -135,12 +136,28 @@ def test_a_softphone_on_this_machine_may_call_the_quickstart() -> None:
     quickstart = load(quickstart_path())
     found = simulate(quickstart, "public", "sip:bob@127.0.1.1:15060", "127.0.0.1:40000", "me")
     assert found.outcome() == ("Passed to pbx in network private, by udp to 127.0.2.2:15060, as bob.")
-    assert "on this machine; it needs no account" in what_next(scene_of(quickstart), quickstart)
+    assert "on this machine; it needs no account" in what_next(scene_of(quickstart), quickstart, "c-1", "sbc")
+
+
+def test_the_commands_can_be_copied() -> None:
+    quickstart = with_demo_settings(load(quickstart_path()), "/tmp/x")
+    text = what_next(scene_of(quickstart), quickstart, "c-12345678", "bin/sbc")
+    assert "\n  bin/sbc explain --socket /tmp/x/control.sock c-12345678\n" in text
+
+
+def test_a_program_that_the_shell_does_not_find_is_called_by_its_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert program(".venv/bin/sbc") == ".venv/bin/sbc"
+    assert program("-c") == "sbc"
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/sbc")
+    assert program(".venv/bin/sbc") == "sbc"
 
 
 def test_where_only_a_trunk_may_call_the_softphone_has_to_be_there() -> None:
     narrow = config("{from: carrier, to: pbx}")
-    assert "that is bound to 127.0.1.9" in what_next(scene_of(narrow), narrow)
+    assert "that is bound to 127.0.1.9" in what_next(scene_of(narrow), narrow, "c-1", "sbc")
 
 
 def test_a_configuration_without_a_way_across_is_a_sentence() -> None:

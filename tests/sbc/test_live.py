@@ -47,7 +47,6 @@ def test_a_row_at_80_columns_keeps_who_how_long_and_how_well() -> None:
         "+493012",
         "public -> pbx",
         "PCMU",
-        "0.0/12.5",
         "4.4/4.4",
     ):
         assert word in lines[1]

@@ -250,6 +250,24 @@ def test_a_reload_swaps_the_whole_configuration_or_nothing(tmp_path: Path) -> No
     asyncio.run(run())
 
 
+def test_a_reload_is_adapted_as_the_configuration_was(tmp_path: Path) -> None:
+    def quiet(config: Config) -> Config:
+        return config.model_copy(update={"log": config.log.model_copy(update={"cdr": None})})
+
+    async def run() -> None:
+        ports = Ports()
+        server = Server(quiet(written(ports, tmp_path)), adapt=quiet)
+        task = asyncio.create_task(server.run())
+        await server.ready.wait()
+        (tmp_path / "sbc.yaml").write_text(text(ports, tmp_path, max_calls="10"))
+        assert server.reload()[1:] == ["limits.max_calls: 20 -> 10"]
+        assert server.config.log.cdr is None
+        server.stop()
+        await task
+
+    asyncio.run(run())
+
+
 def test_a_port_in_use_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     async def run() -> None:
         ports = Ports()
