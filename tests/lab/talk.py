@@ -204,7 +204,7 @@ def place(
 ) -> Talk:
     """A call from `origin` to the other side, up; with `second_offer` it is changed `after_ms` later."""
     target = OTHER[origin]
-    known = cast("list[dict[str, Any]]", lab.border.ask("calls")["calls"])
+    before = {str(row["id"]) for row in rows(lab.border)}
     offer = offer or sdp(lab.host(origin), MEDIA[origin])
     answer = answer or sdp(lab.host(target), MEDIA[target])
     words = {"offer": offer, "answer": answer, "second": second_offer or second_answer or answer}
@@ -224,7 +224,6 @@ def place(
         port=5062,
         name=f"talk-{origin}-{number}",
     )
-    before = {row["id"] for row in known}
     call = next(one for one in await_calls(lab.border, "up", len(before) + 1) if one not in before)
     ours = ports_of(lab.border, call, origin)
     return Talk(call, ours, [caller, callee])
@@ -240,21 +239,26 @@ def _written(directory: Path, name: str, words: dict[str, str]) -> str:
     return str(file.with_suffix(""))
 
 
+def rows(border: Border, verb: str = "calls", key: str = "calls") -> list[dict[str, Any]]:
+    """The table that a verb of the control socket answers."""
+    return cast("list[dict[str, Any]]", border.ask(verb)[key])
+
+
 def await_calls(border: Border, state: str, count: int = 1, timeout_s: float = 8.0) -> list[str]:
     """The ids of `count` calls in a state, once there are so many."""
     deadline = time.monotonic() + timeout_s
     while True:
-        rows = cast("list[dict[str, Any]]", border.ask("calls")["calls"])
-        found = [str(row["id"]) for row in rows if row["state"] == state]
+        table = rows(border)
+        found = [str(row["id"]) for row in table if row["state"] == state]
         if len(found) >= count:
             return found
-        assert time.monotonic() < deadline, f"{len(found)} calls {state}, not {count}: {rows}"
+        assert time.monotonic() < deadline, f"{len(found)} calls {state}, not {count}: {table}"
         time.sleep(0.03)
 
 
 def hang_up_all(border: Border) -> None:
     """End whatever calls there are."""
-    for row in cast("list[dict[str, Any]]", border.ask("calls")["calls"]):
+    for row in rows(border):
         with contextlib.suppress(ControlError):
             border.ask("hangup", call=row["id"])
 
