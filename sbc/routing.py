@@ -26,6 +26,8 @@ MAX_REDIRECTS = 8
 """Contacts of one 3xx that are followed."""
 RETRY_AFTER_S = 10
 """Retry-After of a 503 when nothing says when a server will be back."""
+MAX_OWNERS = 4096
+"""Addresses of which it is remembered to which trunk they belong."""
 SIP_PORT = 5060
 
 # RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
@@ -149,7 +151,7 @@ class _Pick:
 
 
 class Router:
-    """The routes of one configuration. Holds nothing that changes."""
+    """The routes of one configuration. Holds nothing that changes, but remembers whose an address was."""
 
     def __init__(self, config: Config) -> None:
         self._trunks = config.trunks
@@ -158,6 +160,7 @@ class Router:
             for number, route in enumerate(config.routes)
         )
         self._prefixes = _prefixes(config)
+        self._owners: dict[tuple[str, str], tuple[str, str] | None] = {}
         self._nat = {
             trunk.name: (trunk.nat or config.networks[trunk.network].nat) == "far-end"
             for trunk in config.trunks.values()
@@ -181,17 +184,30 @@ class Router:
             # Trunks may share a host and differ by port only.
             trunk = next((name for port, name in known if port == flow.remote[1]), known[0][1])
             return _found(flow, trunk, f"trunks.{trunk}.servers", compared)
-        address = _ip(host)
-        if address is not None:
-            number = int(address)
-            bits = address.max_prefixlen
-            for length, owners in self._prefixes.get((flow.network, address.version), ()):
-                owner = owners.get(number >> (bits - length))
-                if owner is not None:
-                    trunk, prefix = owner
-                    return _found(flow, trunk, f"trunks.{trunk}.from", (*compared, ("prefix", prefix)))
+        owner = self._owner(flow.network, host)
+        if owner is not None:
+            trunk, prefix = owner
+            return _found(flow, trunk, f"trunks.{trunk}.from", (*compared, ("prefix", prefix)))
         decision = Decision("source", "trunks", compared, f"no trunk has this address in {flow.network}")
         return Source(flow.network, None, host), decision
+
+    def _owner(self, network: str, host: str) -> tuple[str, str] | None:
+        """The trunk and the longest prefix of `from` that an address is in."""
+        known = self._owners.get((network, host), "unknown")
+        if not isinstance(known, str):
+            return known
+        owner = None
+        address = _ip(host)
+        if address is not None:
+            number, bits = int(address), address.max_prefixlen
+            for length, owners in self._prefixes.get((network, address.version), ()):
+                owner = owners.get(number >> (bits - length))
+                if owner is not None:
+                    break
+        if len(self._owners) >= MAX_OWNERS:
+            self._owners.clear()
+        self._owners[network, host] = owner
+        return owner
 
     # -- where it goes -------------------------------------------------------------------------------------
 

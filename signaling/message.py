@@ -108,7 +108,7 @@ class Message:
             return first.get(key)
         # A message of ours is asked once or twice on its way out: looking is cheaper than collecting.
         for field, value in self._lines:
-            if field == name or key_of(field) == key:
+            if field == name or (KEYS.get(field) or key_of(field)) == key:
                 return value
         return None
 

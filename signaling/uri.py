@@ -6,6 +6,7 @@ The parts are kept as written, escapes included (`unescape` gives the text that 
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from config.frozen import frozen
@@ -89,6 +90,7 @@ class OpaqueUri:
 Uri = SipUri | TelUri | OpaqueUri
 
 
+@lru_cache(maxsize=1024)  # a call asks for the same few URIs, above all the Contact, a dozen times
 def parse_uri(text: str) -> Uri:
     """The URI that `text` is. ParseError (400, "bad-uri") for one that RFC 3261 s.25.1 cannot mean."""
     if len(text) > MAX_URI:

@@ -245,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     caller.us_per_call(given.calls)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # as `sbc.server` has it
     rounds: list[float] = []
     ratios: list[float] = []
     for _ in range(given.rounds):
