@@ -1,14 +1,13 @@
 """Twice the load that is allowed: as many calls as ever are answered, the rest is refused quickly."""
 
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.lab import sipp
-from tests.lab.border import Border, configuration, resident_kib
+from tests.lab.border import Border, configuration, cpu_seconds, resident_kib
 from tests.lab.capture import Packet
 from tests.lab.lab import Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC
@@ -122,32 +121,38 @@ def test_twice_the_allowed_rate(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_twice_what_the_machine_can_do(lab: Lab) -> None:
-    """The maximum is found by a ramp. Machine and SIPp are shared: the figures are printed, the course is tested."""
-    border = lab.start(
-        configuration(
-            lab.namespaces, limits={"recent_calls": 50, "max_calls": 900, "queue_age_ms": 200}
-        ).replace("trace: full", "trace: off")
-    )
+    """The maximum is found by a ramp, without a recording, which would take the processor from the border.
+
+    Machine and SIPp are shared: figures are printed, and what is asserted leaves room for a noisy neighbour.
+    """
+    yaml = configuration(lab.namespaces, limits={"recent_calls": 50, "max_calls": 900, "queue_age_ms": 200})
+    border = lab.start(yaml.replace("trace: full", "trace: off"))
+    lab.stop_recording()
     answering(lab)
     best = 0.0
-    for port, rate in ((5062, 200), (5064, 400), (5066, 800)):
-        offer(lab, rate, 3, port)
-        step = taken(lab, port, 3)
-        print(f"\n{step}")
-        best = max(best, step.rate)
+    for port, rate in ((5062, 200), (5064, 350), (5066, 500), (5068, 700)):
+        answered, text = load(lab, rate, 3, port)
+        print(f"\n{text}", end="")
+        best = max(best, answered)
+    assert border.leftovers() == {}
     before = memory(border)
-    offer(lab, round(2 * best), 4, 5090)
-    twice = taken(lab, 5090, 4)
-    print(f"maximum {best:.0f} calls/s; twice that: {twice}, {twice.rate / best:.0%} of the maximum")
-    print(f"memory {before} KiB before, {memory(border)} KiB after")
-    assert border.leftovers(timeout_s=40) == {}
-    assert twice.rate > 0.5 * best, "an overloaded border still answers calls"
-    assert twice.rude == 0
+    twice, text = load(lab, round(2 * best), 5, 5090)
+    print(f"\nmaximum {best:.0f} calls/s; twice that: {text}: {twice / best:.0%} of the maximum")
+    assert border.leftovers() == {}
+    print(f"memory at rest {before} KiB before, {memory(border)} KiB after")
+    assert twice > 0.6 * best, "an overloaded border goes on answering calls"
 
 
-def taken(lab: Lab, port: int, seconds: float) -> Offered:
-    """`offered` while the recording goes on."""
-    time.sleep(0.3)
-    found = offered(packets_of(lab, PUBLIC), port)
-    found.span_s = seconds
-    return found
+def load(lab: Lab, rate: int, seconds: int, port: int) -> tuple[float, str]:
+    """(answered calls a second, the figures in words) by the counters of the border."""
+    border = lab.border
+    before, spent = border.stats(), cpu_seconds(border.pids())
+    offer(lab, rate, seconds, port)
+    after = border.stats()
+    refused = sum(after[key] - before.get(key, 0) for key in after if key.startswith("refused:"))
+    answered = (rate * seconds - refused) / seconds
+    spent = cpu_seconds(border.pids()) - spent
+    return (
+        answered,
+        f"{rate} calls/s offered, {answered:.0f}/s answered, {refused} refused, {spent:.2f} s of CPU",
+    )
