@@ -14,6 +14,9 @@ REFUSALS_PER_S = 20
 NAMES_LIMIT = 20_000
 """Call-IDs whose call is remembered for DEBUG."""
 
+WAITED_S = 0.02
+"""A message that waited for us at least this long says so at DEBUG."""
+
 # What policy says on purpose, or what every scanner on the internet meets: no reason to wake anybody.
 _EXPECTED = frozenset({"rejected-by-route", "no-route", "no-route-for-source", "draining", "too-many-hops"})
 # Of a server that did not take a call, those that the operator should look at.
@@ -203,7 +206,7 @@ class Journal:
             network=flow.network,
             transport=flow.transport,
             peer=host_port(flow.remote),
-            age_s=age_s or None,
+            age_s=age_s if age_s >= WAITED_S else None,
         )
 
     def _whose(self, call_id: str, records: Sequence[CallRecord]) -> tuple[str, str]:

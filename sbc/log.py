@@ -135,7 +135,11 @@ class Log:
         body: str = "",
     ) -> None:
         named = {"call": fields.pop("call", self._call), "leg": fields.pop("leg", self._leg), **fields}
-        self._logger.log(level, "%s", message, exc_info=error, extra={"fields": named, "body": body})
+        # Not Logger.log: it would walk the stack for the line of the source, which is not shown.
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        extra = {"fields": named, "body": body}
+        logger = self._logger
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), exc_info, extra=extra))
 
 
 class OperatorFormatter(logging.Formatter):
@@ -147,6 +151,9 @@ class OperatorFormatter(logging.Formatter):
     def __init__(self, stamped: bool = True) -> None:
         super().__init__()
         self._stamped = stamped
+        # The text of a second is used for all its lines: strftime would be a quarter of their cost.
+        self._second = -1
+        self._second_text = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as text, with secrets redacted."""
@@ -154,8 +161,11 @@ class OperatorFormatter(logging.Formatter):
         message = record.getMessage().translate(_CONTROL_CHARACTERS)
         text = f"{record.levelname} {message} {format_fields(fields)}"
         if self._stamped:
-            whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            text = f"{whole}.{int(record.msecs):03d}Z {text}"
+            second = int(record.created)
+            if second != self._second:
+                self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self._second = second
+            text = f"{self._second_text}.{int(record.msecs):03d}Z {text}"
         body = getattr(record, "body", "")
         if body:
             text = f"{text}\n{body}"
