@@ -229,8 +229,8 @@ def _describe(
             case None:
                 pass
             case Treatment.RTPMAP:
-                payload = value.partition(" ")[0]
-                if payload in named and payload in formats:
+                # Each line by itself: of two for one payload type, one may name a host.
+                if value.partition(" ")[0] in formats and RTPMAP.fullmatch(value) is not None:
                     kept.append(line)
             case Treatment.OF_FORMAT:
                 if use is Use.RTP and _of_format(value, formats) and not names_a_place(value):

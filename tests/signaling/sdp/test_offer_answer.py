@@ -177,6 +177,12 @@ def test_what_may_cross(attribute: str) -> None:
     assert audio(attribute).kept == (attribute,)
 
 
+def test_of_two_names_for_a_payload_type_the_one_of_a_host_is_dropped() -> None:
+    good, bad = "a=rtpmap:97 H264/90000", "a=rtpmap:97 x.canary/90000"
+    for below in ((good, bad), (bad, good)):
+        assert audio(*below, media="audio 4000 RTP/AVP 0 97").kept == (good,)
+
+
 def test_fax_attributes_in_any_case() -> None:
     (line,) = lines_of("fax_gateway")
     assert len(line.kept) == 9
