@@ -15,7 +15,7 @@ from sbc.ladder import summary_of
 from sbc.routing import Target
 from signaling.errors import ParseError
 from signaling.flow import Flow, host_port
-from signaling.message import Message, Request, Response
+from signaling.message import Request, Response
 
 MAX_DECISIONS = 96
 MAX_TARGETS = 48
@@ -44,7 +44,7 @@ class TracedMessage:
 
 @dataclass(slots=True)
 class LegRecord:
-    """One side of the call. `remote` is "host:port" of the peer's SIP; `sdp` what it signalled last, a line each."""
+    """One side of the call. `remote` is "host:port" of the peer's SIP; `described` the SDP that it sent last."""
 
     name: str
     network: str
@@ -54,7 +54,18 @@ class LegRecord:
     call_id: str = ""
     local_tag: str = ""
     remote_tag: str = ""
-    sdp: tuple[str, ...] = ()
+    described: bytes = b""
+
+    @property
+    def sdp(self) -> tuple[str, ...]:
+        """What it signalled last, a line for each m= line."""
+        return sdp_summary(self.described)
+
+    def to_json(self) -> dict[str, object]:
+        """Everything as plain data for `json.dumps`."""
+        plain = asdict(self)
+        del plain["described"]
+        return {**plain, "sdp": self.sdp}
 
 
 @dataclass(slots=True)
@@ -251,7 +262,7 @@ class CallRecord:
             "ended": self.ended_at,
             "caller": printable(self.caller),
             "called": printable(self.called),
-            "legs": [asdict(leg) for leg in self.legs],
+            "legs": [leg.to_json() for leg in self.legs],
             "targets": [asdict(target) for target in self.targets],
             "status": self.final_status,
             "rule": self.final_rule,
@@ -325,7 +336,9 @@ def _add(items: list[T], item: T, limit: int) -> int:
 def _learn(leg: LegRecord, direction: str, message: Request | Response) -> None:
     """Take the tags and the peer's SDP from a message."""
     theirs = direction == "<"
-    if not leg.local_tag or not leg.remote_tag or (isinstance(message, Response) and message.status >= 200):
+    known = leg.remote_tag if theirs else leg.local_tag
+    # A final answer may come from another branch than the provisional one before it.
+    if not known or (theirs and isinstance(message, Response) and message.status >= 200):
         try:
             # RFC 3261 s.12.1: the sender's own tag is in From of a request and in To of a response.
             sender = message.from_tag if isinstance(message, Request) else message.to_tag
@@ -334,15 +347,15 @@ def _learn(leg: LegRecord, direction: str, message: Request | Response) -> None:
         if sender:
             if theirs:
                 leg.remote_tag = printable(sender)
-            elif not leg.local_tag:
+            else:
                 leg.local_tag = printable(sender)
     if theirs and message.body and message.content_type == "application/sdp":
-        leg.sdp = sdp_summary(message)
+        leg.described = message.body if len(message.body) <= MAX_BYTES else message.body[:MAX_BYTES]
 
 
-def sdp_summary(message: Message) -> tuple[str, ...]:
+def sdp_summary(body: bytes) -> tuple[str, ...]:
     """`audio 192.0.2.1:4000 RTP/AVP 0 8 101 sendonly`, one for each m= line, for people."""
-    text = message.body[:MAX_BYTES].decode("utf-8", "replace")
+    text = body.decode("utf-8", "replace")
     session, direction = "", "sendrecv"
     lines: list[list[str]] = []
     for line in text.splitlines():
