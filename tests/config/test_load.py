@@ -136,7 +136,7 @@ def test_missing_file_and_directory_are_one_problem_each(tmp_path: Path) -> None
         assert words in problem.message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="machine: root reads every file")
 def test_unreadable_file_is_a_problem(tmp_path: Path) -> None:
     file = tmp_path / "sbc.yaml"
     file.write_text(small())

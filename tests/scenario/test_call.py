@@ -1,7 +1,6 @@
 """Calls that come about: offers early and late, provisional answers, the 2xx and its ACK (RFC 3261 s.13)."""
 
 from signaling.message import Response
-
 from tests.harness.border import Agent, Border, audio, established, hang_up, sdp_field
 
 

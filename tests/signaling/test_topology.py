@@ -135,7 +135,11 @@ def test_response_field(name: str, value: str, expected: list[str]) -> None:
 
 
 def test_a_word_that_is_a_host_of_its_side_does_not_cross() -> None:
-    fields = (("Alert-Info", "<urn:alert:service:core7>"), ("Info-Package", "core7"), ("Route", "<sip:core7;lr>"))
+    fields = (
+        ("Alert-Info", "<urn:alert:service:core7>"),
+        ("Info-Package", "core7"),
+        ("Route", "<sip:core7;lr>"),
+    )
     assert crossed(*fields) == []
     assert len(crossed(*fields[:2])) == 2
 
