@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -173,6 +174,10 @@ async def perform(
     """The whole demonstration; the exit status. What it writes goes into `folder`."""
     scene = scene_of(config)
     server = Server(with_demo_settings(config, folder), adapt=lambda fresh: with_demo_settings(fresh, folder))
+    this = asyncio.current_task()
+    if this is not None:
+        # `kill` ends it like Ctrl-C: no worker process and no file is left behind.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.run())
         try:
@@ -308,7 +313,7 @@ def show(file: Path | None, once: bool, seconds: float, width: int, plain: bool)
         log_file = LogFile("error", None, sys.stderr)
         try:
             return asyncio.run(perform(report.config, folder, once, seconds, width, plain, _say))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             print("\nstopped")
             return 0
         except ExceptionGroup as group:

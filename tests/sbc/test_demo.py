@@ -74,7 +74,8 @@ def test_once_shows_everything_and_ends_with_0(tmp_path: Path) -> None:
     assert "Serving on" not in output
 
 
-def test_it_serves_on_until_ctrl_c_and_says_what_to_try(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_on_until_ctrl_c_and_says_what_to_try(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path) as process:
         assert process.stdout is not None
         seen = ""
@@ -83,10 +84,12 @@ def test_it_serves_on_until_ctrl_c_and_says_what_to_try(tmp_path: Path) -> None:
             if "write your own" in line:
                 break
         assert "sbc explain --socket" in seen
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert output.strip() == "stopped"
+    folder = seen.partition("sbc explain --socket ")[2].partition("/control.sock")[0]
+    assert folder and not Path(folder).exists()
     assert errors == ""
 
 
