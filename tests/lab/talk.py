@@ -211,14 +211,14 @@ def place(
     callee = sipp.callee(
         lab.namespaces,
         target,
-        _written(lab.directory, "uas_talk", {**words, "second": second_answer or answer}),
+        filled(lab.directory, "uas_talk", {**words, "second": second_answer or answer}),
         words=sipp.Words(agent=f"callee-of-{target}", caller="bob", ring_ms=50),
         name=f"talk-{target}-{number}",
     )
     caller = sipp.caller(
         lab.namespaces,
         origin,
-        _written(lab.directory, "uac_talk_again" if second_offer else "uac_talk", words),
+        filled(lab.directory, "uac_talk_again" if second_offer else "uac_talk", words),
         lab.border_at(origin),
         words=sipp.Words(agent=f"caller-of-{origin}", hold_ms=after_ms),
         port=5062,
@@ -229,7 +229,7 @@ def place(
     return Talk(call, ours, [caller, callee])
 
 
-def _written(directory: Path, name: str, words: dict[str, str]) -> str:
+def filled(directory: Path, name: str, words: dict[str, str]) -> str:
     """The scenario with our words in it; as `sipp` wants it, without the suffix."""
     text = (sipp.SCENARIOS / f"{name}.xml").read_text()
     for word, value in words.items():

@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import sipp
 from tests.lab.border import COMMAND, ROOT, configuration
 from tests.lab.lab import Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC, SBC
-from tests.lab.talk import MEDIA, Talk, Voice, assert_no_traceback, hang_up_all, place, sdp, verdict_of
+from tests.lab.talk import (
+    MEDIA,
+    Talk,
+    Voice,
+    assert_no_traceback,
+    filled,
+    hang_up_all,
+    place,
+    rows,
+    sdp,
+    verdict_of,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -152,6 +164,19 @@ def test_codec_that_was_not_negotiated(shared: Lab, voices: dict[str, Voice]) ->
     said = verdict_of(shared.border, call.id)
     assert "B sends payload type 18 (G729), which was not negotiated (PCMU" in said
     finish(shared, call)
+
+
+def test_codec_that_policy_does_not_allow(shared: Lab) -> None:
+    body = sdp(shared.host(A), MEDIA[A], formats="18", rtpmap=("18 G729/8000",))
+    sipp.caller(
+        shared.namespaces, A, filled(shared.directory, "uac_refused_offer", {"offer": body}),
+        shared.border_at(A), words=sipp.Words(agent="g729", status=488), port=5062, name="g729",
+    ).done()  # fmt: skip
+    call = str(rows(shared.border, "recent")[0]["id"])
+    assert "Rejected with 488: no codec that media.codecs allows was offered" in verdict_of(
+        shared.border, call
+    )
+    assert "G729" in shared.border.explain(call)
 
 
 def test_media_that_stays_at_the_old_address(shared: Lab, voices: dict[str, Voice]) -> None:

@@ -147,6 +147,22 @@ def test_sigterm_with_calls_drains_then_hangs_up(lab: Lab) -> None:
     assert all(row["media"][0]["a"]["packets"] for row in rows if row["outcome"] == "answered")
 
 
+def test_second_sigterm_waits_for_nobody_and_the_record_is_written(lab: Lab) -> None:
+    """The phones have vanished, so that the BYEs get no answer either."""
+    border = lab.start(configured(lab, drain_s=30))
+    call = place(lab, PUBLIC)
+    for party in call.parties:
+        party.process.stop(signal.SIGKILL)
+    begin = time.monotonic()
+    os.kill(border.process.pid, signal.SIGTERM)
+    border.process.await_text("stopping")
+    os.kill(border.process.pid, signal.SIGTERM)
+    assert border.process.wait(10) == 0
+    print(f"ended {time.monotonic() - begin:.2f} s after SIGTERM")
+    assert sockets(lab) == []
+    assert [(row["id"], row["cause"]) for row in lines(border.cdr)] == [(call.id, "drain")]
+
+
 def test_sigterm_without_calls_ends_at_once(lab: Lab) -> None:
     border = lab.start(configured(lab, drain_s=30))
     pids = border.pids()

@@ -123,19 +123,27 @@ def closed(lab: Lab, limits: dict[str, object] | None = None) -> str:
     return text.replace(f'"{SIDES[PUBLIC].prefix}"', known).replace(f', "{SIDES[PUBLIC].prefix6}"', "")
 
 
-def test_caller_without_a_route_is_refused_with_a_reason(lab: Lab) -> None:
-    border = lab.start(closed(lab))
-    refused = sipp.caller(
-        lab.namespaces, PUBLIC, "uac_refused", lab.border_at(PUBLIC),
-        local=lab.host(PUBLIC, number=STRANGER), words=sipp.Words(agent="scanner", status=403),
-    )  # fmt: skip
-    refused.done()
-    (row,) = rows(border, "recent")
-    assert "no-route-for-source" in border.explain(row["id"])
-    assert border.leftovers(refused=1) == {}
+def test_callers_without_a_route_are_refused_with_a_reason(lab: Lab) -> None:
+    """403 for who belongs to nobody, 404 for a number that leads nowhere."""
+    border = lab.start(
+        closed(lab).replace("{from: carrier, to: pbx}", '{from: carrier, match: "^1", to: pbx}')
+    )
+    for number, dialled, status, rule in (
+        (STRANGER, "1000", 403, "no-route-for-source"),
+        (0, "9000", 404, "no-route"),
+    ):
+        sipp.caller(
+            lab.namespaces, PUBLIC, "uac_refused", lab.border_at(PUBLIC), local=lab.host(PUBLIC, number=number),
+            number=dialled, words=sipp.Words(agent="scanner", status=status), name=f"refused-{status}",
+        ).done()  # fmt: skip
+        row = rows(border, "recent")[0]
+        assert (row["status"], row["cause"]) == (status, rule)
+        assert f"Rejected with {status}" in verdict_of(border, row["id"])
+    assert border.leftovers(refused=2) == {}
     lab.stop_recording()
-    answer = next(text for text in lab.messages(PUBLIC) if text.startswith("SIP/2.0 403"))
-    assert "no-route-for-source" in answer
+    for status, rule in ((403, "no-route-for-source"), (404, "no-route")):
+        answer = next(text for text in lab.messages(PUBLIC) if text.startswith(f"SIP/2.0 {status}"))
+        assert f'Warning: 399 sbc "{rule} c-' in answer
     assert not [text for text in lab.messages(PRIVATE) if text.startswith("INVITE")]
 
 
