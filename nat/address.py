@@ -96,6 +96,20 @@ def is_usable(text: str) -> bool:
     return classify(text) not in {None, Kind.MULTICAST, Kind.UNSPECIFIED, Kind.RESERVED}
 
 
+def is_credible(text: str, source: str) -> bool:
+    """Whether who sends from `source` may ask for packets to be sent to the address in `text`.
+
+    Not to where no single host is, and not to an address that means another machine here than it does there:
+    loopback or link-local of our own, or a private network that `source` is not in. A name is none of these.
+    """
+    kind = classify(text)
+    if kind in {Kind.LOOPBACK, Kind.LINK_LOCAL}:
+        return classify(source) is kind
+    if kind in {Kind.PRIVATE, Kind.CGNAT}:
+        return is_behind_nat(source)
+    return is_usable(text)
+
+
 def same(one: str, other: str) -> bool:
     """Whether two texts are the same address, however they are written."""
     address = parse(one)

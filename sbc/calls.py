@@ -313,7 +313,7 @@ class Calls:
             case ResponseReceived():
                 self._response(effect.tx, effect.response, now)
             case AckReceived():
-                self._ack(effect.request, now)
+                self._ack(effect.request, effect.flow, now)
             case CancelReceived():
                 self._cancel(effect.tx, effect.request, now)
             case TransactionFailed():
@@ -349,7 +349,7 @@ class Calls:
             else:
                 self._outside(tx, request, now)
             return
-        known = self._dialogs.get(dialog_key(request.call_id, tag))
+        known = self._dialog(request, tag, flow)
         if known is None:
             self._answer(tx, PeerError(481, "Call/Transaction Does Not Exist", "no-such-dialog"), "-", now)
             return
@@ -364,6 +364,11 @@ class Calls:
             return
         if live.call is not None:
             self._run(live, live.call.on_leg(leg, effects, now), now)
+
+    def _dialog(self, request: Request, tag: str, flow: Flow) -> tuple[Live, Leg] | None:
+        """The call and leg of a request with our `tag`; a dialog of one network does not exist on another."""
+        known = self._dialogs.get(dialog_key(request.call_id, tag))
+        return known if known is not None and known[1].flow.network == flow.network else None
 
     def _outside(self, tx: ServerTx, request: Request, now: float) -> None:
         """A request outside any dialog that is no call (RFC 3261 s.11, s.8.2.1)."""
@@ -400,8 +405,8 @@ class Calls:
         effects = asked.leg.response(asked, response, now)
         self._run(live, live.call.on_leg(asked.leg, effects, now), now)
 
-    def _ack(self, request: Request, now: float) -> None:
-        known = self._dialogs.get(dialog_key(request.call_id, request.to_tag or ""))
+    def _ack(self, request: Request, flow: Flow, now: float) -> None:
+        known = self._dialog(request, request.to_tag or "", flow)
         if known is None:
             self.stats["stray-ack"] += 1
             return

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from config.model import Config, Network
+from nat.address import family, is_credible
 from signaling.exchange import LegSettings
 from signaling.flow import Address, Flow, Listener
 from signaling.leg import Leg
@@ -26,10 +27,11 @@ class Sites:
         self.symmetric = frozenset(
             name for name, network in config.networks.items() if network.nat == "far-end"
         )
-        # What we may say to anybody: the guard does not take it for the other side's.
-        self.own = frozenset(
+        self._addresses = frozenset(
             text for listener in self.listeners for text in (listener.local[0], listener.advertised[0])
-        ) | frozenset(
+        )
+        # What we may say to anybody: the guard does not take it for the other side's.
+        self.own = self._addresses | frozenset(
             text
             for network in config.networks.values()
             for text in (network.domain, network.user_agent)
@@ -64,16 +66,29 @@ class Sites:
         """Where a request inside the dialog of `leg` goes (RFC 3261 s.12.2.1.1, RFC 5923).
 
         A stream connection is used again; behind NAT the Contact says nothing, so the flow itself is the way;
-        a Contact or Route that is a name is reached where its owner was last seen.
+        a Contact or Route that is a name is reached where its owner was last seen. So is one that would aim our
+        request at ourselves, at the other networks or at no host at all. What only looks like an address
+        (999.1.2.3) is a name: a socket would ask the DNS for it, and everything would wait.
         """
         flow = leg.flow
         if flow.reliable or self.nat(flow.network):
             return flow
         uri = leg.dialog.destination()
-        if uri is None or not is_literal(uri.host) or (":" in uri.host) != (":" in flow.local[0]):
+        if uri is None or uri.port == 0:
             return flow
         remote = (uri.host, uri.port or 5060)
-        return flow if remote == flow.remote else replace(flow, remote=remote)
+        if remote == flow.remote or not self._may_follow(flow, uri.host):
+            return flow
+        return replace(flow, remote=remote)
+
+    def _may_follow(self, flow: Flow, host: str) -> bool:
+        """Whether requests may go to `host` because the peer of `flow` says so."""
+        peer, ours = flow.remote[0], flow.local[0]
+        if host == peer:
+            return True
+        if (":" in host) != (":" in ours) or family(host) != family(ours):
+            return False
+        return host not in self._addresses and is_credible(host, peer)
 
 
 def listeners_of(network: Network) -> list[Listener]:
@@ -110,8 +125,3 @@ def leg_settings(config: Config) -> LegSettings:
         min_se_s=timers.min_se_s,
         dialog_check_s=timers.dialog_check_s,
     )
-
-
-def is_literal(host: str) -> bool:
-    """Whether a host is an IP address and no name."""
-    return ":" in host or host.replace(".", "").isdigit()

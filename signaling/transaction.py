@@ -410,7 +410,8 @@ class Transactions:
     ) -> list[Effect]:
         # A CANCEL is answered without a transaction of its own: a retransmission gets the same answer again.
         peer = self._way_back(cancel, via, flow)
-        if tx is None:
+        # s.9.1: it takes the way of the INVITE, so who sends it from another host has only seen the branch.
+        if tx is None or tx.flow.remote[0] != flow.remote[0]:
             self.counters.cancels_unmatched += 1
             return [self._stateless(cancel, peer, 481, "Call/Transaction Does Not Exist")]
         tag = tag_of(tx.to_value)

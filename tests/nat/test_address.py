@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat.address import Kind, classify, family, is_behind_nat, is_usable, parse, same
+from nat.address import Kind, classify, family, is_behind_nat, is_credible, is_usable, parse, same
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,29 @@ def test_every_address_has_a_kind(address: object) -> None:
 @given(st.text(max_size=40))
 def test_text_never_raises(text: str) -> None:
     assert (parse(text) is None) == (classify(text) is None)
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "credible"),
+    [
+        ("198.51.100.8", "203.0.113.77", True),
+        ("8.8.8.8", "10.0.0.20", True),
+        ("10.0.0.21", "10.0.0.20", True),
+        ("100.64.0.9", "10.0.0.20", True),
+        ("127.0.0.2", "127.0.0.1", True),
+        ("10.0.0.20", "203.0.113.77", False),
+        ("fd00::1", "2001:db8::1", False),
+        ("127.0.0.1", "10.0.0.20", False),
+        ("::1", "2001:db8::1", False),
+        ("::ffff:127.0.0.1", "2001:db8::1", False),
+        ("169.254.169.254", "10.0.0.20", False),
+        ("0.0.0.0", "203.0.113.77", False),
+        ("255.255.255.255", "203.0.113.77", False),
+        ("224.0.1.75", "203.0.113.77", False),
+        ("ff02::1", "fe80::1", False),
+        ("999.1.2.3", "203.0.113.77", False),
+        ("phone.example", "203.0.113.77", False),
+    ],
+)
+def test_an_address_is_credible_where_its_sender_may_be(text: str, source: str, credible: bool) -> None:
+    assert is_credible(text, source) is credible
