@@ -134,6 +134,8 @@ class Calls:
         self._heap: list[tuple[float, int, Live]] = []
         self._sequence = count()
         self._stale = 0
+        # What counts for the limits: calls that are not over, though their legs may still say goodbye.
+        self._in_progress = 0
         self._on_trunk: Counter[str] = Counter()
         self._configure(config)
         self.transactions = Transactions(
@@ -256,6 +258,7 @@ class Calls:
             for name, network, peer, nat in data["parties"]:
                 live.parties[name] = Party(name, network, peer, nat)
             self._live[call.id] = live
+            self._in_progress += 1
             self.anchor.restore(data["media"])
             for leg in legs:
                 leg.reference = call.id
@@ -485,7 +488,7 @@ class Calls:
             if request.max_forwards == 0:
                 raise PeerError(483, "Too Many Hops", "too-many-hops")
             busy = self._on_trunk[source.trunk] if source.trunk is not None else 0
-            refusal, admitted = self.admission.admit(source, now, len(self._live), busy, self.draining)
+            refusal, admitted = self.admission.admit(source, now, self._in_progress, busy, self.draining)
             record.decide(admitted, wall)
             if refusal is not None:
                 raise PeerError(refusal.status, refusal.reason, refusal.rule, refusal.retry_after_s)
@@ -505,6 +508,7 @@ class Calls:
         live.call = Call(record.id, leg, offered, self.config.timers.max_call_s)
         live.parties["a"] = Party("a", flow.network, flow.remote[0], self.sites.nat(flow.network))
         self._live[record.id] = live
+        self._in_progress += 1
         self._live_of[leg] = live
         self._serving = live
         record.add_leg("a", flow, source.trunk, request.call_id)
@@ -526,7 +530,7 @@ class Calls:
             self._run(live, live.call.begin(outcome.targets, now), now)
 
     def _occupy(self, live: Live, trunk: str | None) -> None:
-        """Count the call for `trunks.*.max_calls` until it is gone."""
+        """Count the call for `trunks.*.max_calls` until it is over."""
         if trunk is not None and trunk not in live.trunks:
             live.trunks.append(trunk)
             self._on_trunk[trunk] += 1
@@ -726,6 +730,10 @@ class Calls:
         wall = self._wall()
         live.record.end(wall, finished.by, finished.cause, finished.text, finished.status, finished.cause)
         live.record.media = self.anchor.query(live.record.id)
+        self._in_progress -= 1
+        for trunk in live.trunks:
+            self._on_trunk[trunk] -= 1
+        live.trunks.clear()
         if self.anchor.delete(live.record.id):
             self._closing[live.record.id] = (live, now + REPORT_S)
         else:
@@ -739,9 +747,6 @@ class Calls:
         self._live.pop(live.record.id, None)
         self._disarm(live)
         live.call = None
-        for trunk in live.trunks:
-            self._on_trunk[trunk] -= 1
-        live.trunks.clear()
         live.secrets.clear()
         live.parties.clear()
 
