@@ -67,19 +67,24 @@ def user_in(uri: str) -> str:
 
 def hosts_of(message: Message) -> tuple[str, ...]:
     """Names and addresses of machines on the side that `message` came from, in lower case."""
-    hosts = dict.fromkeys(_machines(message, _vias(message)))
+    return message.once("hosts", _hosts)
+
+
+def _hosts(message: Message) -> tuple[str, ...]:
+    hosts = dict.fromkeys(message.once("machines", _machines))
     for name in _IDENTITIES:
-        hosts.update(dict.fromkeys(_hosts_in_lines(message.get_all(name))))
+        if message.get(name) is not None:
+            hosts.update(dict.fromkeys(_hosts_in_lines(message.get_all(name))))
     if isinstance(message, Request):
         hosts[host_in(message.uri)] = None
     return tuple(host for host in hosts if len(host) >= SHORTEST_HOST and host not in PUBLIC_NAMES)
 
 
-def _machines(message: Message, vias: list[Via]) -> list[str]:
+def _machines(message: Message) -> list[str]:
     hosts: list[str] = []
     with suppress(ParseError):  # a broken From is refused elsewhere
         hosts.append(host_in(message.from_.uri_text))
-    for via in vias:
+    for via in message.once("vias", _vias):
         hosts.append(via.host.lower())
         for name in ("received", "maddr"):
             value = via.param(name)
@@ -163,9 +168,8 @@ class Guard:
             return
         found = [message.get(name) or "" for name in ("Call-ID", "User-Agent", "Server")]
         if isinstance(message, Request):
-            vias = _vias(message)
-            found += [via.branch or "" for via in vias]
-            found += _machines(message, vias)
+            found += [via.branch or "" for via in message.once("vias", _vias)]
+            found += message.once("machines", _machines)
         elif message.status == 100:
             return  # its sender may be a proxy on the way, and repeats what we wrote
         else:

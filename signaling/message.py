@@ -6,7 +6,7 @@ access and raise ParseError.
 """
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from signaling.errors import ParseError, UsageError
 from signaling.headers import (
@@ -171,7 +171,7 @@ class Message:
                 break
         else:
             return
-        self._typed.pop(key, None)
+        self._typed.clear()
         if self._first is not None:
             self._first[key] = value
             if key in self._repeated:
@@ -191,6 +191,13 @@ class Message:
         self._first = None
         self._repeated = {}
         self._typed = {}
+
+    def once(self, key: str, make: Callable[[Self], T]) -> T:
+        """What `make` finds in this message, kept under `key` until a field changes."""
+        known: T | None = self._typed.get(key)
+        if known is None:
+            known = self._typed[key] = make(self)
+        return known
 
     # -- typed ---------------------------------------------------------------------------------------------
 
