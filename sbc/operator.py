@@ -178,9 +178,7 @@ class Operator:
     def _summary(self) -> str:
         calls = self._server.calls
         draining = ", stopping: new calls get 503" if calls.draining else ""
-        return (
-            f"{len(calls.live)} in progress, {len(calls.recent)} of those that ended are remembered{draining}"
-        )
+        return f"{len(calls.live)} in progress, {len(calls.recent)} that have ended (sbc calls --recent){draining}"
 
 
 def call_row(record: CallRecord, report: MediaReport | None, now: float) -> dict[str, object]:

@@ -87,6 +87,54 @@ def test_simulate_says_why_a_call_is_refused(good: str) -> None:
     assert len(data["sent"]) == 2
 
 
+def test_simulate_over_tcp_from_ipv6(tmp_path: Path) -> None:
+    both = tmp_path / "both.yaml"
+    both.write_text(
+        GOOD.replace(
+            "{address: 127.0.1.1, listen: [udp:5060]", '{address: "::1", listen: [udp:5060, tcp:5060]'
+        )
+    )
+    result = run(
+        "simulate",
+        str(both),
+        "--from",
+        "public",
+        "--to",
+        "sip:100@x",
+        "--source",
+        "[2001:db8::9]:5070",
+        "--tcp",
+    )
+    assert result.exit_code == 0
+    assert "< Via: SIP/2.0/TCP [2001:db8::9]:5070;" in result.stdout
+    assert "Passed to pbx in network private, by udp to 127.0.2.20:5060, as 100." in result.stdout
+
+
+def test_names_are_left_alone_and_both_commands_say_so(tmp_path: Path) -> None:
+    named = tmp_path / "named.yaml"
+    named.write_text(GOOD.replace("sip:127.0.2.20", "sip:pbx.example.invalid"))
+    checked = run("check", str(named))
+    assert checked.exit_code == 0
+    assert "note: names of servers were not looked up (--resolve does): pbx.example.invalid" in checked.stderr
+    result = run("simulate", str(named), "--from", "public", "--to", "sip:100@x")
+    assert "pbx.example.invalid was not looked up; udp 198.51.100.2:5060" in result.stdout
+    assert "> INVITE sip:100@pbx.example.invalid" in result.stdout
+
+
+def test_check_refuses_what_clashes_behind_an_interface(tmp_path: Path) -> None:
+    clash = tmp_path / "clash.yaml"
+    clash.write_text(GOOD.replace("address: 127.0.1.1", "interface: lo").replace("127.0.2.1,", "127.0.0.1,"))
+    result = run("check", str(clash))
+    assert result.exit_code == 1
+    assert "is already taken by networks.public.listen[0]" in result.stderr
+    assert ": ok: " not in result.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["run"], ["simulate"]])
+def test_help_says_what_the_exit_status_means(command: list[str]) -> None:
+    assert "Exit status: 0" in run(*command, "--help").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

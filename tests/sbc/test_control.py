@@ -187,3 +187,13 @@ def test_a_client_that_says_nothing_is_cut_off(tmp_path: Path, monkeypatch: pyte
             return await asyncio.to_thread(linger)
 
     assert asyncio.run(run()) == b""
+
+
+def test_a_socket_of_another_user_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Root may connect to anything, so the refusal of the kernel is played.
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    with pytest.raises(ControlError, match="belongs to another user; run this as the user of the SBC"):
+        ask(str(tmp_path / "control.sock"), "calls")
