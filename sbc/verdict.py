@@ -395,6 +395,11 @@ ENDINGS: dict[str, str] = {
     "trunk-wants-credentials": (
         "Rejected with {status}: the trunk asks for a password, which we do not have."
     ),
+    "session-interval-too-small": (
+        "Rejected with {status}: A asks for a session timer shorter than timers.min_se_s, and should try again."
+    ),
+    "no-sdp-in-2xx": "B ({target}) answered without SDP, so that no media could be agreed. A was told {status}.",
+    "media-address": "Rejected with {status}: the media address in the SDP is not that of a host ({text}).",
     "too-many-hops": (
         "Rejected with {status}: Max-Forwards was used up, so that the call is probably in a loop."
     ),

@@ -227,6 +227,14 @@ def test_every_ending_is_a_sentence_without_holes(cause: str) -> None:
             Ending("failed", "sbc", "routes[3].reject", "Forbidden", 403),
             "Rejected with 403: Forbidden (rule routes[3].reject).",
         ),
+        (
+            Ending("failed", "sbc", "no-sdp-in-2xx", "The 2xx has no SDP", 502, "pbx 10.0.0.20:5060"),
+            "B (pbx 10.0.0.20:5060) answered without SDP, so that no media could be agreed. A was told 502.",
+        ),
+        (
+            Ending("ended", "sbc", "bug", "an error of the SBC itself", 500, lasted_s=2),
+            "Ended by us: this call met an error of the SBC itself; the log has its traceback.",
+        ),
         (Ending("ended", "sbc", "new-cause", "odd", 0, lasted_s=2), "Ended after 2.0 s: odd (new-cause)."),
     ],
 )
