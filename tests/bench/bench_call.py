@@ -2,19 +2,25 @@
 
 INVITE, 100, 180, 200, ACK, BYE, 200 with SDP on both sides through `Calls` and the anchor, without sockets and
 relay workers: only the time inside `receive` and `handle_timer` counts. `--profile` adds the share of each module,
-`--functions N` the dearest functions, `--held N` the memory of calls that stay up.
+`--functions N` the dearest functions, `--held N` the memory of calls that stay up. `--instructions` counts what a call
+takes under valgrind: the one figure that a busy machine does not change.
 """
 
 import argparse
 import cProfile
 import gc
+import os
 import pstats
+import re
 import resource
 import statistics
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from types import CodeType
@@ -194,18 +200,38 @@ def _module(code: CodeType | str) -> str | None:
     return str(Path(code.co_filename).relative_to(ROOT))
 
 
+def instructions(calls: int = 100) -> int:
+    """Machine instructions of one call, by the difference of two runs under cachegrind; those of `Caller` count too."""
+    with ThreadPoolExecutor(2) as pool:
+        short, long = pool.map(_counted, (20, 20 + calls))
+    return (long - short) // calls
+
+
+def _counted(calls: int) -> int:
+    module = "from tests.bench.bench_call import bare"
+    done = subprocess.run(
+        ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable, "-c",
+         f"{module}; bare({calls})"],
+        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(re.findall(r"I +refs: +([0-9,]+)", done.stderr)[0].replace(",", ""))
+
+
+def bare(calls: int) -> None:
+    """So many calls and nothing else."""
+    gc.disable()
+    Caller().us_per_call(calls)
+
+
 def held_kib(calls: int) -> tuple[float, float]:
-    """KiB of one call that is up: of Python objects (tracemalloc), and by which the process grew."""
-    caller = Caller(max_calls=2 * calls + 10)
+    """KiB of one call that is up: of Python objects (tracemalloc), and by which the process grew, setting up included."""
+    caller = Caller(max_calls=calls + 10)
     caller.us_per_call(20)
-    for _ in range(calls):
-        caller.set_up()
-    caller.advance(LINGER_S)
     gc.collect()
     before = _resident_kib()
     for _ in range(calls):
         caller.set_up()
-    caller.advance(LINGER_S)
+        caller.advance(GAP_S)
     gc.collect()
     grown = (_resident_kib() - before) / calls
     return _traced_kib(calls), grown
@@ -239,6 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", action="store_true", help="the share of each module")
     parser.add_argument("--functions", type=int, default=0, help="so many of the dearest functions")
     parser.add_argument("--held", type=int, default=0, help="memory of so many held calls")
+    parser.add_argument(
+        "--instructions", action="store_true", help="count instructions (valgrind, half a minute)"
+    )
     given = parser.parse_args(arguments)
 
     caller = Caller()
@@ -267,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"| {name} | {100 * own / total:.1f} % |")
         if given.functions:
             pstats.Stats(caller.profile).sort_stats("tottime").print_stats(given.functions)
+    if given.instructions:
+        print(f"\nInstructions of a call: {instructions() / 1e6:.2f} million")
     if given.held:
         traced, grown = held_kib(given.held)
         print("\n| memory of a held call | KiB |\n| --- | --- |")
