@@ -128,7 +128,7 @@ def test_sigterm_with_calls_drains_then_hangs_up(lab: Lab) -> None:
     print(
         f"503 after {refused_after:.2f} s, BYE to both after {hung_up_after:.2f} s, end after {ended_after:.2f} s"
     )
-    assert 1.0 <= hung_up_after < 3.0
+    assert 1.0 <= hung_up_after < 5.0
     await_death(pids, 0.1)
     assert sockets(lab) == []
     assert not Path(border.socket).exists()
@@ -169,7 +169,7 @@ def test_sigterm_without_calls_ends_at_once(lab: Lab) -> None:
     begin = time.monotonic()
     assert border.stop() == 0
     print(f"ended {time.monotonic() - begin:.2f} s after SIGTERM")
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < 3.0
     await_death(pids, 0.1)
     assert sockets(lab) == []
     assert not Path(border.socket).exists()
