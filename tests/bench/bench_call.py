@@ -224,7 +224,7 @@ def bare(calls: int) -> None:
 
 
 def held_kib(calls: int) -> tuple[float, float]:
-    """KiB of one call that is up: of Python objects (tracemalloc), and by which the process grew, setting up included."""
+    """KiB of one call that is up: of Python objects (tracemalloc), and what the process grew by."""
     caller = Caller(max_calls=calls + 10)
     caller.us_per_call(20)
     gc.collect()
