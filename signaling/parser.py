@@ -172,14 +172,15 @@ _COPIED = {
     b"via": b"Via", b"v": b"Via", b"from": b"From", b"f": b"From", b"to": b"To", b"t": b"To",
     b"call-id": b"Call-ID", b"i": b"Call-ID", b"cseq": b"CSeq",
 }  # fmt: skip
+_ANSWERABLE = frozenset(_COPIED.values())
 MAX_REFUSED_BYTES = 8192
 
 
 def refuse(data: bytes, status: int, reason: str, extra: Sequence[Field] = ()) -> bytes | None:
     """The answer `status` to a request that is not worth or not able to be parsed; None if it is none.
 
-    ACK and responses are never answered (s.17, s.8.2.7); without a Via, Call-ID and CSeq nobody could match the
-    answer. The To tag is computed from the request, so that a retransmission gets the same.
+    ACK and responses are never answered (s.17, s.8.2.7), nor a request that lacks what an answer must have
+    (s.8.2.6.2). The To tag is computed from the request, so that a retransmission gets the same.
     """
     data = data[: MAX_REFUSED_BYTES * 2].lstrip(b"\r\n")
     end = data.find(b"\r\n\r\n")
@@ -203,7 +204,7 @@ def refuse(data: bytes, status: int, reason: str, extra: Sequence[Field] = ()) -
             continue
         seen.add(current)
         copied.append((current, value.strip(b" \t")))
-    if not {b"Via", b"Call-ID", b"CSeq"} <= seen:
+    if not seen >= _ANSWERABLE:
         return None
     return _refusal(copied, status, reason, extra)
 

@@ -245,3 +245,16 @@ def test_the_buffer_is_bounded() -> None:
         for _ in range(100):
             framer.feed(b"X: y\r\n" * 20)
     assert len(framer.rest) <= 1000 + 4 + 120
+
+
+@pytest.mark.parametrize("missing", ["Via", "From", "To", "Call-ID", "CSeq"])
+def test_nothing_is_refused_that_an_answer_could_not_name(missing: str) -> None:
+    lines = [
+        "Via: SIP/2.0/UDP h;branch=z9hG4bK1",
+        "From: <sip:a@b>;tag=1",
+        "To: <sip:a@b>",
+        "Call-ID: x",
+        "CSeq: 1 BYE",
+    ]
+    kept = [line for line in lines if not line.startswith(missing)]
+    assert refuse("\r\n".join(["BYE sip:a@b SIP/2.0", *kept, "", ""]).encode(), 400, "Bad Request") is None
