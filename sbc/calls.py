@@ -34,6 +34,7 @@ from signaling.b2bua import (
     OnLeg,
     RejectOffer,
     SettleMedia,
+    user_of,
 )
 from signaling.b2bua import Effect as CallEffect
 from signaling.b2bua import State as CallState
@@ -307,6 +308,8 @@ class Calls:
             except ParseError:
                 raise
             except Exception as error:
+                if isinstance(effect, RequestReceived):
+                    self._perform(self.transactions.respond(effect.tx, bug_answer(effect.request), now), now)
                 self._broken(error, now)
 
     def _dispatch(self, effect: TransactionEffect, now: float) -> None:
@@ -397,6 +400,9 @@ class Calls:
             return
         if not isinstance(asked, Asked):
             return
+        if response.status >= 200:
+            # Nothing is left to cancel; and the two must not keep each other alive until the collector comes.
+            asked.tx = None
         live = self._live_of.get(asked.leg)
         if live is None or live.call is None:
             # The call is gone, but a repeated 2xx still wants its ACK (RFC 3261 s.13.2.2.4).
@@ -441,6 +447,7 @@ class Calls:
             return
         if not isinstance(owner, Asked):
             return
+        owner.tx = None
         live = self._live_of.get(owner.leg)
         if live is not None and live.call is not None:
             self._serving = live
@@ -495,6 +502,7 @@ class Calls:
             leg, effects = CallerLeg.invited("a", self.settings, self.sites.site(flow), flow, tx, self._tag)
         except PeerError as error:
             record.add_leg("a", flow, None, request.call_id)
+            record.caller, record.called = user_of(request.from_.uri_text), user_of(request.uri)
             record.trace(wall, "a", "<", request, None)
             self._answer(tx, error, record.id, now, live, None)
             record.end(self._wall(), "sbc", error.rule, error.reason, error.status, error.rule)
@@ -730,6 +738,8 @@ class Calls:
         wall = self._wall()
         live.record.end(wall, finished.by, finished.cause, finished.text, finished.status, finished.cause)
         live.record.media = self.anchor.query(live.record.id)
+        if finished.by == "sbc" and finished.status >= 400:
+            self.stats[f"refused:{finished.cause}"] += 1
         self._in_progress -= 1
         for trunk in live.trunks:
             self._on_trunk[trunk] -= 1
@@ -867,6 +877,12 @@ def _relay_restarted(event: WorkerRestarted) -> Decision:
         (("worker", str(event.worker)), ("streams", str(event.streams))),
         "its relay worker died; the streams go on at the same ports, their counters begin again",
     )
+
+
+def bug_answer(request: Request) -> Response:
+    """What a request gets that met a bug of ours. After a final answer the transaction passes over it."""
+    fields = [("Warning", '399 sbc "bug"')]
+    return respond(request, 500, "Server Internal Error", request.to_tag or "bug", fields)
 
 
 def dialog_key(call_id: str, tag: str) -> str:

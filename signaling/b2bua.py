@@ -38,6 +38,8 @@ from signaling.topology import Carried, clean_user, reason_phrase
 from signaling.uri import SipUri, TelUri, parse_uri
 
 EARLY_PER_LEG = 16
+# A full port pool has room again as soon as somebody hangs up (RFC 3261 s.20.33).
+RETRY_AFTER_S = 5
 
 
 class Target(Protocol):
@@ -230,7 +232,8 @@ class Call:
 
     def not_dialled(self, error: PeerError, now: float) -> list[Effect]:
         """The leg that `Dial` asked for cannot be made."""
-        rejected = Rejected(error.status, error.reason, error.rule)
+        retry_s = error.retry_after_s or (RETRY_AFTER_S if error.status == 503 else None)
+        rejected = Rejected(error.status, error.reason, error.rule, retry_after_s=retry_s)
         return self._target_failed(rejected, now, local=True)
 
     def crossed(self, sdp: bytes, now: float) -> list[Effect]:

@@ -1,8 +1,8 @@
 """Calls that do not come about: refusals, redirects, CANCEL and its races, failover (RFC 3261 s.9, s.16.7)."""
 
 import pytest
-from signaling.message import Response
 
+from signaling.message import Response
 from tests.harness.border import Border, audio, established, hang_up
 from tests.scenario.test_call import pair
 
@@ -281,6 +281,8 @@ def test_full_port_pool_is_503_with_reason() -> None:
     carol.invite()
     refused = carol.expect_answer(503)
     assert "media-ports-exhausted" in (refused.get("Warning") or "")
+    assert refused.get("Retry-After")
+    assert border.calls.stats["refused:media-ports-exhausted"] == 1
     bob.nothing()
     hang_up(border, alice, bob, answer)
 
@@ -316,6 +318,7 @@ def test_drain_refuses_new_calls_and_keeps_the_old() -> None:
     carol = border.agent("public", "203.0.113.78:5070")
     carol.invite()
     assert carol.expect_answer(503).get("Retry-After")
+    assert (border.records[0].caller, border.records[0].called) == ("100", "200")
     hang_up(border, alice, bob, answer)
 
 
