@@ -147,6 +147,20 @@ def test_sigterm_with_calls_drains_then_hangs_up(lab: Lab) -> None:
     assert all(row["media"][0]["a"]["packets"] for row in rows if row["outcome"] == "answered")
 
 
+def test_sigterm_while_it_rings_cancels_and_refuses(lab: Lab) -> None:
+    border = lab.start(configured(lab, drain_s=0.3))
+    callee = lab.callee(PRIVATE, "uas_cancelled")
+    caller = lab.caller(PUBLIC, "uac_refused", status=503)
+    await_calls(border, "ringing")
+    assert border.stop() == 0
+    caller.done()
+    callee.done()
+    assert sockets(lab) == []
+    assert [(row["outcome"], row["status"], row["cause"]) for row in lines(border.cdr)] == [
+        ("failed", 503, "drain")
+    ]
+
+
 def test_second_sigterm_waits_for_nobody_and_the_record_is_written(lab: Lab) -> None:
     """The phones have vanished, so that the BYEs get no answer either."""
     border = lab.start(configured(lab, drain_s=30))
