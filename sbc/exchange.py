@@ -7,6 +7,7 @@ from typing import Any
 from config.frozen import frozen
 from media.relay import End, Learn, PortPair, Side, StreamCounters
 from media.session import Limits, MediaSession, Stream
+from nat.address import is_credible
 from sbc.decisions import Decision
 from sbc.media_policy import MediaPolicy, trust
 from signaling.errors import UsageError
@@ -14,6 +15,9 @@ from signaling.flow import host_port
 from signaling.sdp.offer_answer import EVENTS, Line, Refusal, Use, direction
 from signaling.sdp.rewrite import Section
 from signaling.sdp.session import Media, Session, first
+
+# Below are the ports of services, where a stream of datagrams is an attack: they get media once they have sent some.
+FIRST_PORT = 1024
 
 
 @frozen
@@ -282,8 +286,11 @@ def aimed(end: End, party: Party, own: Line, other: Line, earlier: Earlier, deci
     else:
         believed = trust(connection, party.peer, party.nat)
         learn, expect, why = believed.learn, believed.expect, believed.why
-        remote = (connection.host, own.media.port) if believed.reachable else None
-        rtcp = remote if end.rtcp_mux else own.rtcp if believed.reachable else None
+        reachable = believed.reachable and own.media.port >= FIRST_PORT
+        remote = (connection.host, own.media.port) if reachable else None
+        rtcp = remote if end.rtcp_mux else own.rtcp if reachable else None
+        if rtcp is not None and rtcp[0] != connection.host and not is_credible(rtcp[0], connection.host):
+            rtcp = None
     epoch = 0
     if before is not None:
         moved = (before.remote, before.expect, before.local) != (remote, expect, end.local)

@@ -9,6 +9,8 @@ Whose packets (design.md s.4.6)
     far-end     another address, private            PORT    SIP source      nowhere: it means nothing here
     far-end     the same, SIP source not known      ANY     nobody          likewise
     far-end     of the other family than SIP        PORT    c=              c= and m=
+    either      the same two, but the peer cannot   PORT    c=              nowhere: whoever is there has not
+                be there: `nat.address.is_credible`                         asked for it
     either      a host name                         PORT    SIP source      nowhere: it is not resolved
     either      0.0.0.0 or :: (hold)                as before the hold; in a first SDP as for a host name
 
@@ -24,6 +26,7 @@ from collections.abc import Iterator, Mapping
 from config.frozen import frozen
 from config.model import Config, Network
 from media.relay import Learn, PortPair
+from nat.address import is_credible
 from signaling.sdp.session import Connection, is_private, normal_host
 
 
@@ -128,9 +131,11 @@ def trust(connection: Connection, peer: str | None, nat: bool) -> Trust:
         if known is None:
             return Trust(Learn.OFF, None, False, "no address signalled")
         return Trust(Learn.PORT, known, False, "no address signalled, SIP source expected")
-    if not nat:
+    if known == host:
         return Trust(Learn.PORT, host, True, "signalled address expected")
-    if known == host or (known is not None and (":" in known) != (":" in host)):
+    if not nat or (known is not None and (":" in known) != (":" in host)):
+        if known is not None and not is_credible(host, known):
+            return Trust(Learn.PORT, host, False, "signalled address is of another network than the peer")
         return Trust(Learn.PORT, host, True, "signalled address expected")
     learn = Learn.ANY if known is None else Learn.PORT
     if is_private(host):

@@ -461,7 +461,14 @@ def test_rtcp_attribute_is_ours_where_there_was_one(bench: Bench) -> None:
     ("connection", "peer", "nat", "expected"),
     [
         ("IN IP4 192.0.2.1", "192.0.2.9", False, (Learn.PORT, "192.0.2.1", True)),
-        ("IN IP4 192.168.0.5", "192.0.2.9", False, (Learn.PORT, "192.168.0.5", True)),
+        ("IN IP4 192.168.0.5", "192.0.2.9", False, (Learn.PORT, "192.168.0.5", False)),
+        ("IN IP4 192.168.0.5", "10.0.0.20", False, (Learn.PORT, "192.168.0.5", True)),
+        ("IN IP4 192.168.0.5", None, False, (Learn.PORT, "192.168.0.5", True)),
+        ("IN IP4 127.0.0.1", "10.0.0.20", False, (Learn.PORT, "127.0.0.1", False)),
+        ("IN IP4 127.0.0.1", "127.0.0.1", False, (Learn.PORT, "127.0.0.1", True)),
+        ("IN IP4 169.254.169.254", "192.0.2.9", False, (Learn.PORT, "169.254.169.254", False)),
+        ("IN IP4 10.0.0.20", "2001:db8::9", True, (Learn.PORT, "10.0.0.20", False)),
+        ("IN IP6 ::1", "192.0.2.9", True, (Learn.PORT, "::1", False)),
         ("IN IP4 192.0.2.9", "192.0.2.9", True, (Learn.PORT, "192.0.2.9", True)),
         ("IN IP4 192.168.0.5", "192.0.2.9", True, (Learn.PORT, "192.0.2.9", False)),
         ("IN IP4 192.168.0.5", None, True, (Learn.ANY, None, False)),
@@ -479,6 +486,24 @@ def test_whose_packets_are_believed(
 ) -> None:
     found = trust(parse_connection(connection), peer, nat)
     assert (found.learn, found.expect, found.reachable) == expected
+
+
+def test_rtcp_is_not_aimed_at_another_network(bench: Bench) -> None:
+    bench.call(
+        sdp("audio 4000 RTP/AVP 0|a=rtcp:4444 IN IP4 10.0.0.20", host=A.peer or ""),
+        of_b("audio 5000 RTP/AVP 0|a=rtcp:5555 IN IP4 127.0.0.1"),
+    )
+    assert (bench.stream.a.remote, bench.stream.a.remote_rtcp) == ((A.peer, 4000), None)
+    assert (bench.stream.b.remote, bench.stream.b.remote_rtcp) == ((PBX, 5000), None)
+    bench.at_rest()
+
+
+@pytest.mark.parametrize("port", [1, 53, 1023])
+def test_media_is_not_aimed_at_the_ports_of_services(bench: Bench, port: int) -> None:
+    bench.call(sdp(f"audio {port} RTP/AVP 0", host=A.peer or ""))
+    assert (bench.stream.a.remote, bench.stream.a.remote_rtcp) == (None, None)
+    assert bench.stream.a.expect == A.peer, "it is sent to once it has sent"
+    bench.at_rest()
 
 
 def test_a_phone_behind_nat_is_sent_nothing_before_it_is_learned(bench: Bench) -> None:
