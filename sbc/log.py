@@ -48,11 +48,7 @@ _CHEAP_HINTS = (
     "@",
 )
 _PLAIN_VALUE = re.compile(r"[^\s\"=\\]+")
-_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {
-    10: "\\n",
-    13: "\\r",
-    9: "\\t",
-}
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def redact(text: str) -> str:
@@ -65,6 +61,18 @@ def redact(text: str) -> str:
     return text
 
 
+def visible(text: str) -> str:
+    """`text` on one line without anything that a terminal obeys: controls of both sets, and what turns the
+    direction of writing or takes no room."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _NAMED.get(one) or _escaped(ord(one)) for one in text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def format_fields(fields: Mapping[str, object]) -> str:
     """`fields` as `key=value key="two words"`. What a peer sent cannot start a new line or a new field."""
     return " ".join(f"{key}={_format_value(value)}" for key, value in fields.items() if value is not None)
@@ -74,7 +82,7 @@ def _format_value(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     if _PLAIN_VALUE.fullmatch(text) and text.isprintable():
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').translate(_CONTROL_CHARACTERS)
+    escaped = visible(text.replace("\\", "\\\\").replace('"', '\\"'))
     return f'"{escaped}"'
 
 
@@ -122,8 +130,8 @@ class Log:
         if not self._logger.isEnabledFor(logging.DEBUG):
             return
         lines = data.decode("utf-8", "backslashreplace").replace("\r\n", "\n").rstrip("\n").split("\n")
-        title = f"{direction} {lines[0][:TRACE_LINE_LIMIT].translate(_CONTROL_CHARACTERS)}"
-        body = [f"{direction} {line[:TRACE_LINE_LIMIT].translate(_CONTROL_CHARACTERS)}" for line in lines]
+        title = f"{direction} {visible(lines[0][:TRACE_LINE_LIMIT])}"
+        body = [f"{direction} {visible(line[:TRACE_LINE_LIMIT])}" for line in lines]
         self._write(logging.DEBUG, title, fields, None, "\n".join(body))
 
     def _write(
@@ -158,7 +166,7 @@ class OperatorFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as text, with secrets redacted."""
         fields = getattr(record, "fields", None) or {"call": "-", "leg": "-", "from": record.name}
-        message = record.getMessage().translate(_CONTROL_CHARACTERS)
+        message = visible(record.getMessage())
         text = f"{record.levelname} {message} {format_fields(fields)}"
         if self._stamped:
             second = int(record.created)
@@ -170,7 +178,8 @@ class OperatorFormatter(logging.Formatter):
         if body:
             text = f"{text}\n{body}"
         if record.exc_info and record.exc_info[0] is not None:
-            text = f"{text}\n{self.formatException(record.exc_info)}"
+            trace = self.formatException(record.exc_info).split("\n")  # an exception may quote a peer
+            text = "\n".join((text, *map(visible, trace)))
         return redact(text)
 
 

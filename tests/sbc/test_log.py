@@ -174,3 +174,22 @@ def test_close_gives_logging_back() -> None:
     before = (root.level, list(root.handlers))
     LogFile("debug", None, io.StringIO()).close()
     assert (root.level, list(root.handlers)) == before
+
+
+@pytest.mark.parametrize(
+    "character",
+    ["\x1b", "\x7f", "\x9b", "\x85", "\u2028", "\u202e", "\u2066", "\ufeff", "\udc9b", "\U000e0001"],
+)
+def test_no_character_that_a_terminal_obeys_gets_into_the_log(character: str) -> None:
+    output = io.StringIO()
+    log_file = LogFile("debug", None, output)
+    try:
+        log = get_log("sbc.calls")
+        log.info(f"message {character}", display=f"x{character}y", plain=f"x{character}")
+        log.message(
+            "<", f"INVITE sip:a@b SIP/2.0\r\nSubject: {character}2J".encode("utf-8", "surrogateescape")
+        )
+    finally:
+        log_file.close()
+    assert character not in output.getvalue()
+    assert all(line.isprintable() for line in output.getvalue().splitlines())
