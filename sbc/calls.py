@@ -5,23 +5,32 @@ and the anchor, and keeps each call's record. It does no I/O itself: bytes go ou
 in as arguments, so the in-memory wire of the tests and `sbc simulate` run this very code.
 """
 
-import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from config.model import Config
 from media.relay import BindFailed, RelayEvent, Silence, WorkerRestarted
 from sbc.admission import Admission
 from sbc.anchor import LocalAnchor, MediaReport, Party
+from sbc.answers import (
+    OPTIONS_FIELDS,
+    bug_answer,
+    error_fields,
+    in_dialog,
+    outside,
+    ping_request,
+    raw_fields,
+    rejection,
+)
 from sbc.decisions import Decision
 from sbc.media_policy import MediaPolicy
 from sbc.record import CallRecord
 from sbc.routing import CallRequest, Refusal, Router, Target
 from sbc.sites import Sites, leg_settings
 from sbc.trunks import Ping, Trunks
+from sbc.wakeups import Wakeups
 from signaling.b2bua import (
     Call,
     Cross,
@@ -41,12 +50,8 @@ from signaling.b2bua import State as CallState
 from signaling.callee import CalleeLeg
 from signaling.caller import CallerLeg
 from signaling.errors import ParseError, PeerError
-from signaling.events import Offered, Rejected
+from signaling.events import Offered
 from signaling.exchange import (
-    ALLOW,
-    KNOWN,
-    SDP,
-    SUPPORTED,
     Asked,
     CancelRequest,
     Ended,
@@ -77,15 +82,13 @@ from signaling.transaction import Effect as TransactionEffect
 from signaling.uri import SipUri, parse_uri
 
 MAGIC = "z9hG4bK"
-# A peer that is refused for a passing cause is told to come back after this (RFC 3261 s.14.2, s.21.5.4).
-RETRY_AFTER_S = 2
 # How long the relay may take to report the final counters of a call before the CDR is written without them.
 REPORT_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """A call and what the process keeps with it. `armed` is when its entry in the timer heap is due."""
+    """A call and what the process keeps with it. `armed` is when it is to be woken."""
 
     call: Call | None
     record: CallRecord
@@ -132,9 +135,7 @@ class Calls:
         self._closing: dict[str, tuple[Live, float]] = {}
         self._dialogs: dict[str, tuple[Live, Leg]] = {}
         self._live_of: dict[Leg, Live] = {}
-        self._heap: list[tuple[float, int, Live]] = []
-        self._sequence = count()
-        self._stale = 0
+        self._wakeups: Wakeups[Live] = Wakeups()
         # What counts for the limits: calls that are not over, though their legs may still say goodbye.
         self._in_progress = 0
         self._on_trunk: Counter[str] = Counter()
@@ -286,10 +287,7 @@ class Calls:
 
     def _refuse_raw(self, data: bytes, flow: Flow, status: int, reason: str, rule: str) -> None:
         self.stats[f"refused:{rule}"] += 1
-        fields = [("Warning", f'399 sbc "{rule}"')]
-        if status == 503:
-            fields.append(("Retry-After", str(RETRY_AFTER_S)))
-        answer = refuse(data, status, reason, fields)
+        answer = refuse(data, status, reason, raw_fields(status, rule))
         if answer is not None:
             self._send(answer, flow)
 
@@ -379,18 +377,10 @@ class Calls:
     def _outside(self, tx: ServerTx, request: Request, now: float) -> None:
         """A request outside any dialog that is no call (RFC 3261 s.11, s.8.2.1)."""
         if request.method == "OPTIONS":
-            fields = [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
-            self._perform(
-                self.transactions.respond(tx, respond(request, 200, "OK", self._token(6), fields), now), now
-            )
-            return
-        if request.method in ("BYE", "UPDATE", "INFO", "NOTIFY", "PRACK", "CANCEL"):
-            error = PeerError(481, "Call/Transaction Does Not Exist", "no-such-dialog")
-        elif request.method in KNOWN:
-            error = PeerError(405, "Method Not Allowed", "method-not-allowed")
+            answer = respond(request, 200, "OK", self._token(6), OPTIONS_FIELDS)
+            self._perform(self.transactions.respond(tx, answer, now), now)
         else:
-            error = PeerError(501, "Not Implemented", "unknown-method")
-        self._answer(tx, error, "-", now)
+            self._answer(tx, outside(request.method), "-", now)
 
     def _response(self, tx: ClientTx, response: Response, now: float) -> None:
         asked = tx.owner
@@ -466,17 +456,7 @@ class Calls:
         """Answer a request with what was wrong, and with what RFC 3261 s.21 wants beside it."""
         self.stats[f"refused:{error.rule}"] += 1
         request = tx.request
-        fields = [("Warning", f'399 sbc "{error.rule} {reference}"')]
-        if error.status in (405, 501):
-            fields.append(("Allow", ALLOW))
-        elif error.status == 415:
-            fields.append(("Accept", SDP))
-        elif error.status == 420:
-            fields.append(("Unsupported", error.rule.partition(":")[2]))
-        elif error.status == 422:
-            fields.append(("Min-SE", str(self.settings.min_se_s)))
-        elif error.status in (500, 503):
-            fields.append(("Retry-After", str(error.retry_after_s or RETRY_AFTER_S)))
+        fields = error_fields(error, reference, self.settings.min_se_s)
         tag = request.to_tag or (leg.dialog.local_tag if leg is not None else self._token(6))
         response = respond(request, error.status, error.reason, tag, fields)
         self._transmit(live, leg, response, self.transactions.respond(tx, response, now), now)
@@ -598,6 +578,9 @@ class Calls:
     def _run(self, live: Live, effects: Sequence[CallEffect], now: float) -> None:
         self._carry_out(live, effects, now)
         self._arm(live)
+
+    def _arm(self, live: Live) -> None:
+        self._wakeups.arm(live, None if live.call is None else live.call.next_timer())
 
     def _carry_out(self, live: Live, effects: Sequence[CallEffect], now: float) -> None:
         for effect in effects:
@@ -755,7 +738,7 @@ class Calls:
 
     def _gone(self, live: Live) -> None:
         self._live.pop(live.record.id, None)
-        self._disarm(live)
+        self._wakeups.disarm(live)
         live.call = None
         live.secrets.clear()
         live.parties.clear()
@@ -786,38 +769,12 @@ class Calls:
             closing[0].record.media = self.anchor.take_report(call_id)
             self._complete(closing[0].record)
 
-    def _arm(self, live: Live) -> None:
-        """Keep one entry in the heap that is due no later than the call's next timer."""
-        at = None if live.call is None else live.call.next_timer()
-        if at is None:
-            self._disarm(live)
-        elif live.armed is None or at < live.armed:
-            self._disarm(live)
-            live.armed = at
-            heapq.heappush(self._heap, (at, next(self._sequence), live))
-
-    def _disarm(self, live: Live) -> None:
-        """Leave the call's entry in the heap behind; entries of calls long gone must not pile up."""
-        if live.armed is None:
-            return
-        live.armed = None
-        self._stale += 1
-        if self._stale > 64 and self._stale > len(self._heap) // 2:
-            self._heap = [entry for entry in self._heap if entry[2].armed == entry[0]]
-            heapq.heapify(self._heap)
-            self._stale = 0
-
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
-        while self._heap and self._heap[0][2].armed != self._heap[0][0]:
-            heapq.heappop(self._heap)
-            self._stale -= 1
         due = self.transactions.next_timer()
-        at = self.trunks.next_timer()
-        if at is not None and (due is None or at < due):
-            due = at
-        if self._heap and (due is None or self._heap[0][0] < due):
-            due = self._heap[0][0]
+        for at in (self.trunks.next_timer(), self._wakeups.next()):
+            if at is not None and (due is None or at < due):
+                due = at
         if self._closing:
             # In the order in which they are due: each waits equally long.
             _, at = next(iter(self._closing.values()))
@@ -828,12 +785,7 @@ class Calls:
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         self._perform(self.transactions.handle_timer(now), now)
-        while self._heap and self._heap[0][0] <= now:
-            at, _, live = heapq.heappop(self._heap)
-            if live.armed != at:
-                self._stale -= 1
-                continue
-            live.armed = None
+        for live in self._wakeups.due(now):
             if live.call is not None:
                 self._serving = live
                 try:
@@ -847,27 +799,12 @@ class Calls:
             self._ping(ping, now)
 
     def _ping(self, ping: Ping, now: float) -> None:
-        """OPTIONS to a server of a trunk (RFC 3261 s.11)."""
         flow = self.sites.flow_to(ping.network, ping.transport, ping.address)
         if flow is None:
             return
-        site = self.sites.site(flow)
-        uri = f"sip:{host_port(ping.address)}"
-        fields = [
-            ("Max-Forwards", "70"),
-            ("From", f"<sip:sbc@{site.domain}>;tag={self._token(6)}"),
-            ("To", f"<{uri}>"),
-            ("Call-ID", self._token(12)),
-            ("CSeq", "1 OPTIONS"),
-            ("Contact", f"<sip:sbc@{host_port(site.contact)}>"),
-        ]
-        _, effects = self.transactions.send_request(Request("OPTIONS", uri, fields), flow, ping, now)
+        request = ping_request(ping, self.sites.site(flow), self._token(6), self._token(12))
+        _, effects = self.transactions.send_request(request, flow, ping, now)
         self._perform(effects, now)
-
-
-def rejection(refusal: Refusal) -> Rejected:
-    """A refusal of policy as the caller's leg is told."""
-    return Rejected(refusal.status, refusal.reason, refusal.rule, retry_after_s=refusal.retry_after_s)
 
 
 def _relay_restarted(event: WorkerRestarted) -> Decision:
@@ -879,23 +816,6 @@ def _relay_restarted(event: WorkerRestarted) -> Decision:
     )
 
 
-def bug_answer(request: Request) -> Response:
-    """What a request gets that met a bug of ours. After a final answer the transaction passes over it."""
-    fields = [("Warning", '399 sbc "bug"')]
-    return respond(request, 500, "Server Internal Error", request.to_tag or "bug", fields)
-
-
 def dialog_key(call_id: str, tag: str) -> str:
     """What a request inside a dialog is found by: Call-ID and our tag."""
     return f"{call_id}\n{tag}"
-
-
-def in_dialog(data: bytes) -> bool:
-    """Whether a raw request has a To tag, without parsing it."""
-    head = data.partition(b"\r\n\r\n")[0]
-    for mark in (b"\r\nTo:", b"\r\nt:", b"\r\nTO:", b"\r\nto:", b"\r\nT:"):
-        start = head.find(mark)
-        if start >= 0:
-            end = head.find(b"\r\n", start + 2)
-            return b";tag=" in head[start : end if end >= 0 else len(head)].replace(b" ", b"")
-    return False
