@@ -1,9 +1,19 @@
-"""Rules for every test: in CI a skipped test is a failure, unless the machine is the reason."""
+"""Rules for every test: in CI a skipped test is a failure, unless the machine is the reason; what CI generates."""
 
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+# A change is judged by the same generated examples each time, so that CI fails for what the change did; everybody
+# else searches anew with every run and prints a blob that repeats a failure (`--hypothesis-seed=N` repeats a whole
+# run, `--hypothesis-profile=search` searches in CI). No example has a deadline: the machine may be slow.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile("search", derandomize=False, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if IN_CI else "search")
 
 MACHINE = "machine:"
 """A skip whose reason begins with this says that the machine lacks something, not that the test is off."""
@@ -34,7 +44,7 @@ def pytest_make_collect_report(
 
 
 def _allowed(reason: str) -> bool:
-    return reason.startswith(MACHINE) or os.environ.get("CI", "").lower() not in ("1", "true", "yes")
+    return reason.startswith(MACHINE) or not IN_CI
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -363,7 +363,8 @@ def incoming(draw: st.DrawFn) -> tuple[Message, list[str], str]:
             ("Priority", words[0]),
             ("Privacy", f"id;{words[0]}"),
             ("Resource-Priority", f"{words[0]}.0, ets.{words[1]}"),
-            ("Accept-Language", f"en, {words[0]}_x, {words[2]}-x"),
+            # Neither is a language tag (RFC 4647 s.2.1), which may be any eight letters.
+            ("Accept-Language", f"en, {words[0]}_x, {words[2]}.x, en-{words[1]}xxx"),
             ("User-to-User", f"{words[0]};encoding=ascii"),
             ("Organization", words[0]),
             ("X-Secret", words[1]),

@@ -40,8 +40,8 @@ class Side:
         )
         self.served: Counter[str] = Counter()
         self.finals: Counter[str] = Counter()
-        self.acks = 0
-        self.failed = 0
+        self.acked: set[str] = set()  # by ACKs of no transaction
+        self.failed: Counter[str] = Counter()
         wire.attach(local, self.receive)
         wire.add_node(self)
 
@@ -84,9 +84,9 @@ class Side:
                     if effect.response.status >= 200:
                         self.finals[effect.response.call_id] += 1
                 case AckReceived():
-                    self.acks += 1
+                    self.acked.add(effect.request.call_id)
                 case TransactionFailed():
-                    self.failed += 1
+                    self.failed[effect.tx.request.call_id] += 1
 
 
 @settings(max_examples=25, deadline=None)
@@ -114,8 +114,10 @@ def test_failed_invites_end_acked_on_both_sides_whatever_the_weather(
     # 7 INVITEs and as many answers may each be lost with 0.3: a failure is rare but allowed, a second answer not.
     assert set(caller.finals.values()) <= {1}
     assert set(callee.served.values()) <= {1}
-    assert len(caller.finals) + caller.failed == 10
-    assert callee.acks == 0
+    assert len(caller.finals) + caller.failed.total() == 10
+    # An ACK belongs to its transaction, unless that gave up waiting for one (timer H, 64*T1): of eleven answers
+    # and their ACKs the last may be the first that gets through, and come after the end.
+    assert callee.acked <= set(callee.failed)
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
@@ -130,7 +132,7 @@ def test_non_invite_is_served_once_and_answered_in_a_storm(transport: str) -> No
     assert len(caller.finals) == 50
     assert set(caller.finals.values()) == {1}
     assert len(caller.layer) == len(callee.layer) == 0
-    assert caller.failed == 0
+    assert caller.failed.total() == 0
     repeats = len(wire.passages) - 100
     assert (repeats > 20) if transport == "udp" else (repeats == 0)
 
@@ -141,6 +143,6 @@ def test_peer_that_is_gone_costs_one_failure_each() -> None:
     caller.send("INVITE", 1, CALLEE)
     caller.send("BYE", 2, CALLEE)
     wire.run(100.0)
-    assert caller.failed == 2
+    assert caller.failed.total() == 2
     assert wire.unreachable == 7 + 11
     assert len(caller.layer) == 0
