@@ -110,6 +110,16 @@ def is_credible(text: str, source: str) -> bool:
     return is_usable(text)
 
 
+def subscriber(text: str) -> str:
+    """What limits for one peer count by: an IPv6 subscriber has a whole /64 to send from (RFC 6177)."""
+    if ":" not in text:
+        return text
+    address = parse(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        return f"{int(address) >> 64:x}::/64"
+    return text if address is None else str(address)
+
+
 def same(one: str, other: str) -> bool:
     """Whether two texts are the same address, however they are written."""
     address = parse(one)

@@ -4,12 +4,12 @@ A core without I/O. Everything that is refused gets 503 with Retry-After: RFC 32
 elsewhere for so long, and the called user was never asked, as 480 and 486 would claim (s.21.4.18, s.21.4.21).
 """
 
-import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from config.model import Config
+from nat.address import subscriber
 from sbc.decisions import Decision
 from sbc.routing import Refusal, Source
 
@@ -124,7 +124,7 @@ class Admission:
         return self._whole
 
     def _bucket(self, host: str, now: float) -> TokenBucket:
-        key = _owner(host)
+        key = subscriber(host)
         bucket = self._sources.get(key)
         if bucket is None:
             bucket = self._sources[key] = TokenBucket.full(self._source_rate, now)
@@ -141,16 +141,3 @@ def _carried(old: TokenBucket, rate: float, now: float) -> TokenBucket:
 
 def _decision(rule: str, compared: tuple[tuple[str, str], ...], refusal: Refusal) -> Decision:
     return Decision("admission", rule, compared, f"{refusal.status} {refusal.rule}")
-
-
-def _owner(host: str) -> str:
-    """Who is behind an address: an IPv6 subscriber has a whole /64 to send from (RFC 6177)."""
-    if ":" not in host:
-        return host
-    try:
-        address = ipaddress.IPv6Address(host)
-    except ValueError:
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return f"{int(address) >> 64:x}::/64"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from itertools import count
 
+from nat.address import subscriber
 from signaling.errors import ParseError
 from signaling.flow import Address, Flow, Listener
 from signaling.message import Response
@@ -54,7 +55,7 @@ class ConnectionBook:
         if self.accepted >= self.limits.connections:
             self.counters.refused_total += 1
             return True
-        if self.per_source[source] >= self.limits.connections_per_source:
+        if self.per_source[subscriber(source)] >= self.limits.connections_per_source:
             self.counters.refused_source += 1
             return True
         return False
@@ -63,7 +64,7 @@ class ConnectionBook:
         """One more connection."""
         if inbound:
             self.accepted += 1
-            self.per_source[source] += 1
+            self.per_source[subscriber(source)] += 1
         else:
             self.opened += 1
 
@@ -73,9 +74,10 @@ class ConnectionBook:
             self.opened -= 1
             return
         self.accepted -= 1
-        self.per_source[source] -= 1
-        if not self.per_source[source]:
-            del self.per_source[source]
+        owner = subscriber(source)
+        self.per_source[owner] -= 1
+        if not self.per_source[owner]:
+            del self.per_source[owner]
 
 
 class Connection:

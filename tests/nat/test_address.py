@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat.address import Kind, classify, family, is_behind_nat, is_credible, is_usable, parse, same
+from nat.address import Kind, classify, family, is_behind_nat, is_credible, is_usable, parse, same, subscriber
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,11 @@ def test_text_never_raises(text: str) -> None:
 )
 def test_an_address_is_credible_where_its_sender_may_be(text: str, source: str, credible: bool) -> None:
     assert is_credible(text, source) is credible
+
+
+def test_a_subscriber_is_an_ipv4_address_or_a_64_of_ipv6() -> None:
+    assert subscriber("192.0.2.1") == "192.0.2.1"
+    assert subscriber("2001:db8:0:7::1") == subscriber("2001:db8::7:ffff:0:0:2")
+    assert subscriber("2001:db8:0:7::1") != subscriber("2001:db8:0:8::1")
+    assert subscriber("::ffff:192.0.2.1") == "192.0.2.1"
+    assert subscriber("phone.example") == "phone.example"

@@ -14,8 +14,9 @@ from typing import Any, ParamSpec
 import pytest
 
 from signaling.flow import Address, Flow, Listener
-from signaling.transport.limits import TransportLimits
+from signaling.transport.limits import TransportCounters, TransportLimits
 from signaling.transport.listener import choose_listener, flow_from
+from signaling.transport.stream import ConnectionBook
 from signaling.transport.wires import ListenError, Wires
 
 P = ParamSpec("P")
@@ -625,3 +626,16 @@ def test_choice_of_the_listener_is_free_of_io() -> None:
     assert choose_listener(listeners, "public", "tcp", ("2001:db8::7", 5060)) is listeners[3]
     assert choose_listener(listeners, "public", "tcp", ("198.51.100.7", 5060)) is None
     assert choose_listener(listeners, "private", "tcp", ("10.0.0.9", 5060)) is None
+
+
+def test_connections_of_one_ipv6_subscriber_count_together() -> None:
+    book = ConnectionBook(TransportLimits(connections_per_source=2), TransportCounters())
+    sources = ["2001:db8:0:7::1", "2001:db8:0:7::2", "2001:db8:0:7:ffff::3"]
+    for source in sources[:2]:
+        assert not book.refuse_accept(source)
+        book.enter(True, source)
+    assert book.refuse_accept(sources[2])
+    assert not book.refuse_accept("2001:db8:0:8::1")
+    for source in sources[:2]:
+        book.leave(True, source)
+    assert not book.per_source, "nothing is remembered of who is gone"
