@@ -65,6 +65,7 @@ from signaling.flow import Flow, host_port
 from signaling.leg import Leg
 from signaling.message import Request, Response, respond
 from signaling.parser import ParseLimits, parse, refuse
+from signaling.return_path import ReturnPaths
 from signaling.topology import Guard, Site, carry_request
 from signaling.transaction import (
     AckReceived,
@@ -140,6 +141,7 @@ class Calls:
         self._in_progress = 0
         self._on_trunk: Counter[str] = Counter()
         self._configure(config)
+        self._return_paths = ReturnPaths()
         self.transactions = Transactions(
             TimerValues(config.timers.t1_ms / 1000, config.timers.t2_ms / 1000, config.timers.t4_ms / 1000),
             branch=lambda: MAGIC + token(8),
@@ -147,6 +149,7 @@ class Calls:
             tag=self._tag,
             max_transactions=config.limits.max_transactions,
             symmetric=self.sites.symmetric,
+            return_paths=self._return_paths,
         )
 
     def _configure(self, config: Config) -> None:
@@ -372,7 +375,10 @@ class Calls:
     def _dialog(self, request: Request, tag: str, flow: Flow) -> tuple[Live, Leg] | None:
         """The call and leg of a request with our `tag`; a dialog of one network does not exist on another."""
         known = self._dialogs.get(dialog_key(request.call_id, tag))
-        return known if known is not None and known[1].flow.network == flow.network else None
+        if known is None or known[1].flow.network != flow.network:
+            return None
+        self._return_paths.prove(flow.network, flow.remote[0])
+        return known
 
     def _outside(self, tx: ServerTx, request: Request, now: float) -> None:
         """A request outside any dialog that is no call (RFC 3261 s.11, s.8.2.1)."""

@@ -18,6 +18,7 @@ from signaling.errors import UsageError
 from signaling.flow import Address, Flow, host_port
 from signaling.headers import Via, split_commas, tag_of
 from signaling.message import Request, Response, respond
+from signaling.return_path import UNPROVEN_REPEATS, ReturnPaths
 from signaling.transaction_tables import (
     CANCEL_CLIENT,
     CLIENT,
@@ -67,6 +68,7 @@ class Transaction:
         "key",
         "owner",
         "peer",
+        "repeats",
         "request",
         "resend_at",
         "state",
@@ -87,6 +89,7 @@ class Transaction:
         self.resend_at = inf
         self.deadline = inf
         self.armed_at = inf  # when the timer heap looks at us next
+        self.repeats = 0  # of `data`, while the peer has not shown that it arrives
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.request.method} {self.state.name})"
@@ -195,7 +198,8 @@ class Transactions:
 
     `branch` gives unguessable unique text for Via branches, `tag` for To tags of answers made here,
     `advertised` what Via says for a flow. Networks named in `symmetric` get every UDP answer where the request
-    came from, also without rport (peers behind NAT). Above `max_transactions` a new request is answered 503
+    came from, also without rport (peers behind NAT). `return_paths` bounds what a forged source is sent; without
+    it every host is believed. Above `max_transactions` a new request is answered 503
     without a transaction.
     """
 
@@ -209,6 +213,7 @@ class Transactions:
         max_transactions: int = 100_000,
         symmetric: frozenset[str] = frozenset(),
         retry_after_s: int = 5,
+        return_paths: ReturnPaths | None = None,
     ) -> None:
         self._branch = branch
         self._advertised = advertised
@@ -219,6 +224,7 @@ class Transactions:
         self.max_transactions = max_transactions
         self.symmetric = symmetric
         self.retry_after_s = retry_after_s
+        self._return_paths = return_paths
         # Pairs: for an unreliable transport, for a reliable one.
         self._invite_client = tuple(timers.invite_client(reliable) for reliable in (False, True))
         self._client = tuple(timers.client(reliable) for reliable in (False, True))
@@ -311,6 +317,9 @@ class Transactions:
             if status < 200:
                 return []
             given = Input.SILENT
+        elif tx.state is State.ACCEPTED and self._overspent(tx):
+            self.counters.suppressed += 1
+            return []
         elif (tx.state, given) in tx.table:
             tx.data = response.encode()
             if status > 100:
@@ -382,6 +391,8 @@ class Transactions:
         if tx is None or tx.flow.network != flow.network:
             self.counters.strays += 1
             return []
+        if self._return_paths is not None:
+            self._return_paths.prove(flow.network, flow.remote[0])
         status = response.status
         if status < 200:
             given = Input.PROVISIONAL
@@ -401,6 +412,8 @@ class Transactions:
             return []
         if tx.state is State.ACCEPTED:
             return [AckReceived(ack, flow)]
+        if self._return_paths is not None and tx.to_value and ack.to_tag == tag_of(tx.to_value):
+            self._return_paths.prove(flow.network, flow.remote[0])
         effects: list[Effect] = []
         self._step_server(tx, Input.ACK, now, effects)
         return effects
@@ -498,7 +511,7 @@ class Transactions:
                     self._send_cancel(tx, tx.cancel_fields, now, effects)
             elif do is Do.RETRANSMIT:
                 cap = inf if tx.table is INVITE_CLIENT else self._t2
-                self._retransmit(tx, cap, now, effects)
+                self._retransmit(tx, cap, now, [] if self._overspent(tx) else effects)
             else:
                 self._fail(tx, do, effects)
         if moved:
@@ -524,7 +537,7 @@ class Transactions:
                     self.counters.retransmissions_sent += 1
                     effects.append(Transmit(tx.data, tx.peer))
             elif do is Do.RETRANSMIT:
-                self._retransmit(tx, self._t2, now, effects)
+                self._retransmit(tx, self._t2, now, [] if self._overspent(tx) else effects)
             elif do is Do.TRYING:
                 if not tx.data:
                     self._send_trying(tx, effects)
@@ -589,6 +602,16 @@ class Transactions:
         tx.resend_at = now + tx.interval
         self.counters.retransmissions_sent += 1
         effects.append(Transmit(tx.data, tx.peer))
+
+    def _overspent(self, tx: ClientTx | ServerTx) -> bool:
+        """Whether `tx` may not repeat what it sent once more: see `signaling.return_path`."""
+        paths = self._return_paths
+        if paths is None or tx.peer.reliable or paths.proven(tx.peer.network, tx.peer.remote[0]):
+            return False
+        if isinstance(tx, ClientTx) and tx.request.to_tag is None:
+            return False  # a server of our own choice: nobody else has aimed us at it
+        tx.repeats += 1
+        return tx.repeats > UNPROVEN_REPEATS
 
     # Messages made here
 

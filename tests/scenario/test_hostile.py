@@ -4,6 +4,7 @@ import pytest
 
 from signaling.flow import Address
 from signaling.message import Response
+from signaling.return_path import UNPROVEN_REPEATS
 from tests.harness.border import Agent, Border, audio, established, hang_up
 from tests.scenario.test_call import pair
 
@@ -118,3 +119,52 @@ def test_an_invite_cannot_be_cancelled_from_another_host(port: int) -> None:
     assert alice.expect_answer(200).cseq.method == "CANCEL"
     alice.expect_answer(487)
     border.advance(70)
+
+
+def to(border: Border, agent: Agent, start: bytes) -> int:
+    """How many messages that begin so went to `agent`."""
+    return sum(flow.remote == agent.address and data.startswith(start) for data, flow in border.sent)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_forged_source_is_not_flooded_with_answers(status: int) -> None:
+    # Nobody at that address has asked for anything: the INVITE was forged. 3261 has us repeat the answer for 32 s.
+    border = Border()
+    victim, bob = pair(border)
+    sent = victim.invite()
+    bob.answer(bob.expect("INVITE"), status, sdp=audio(bob.address[0]) if status == 200 else "")
+    border.advance(70)
+    assert to(border, victim, b"SIP/2.0 %d" % status) <= 1 + UNPROVEN_REPEATS
+    out = sum(len(data) for data, flow in border.sent if flow.remote == victim.address)
+    assert out < 8 * len(sent.encode())
+    border.advance(70)
+    border.at_rest()
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_who_has_shown_that_he_is_there_gets_every_repetition(status: int) -> None:
+    border = Border()
+    alice, bob = pair(border)
+    answer, _ = established(border, alice, bob)
+    hang_up(border, alice, bob, answer)
+    alice.call_id, alice.cseq = "second", 1
+    alice.invite()
+    bob.answer(bob.expect("INVITE"), status, sdp=audio(bob.address[0]) if status == 200 else "", tag="second")
+    before = to(border, alice, b"SIP/2.0 %d" % status)
+    border.advance(32)
+    assert to(border, alice, b"SIP/2.0 %d" % status) - before >= 9
+    border.advance(70)
+
+
+def test_an_ack_with_a_guessed_tag_proves_nothing() -> None:
+    border = Border()
+    victim, bob = pair(border)
+    invite = victim.invite()
+    bob.answer(bob.expect("INVITE"), 200, sdp=audio(bob.address[0]))
+    victim.raw(
+        f"ACK {invite.uri} SIP/2.0\r\nVia: SIP/2.0/UDP {victim.host};branch=z9hG4bKforged;rport\r\n"
+        f"From: {invite.get('From')}\r\nTo: {invite.get('To')};tag=guessed\r\nCall-ID: {invite.call_id}\r\n"
+        f"CSeq: {invite.cseq.number} ACK\r\nContent-Length: 0\r\n\r\n"
+    )
+    border.advance(70)
+    assert to(border, victim, b"SIP/2.0 200") <= 1 + UNPROVEN_REPEATS
