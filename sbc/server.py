@@ -10,7 +10,6 @@ import gc
 import math
 import random
 import resource
-import secrets
 import signal
 import sys
 import time
@@ -38,6 +37,7 @@ from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
 from sbc.sites import Sites
 from sbc.supervision import Supervisor
+from sbc.tokens import Tokens
 from sbc.trunks import Lookup, ServerDown
 from signaling.flow import Flow, host_port
 from signaling.resolver import ResolveError
@@ -52,6 +52,8 @@ RETRY_S = 15.0
 """A name that could not be resolved is asked for again after this."""
 CLOSE_S = 5.0
 """How long the relay workers may take to end."""
+TIMER_GRAIN_S = 0.05
+"""Timers may be as late as this, a tenth of T1 (RFC 3261 s.17.1.1.1): what is due in it is done in one go."""
 
 
 class Server:
@@ -91,7 +93,7 @@ class Server:
             self._send,
             self._anchor,
             wall=time.time,
-            token=secrets.token_hex,
+            token=Tokens(),
             on_record=self._write_record,
             on_bug=self._journal.bug,
             on_event=self._journal.event,
@@ -270,15 +272,19 @@ class Server:
                 server=f"{event.transport}:{host_port(event.address)}",
                 why=event.why,
             )
+        timer = self._timer
+        if timer is not None and timer.when() <= self._loop.time() + TIMER_GRAIN_S:
+            return  # Whatever is due before it can wait for it.
         due = self.calls.next_timer()
         if due is None:
             return
-        if self._timer is not None:
+        at = math.ceil(due / TIMER_GRAIN_S) * TIMER_GRAIN_S
+        if timer is not None:
             # Waking too early costs a look; cancelling at every message costs more, and fills the loop's heap.
-            if self._timer.when() <= due:
+            if timer.when() <= at:
                 return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._on_timer)
+            timer.cancel()
+        self._timer = self._loop.call_at(at, self._on_timer)
 
     def _broken(self, what: str, error: Exception, **fields: object) -> None:
         self.calls.stats[f"bug:{type(error).__name__}"] += 1
