@@ -102,7 +102,9 @@ class Bench:
     async def settle(self) -> None:
         """Wait until every command so far has been carried out, packets that were under way included."""
         await asyncio.sleep(0.02)
-        await self.relay.query(self._opened)
+        # The answer says that a worker has woken up, and a later one that it has dealt with what it then found.
+        for _ in range(3):
+            await self.relay.query(self._opened)
 
     async def counters(self, stream: int, side: Side) -> Counters:
         """What came from one end, after everything under way has come."""
@@ -114,8 +116,8 @@ class Bench:
         """The events of one kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def until(self, condition: Callable[[], object], within_s: float = 3.0) -> None:
-        """Wait for a condition; fails after `within_s`."""
+    async def until(self, condition: Callable[[], object], within_s: float = 30.0) -> None:
+        """Wait for a condition; fails after `within_s`, which is for a machine that is busy."""
         for _ in range(int(within_s / 0.005)):
             if condition():
                 return

@@ -50,7 +50,7 @@ def demo(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 def test_once_shows_everything_and_ends_with_0(tmp_path: Path) -> None:
     with demo(tmp_path, "--once", "--ascii") as process:
-        output, errors = process.communicate(timeout=40)
+        output, errors = process.communicate(timeout=90)
     assert process.returncode == 0, output + errors
     assert errors == ""
     for part in (
@@ -85,7 +85,7 @@ def test_it_serves_on_until_ctrl_c_and_says_what_to_try(tmp_path: Path, number: 
                 break
         assert "sbc explain --socket" in seen
         process.send_signal(number)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=90)
     assert process.returncode == 0
     assert output.strip() == "stopped"
     folder = seen.partition("sbc explain --socket ")[2].partition("/control.sock")[0]
@@ -101,10 +101,10 @@ def test_a_port_in_use_is_a_sentence_and_1(tmp_path: Path) -> None:
         code = "from sbc.cli import main; main()"
         second = subprocess.run(
             [sys.executable, "-c", code, "demo", "--config", str(tmp_path / "demo.yaml"), "--once"],
-            cwd=ROOT, capture_output=True, text=True, timeout=40, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=90, check=False,
         )  # fmt: skip
         first.send_signal(signal.SIGINT)
-        first.communicate(timeout=20)
+        first.communicate(timeout=90)
     assert second.returncode == 1
     assert "the address is in use by another program" in second.stderr
     assert "Traceback" not in second.stderr

@@ -107,7 +107,7 @@ def with_phones(
         ports = Ports()
         config = written(ports, tmp_path, **changes)
         async with (
-            asyncio.timeout(30),
+            asyncio.timeout(90),
             phone("alice", "127.0.1.2", 0, 600, 1) as alice,
             phone("bob", "127.0.2.2", ports.pbx, 1000, 2) as bob,
             running(config) as server,
@@ -131,11 +131,11 @@ def records(folder: Path) -> list[dict[str, object]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("waited for 5 s in vain")
+    raise AssertionError("waited for 30 s in vain")
 
 
 def test_a_call_crosses_and_nothing_is_left(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_drain_refuses_new_calls_waits_and_then_says_goodbye_to_both(tmp_path:
         begin = time.monotonic()
         await talk.ended.wait()
         await other.ended.wait()
-        assert 0.5 < time.monotonic() - begin < 3.0
+        assert 0.5 < time.monotonic() - begin < 15.0
 
     with_phones(tmp_path, scenario, drain_s="1")
     rows = {str(row["cause"]): row for row in records(tmp_path)}
@@ -221,7 +221,7 @@ def test_a_drain_ends_with_the_last_call(tmp_path: Path) -> None:
         await talk.hang_up()
         begin = time.monotonic()
         await until(lambda: server.calls.idle)
-        assert time.monotonic() - begin < 3.0
+        assert time.monotonic() - begin < 15.0  # of the 30 that a drain may take
 
     with_phones(tmp_path, scenario)
 
@@ -229,7 +229,7 @@ def test_a_drain_ends_with_the_last_call(tmp_path: Path) -> None:
 def test_a_reload_swaps_the_whole_configuration_or_nothing(tmp_path: Path) -> None:
     async def run() -> None:
         ports = Ports()
-        async with asyncio.timeout(20), running(written(ports, tmp_path)) as server:
+        async with asyncio.timeout(90), running(written(ports, tmp_path)) as server:
             path = tmp_path / "sbc.yaml"
             path.write_text(text(ports, tmp_path, max_calls="10"))
             assert server.reload()[1:] == ["limits.max_calls: 20 -> 10"]
@@ -328,7 +328,7 @@ def test_signals_of_the_real_process(tmp_path: Path) -> None:
         read_until(process, "ERROR reload refused")
         process.send_signal(signal.SIGTERM)
         read_until(process, "INFO stopped")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()
@@ -359,7 +359,7 @@ def test_names_are_asked_for_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest
             .replace("to: pbx", "to: [pbx, many]")
         )  # fmt: skip
         config = load(tmp_path / "sbc.yaml")
-        async with asyncio.timeout(20), running(config) as server:
+        async with asyncio.timeout(90), running(config) as server:
             await until(lambda: len(most) == 30 and not asking)
             states = [row["why"] for row in server.servers() if row["trunk"] == "many"]
             assert states == ["does not exist"] * 30
@@ -370,7 +370,7 @@ def test_names_are_asked_for_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest
 
 def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
     process = started(tmp_path, text(Ports(), tmp_path, extra="nonsense: 1"))
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "nonsense: unknown key" in errors
     assert "Traceback" not in errors

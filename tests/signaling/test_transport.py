@@ -76,7 +76,7 @@ class Node:
     def local(self, transport: str) -> Address:
         return next(bound.local for bound in self.wires.bound if bound.transport == transport)
 
-    async def until(self, done: Callable[[], object], seconds: float = 5.0) -> None:
+    async def until(self, done: Callable[[], object], seconds: float = 30.0) -> None:
         for _ in range(int(seconds / 0.005)):
             if done():
                 return
@@ -105,7 +105,7 @@ async def node(*listeners: Listener, **limits: Any) -> AsyncIterator[Node]:
 def udp_peer(host: str = "127.0.0.1") -> Any:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind((host, 0))
-        peer.settimeout(2.0)
+        peer.settimeout(30.0)
         yield peer
 
 
@@ -125,12 +125,12 @@ class TcpPeer:
         return address
 
     async def read(self, size: int) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.reader.readexactly(size)
 
     async def closed(self) -> bool:
         """Whether the other side closes within a moment."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             try:
                 while await self.reader.read(65536):
                     pass
@@ -164,7 +164,7 @@ async def tcp_server(port: int = 0) -> AsyncIterator[tuple[Address, "asyncio.Que
 
 
 async def accepted(peers: "asyncio.Queue[TcpPeer]") -> TcpPeer:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await peers.get()
 
 
@@ -220,16 +220,17 @@ async def test_one_wakeup_reads_a_bounded_number() -> None:
 async def test_age_is_what_the_datagram_waited_and_not_how_long_we_were_idle() -> None:
     async with node(listener()) as ours:
         with udp_peer() as peer:
-            await asyncio.sleep(0.15)
+            # Long enough to tell from the moments that a busy machine takes away from us.
+            await asyncio.sleep(1.0)
             peer.sendto(MESSAGE, ours.local("udp"))
             await ours.until(lambda: ours.received)
-            assert ours.received[0][2] < 0.1
+            assert ours.received[0][2] < 0.8
             peer.sendto(MESSAGE, ours.local("udp"))
-            stall(0.2)
+            stall(1.0)
             peer.sendto(MESSAGE, ours.local("udp"))
             await ours.until(lambda: len(ours.received) == 3)
-            assert ours.received[1][2] >= 0.19
-            assert ours.received[2][2] < 0.1
+            assert ours.received[1][2] >= 0.99
+            assert ours.received[2][2] < 0.8
 
 
 @on_loop
@@ -512,7 +513,7 @@ async def test_stream_out_of_step_is_answered_and_closed() -> None:
     async with node(listener("tcp"), max_message_bytes=2000) as ours:
         peer = await TcpPeer.connect(ours.local("tcp"))
         peer.writer.write(MESSAGE + MESSAGE.replace(b"Content-Length: 0", b"Content-Length: 9999"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answer = await peer.reader.read()
         assert answer.startswith(b"SIP/2.0 513 ")
         assert [data for data, _, _ in ours.received] == [MESSAGE]
