@@ -10,7 +10,8 @@ import warnings
 
 MAX_LENGTH = 256
 MAX_REPEATS = 3
-"""Repeats of no fixed count in one pattern: n of them take at most length ** (n + 1) steps."""
+"""Repeats of no fixed count in one pattern: n of them take about length ** n steps. A pattern that may begin
+anywhere has one more."""
 MAX_CHOICES = 1000
 """Product of the alternatives and options in one pattern."""
 MAX_COUNT = 256
@@ -100,6 +101,10 @@ def _slow(pattern: str) -> str | None:
             repeats += 1
     if repeats > MAX_REPEATS:
         return f"{repeats} repeats of open count (* + {{n,m}}) are slow; write at most {MAX_REPEATS}"
+    if repeats == MAX_REPEATS and (pattern[0] != "^" or groups[0].branches > 1):
+        return (
+            f"{repeats} repeats of open count (* + {{n,m}}) from anywhere are slow; write ^ first, or fewer"
+        )
     if choices * groups[0].branches > MAX_CHOICES:
         return "so many options and alternatives in one pattern are slow; write several routes"
     return None

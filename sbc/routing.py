@@ -28,6 +28,9 @@ RETRY_AFTER_S = 10
 """Retry-After of a 503 when nothing says when a server will be back."""
 MAX_OWNERS = 4096
 """Addresses of which it is remembered to which trunk they belong."""
+MAX_MATCHED = 128
+"""Longest user that patterns look at: what one may cost (`config.pattern`) grows with the cube of the length. A
+longer one is refused; if it only fitted no pattern, it would slip past a route that rejects."""
 SIP_PORT = 5060
 
 # RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
@@ -159,6 +162,7 @@ class Router:
             _Rule(f"routes[{number}]", route, _compiled(route.match), _compiled(route.from_match))
             for number, route in enumerate(config.routes)
         )
+        self._patterns = any(rule.match or rule.from_match for rule in self._rules)
         self._prefixes = _prefixes(config)
         self._owners: dict[tuple[str, str], tuple[str, str] | None] = {}
         self._nat = {
@@ -220,6 +224,10 @@ class Router:
         """
         called = _called(request)
         number = called.partition(";")[0]
+        if self._patterns and max(len(number), len(request.caller)) > MAX_MATCHED:
+            lengths = (("called", str(len(number))), ("caller", str(len(request.caller))))
+            refused = Refusal(404, "No Route For This Number", "user-too-long")
+            return refused, (Decision("routing", "routes", lengths, f"{refused.status} {refused.rule}"),)
         decisions: list[Decision] = []
         others, admitted = 0, False
         looped = False

@@ -367,6 +367,7 @@ ENDINGS: dict[str, str] = {
     "draining": "Rejected with {status}: the process is being stopped and takes no new calls.",
     "overload": "Rejected with {status}: too many messages wait (limits.queue_age_ms).",
     "no-route": ("Rejected with {status}: no rule of routes matched; the decisions show what was compared."),
+    "user-too-long": "Rejected with {status}: a user part is too long to be matched; nobody has such a number.",
     "max-calls": "Rejected with {status}: limits.max_calls calls were in progress.",
     "rate": "Rejected with {status}: more new calls a second than limits.calls_per_s.",
     "source-rate": "Rejected with {status}: more new calls a second than limits.calls_per_s_per_source.",

@@ -72,3 +72,24 @@ def test_every_pattern_is_judged_and_those_allowed_are_fast(pattern: str) -> Non
     for text in ("a" * 64 + "!", "ab" * 32 + "!", "0" * 64 + "!", "01" * 32 + "!"):
         compiled.search(text)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fine"),
+    [
+        ("^[0-9]*[0-9]*[0-9]*x", True),
+        ("[0-9]*[0-9]*[0-9]*x", False),
+        ("^a|[0-9]*[0-9]*[0-9]*x", False),
+        ("[0-9]*[0-9]*x", True),
+    ],
+)
+def test_what_passes_takes_no_more_than_cubic_time(pattern: str, fine: bool) -> None:
+    found = refusal(pattern)
+    assert (found is None) is fine
+    if fine:
+        begin = time.perf_counter()
+        re.search(pattern, "1" * 128)
+        assert time.perf_counter() - begin < 0.5
+    else:
+        assert found is not None
+        assert "write ^ first" in found

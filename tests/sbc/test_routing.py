@@ -11,6 +11,7 @@ from config.load import load
 from config.model import Route
 from sbc.routing import (
     MAX_CONSIDERED,
+    MAX_MATCHED,
     MAX_REDIRECTS,
     MAX_TARGETS,
     CallRequest,
@@ -388,3 +389,16 @@ def test_redirects_are_bounded_and_unique() -> None:
     contacts = [f"sip:1@10.0.9.{number % 100}" for number in range(1, 300)]
     assert len(redirected(*contacts)) == MAX_REDIRECTS
     assert len(redirected("sip:1@10.0.9.1", "sip:1@10.0.9.1")) == 1
+
+
+@pytest.mark.parametrize("caller", [False, True])
+def test_a_user_of_no_sane_length_is_not_given_to_patterns(caller: bool) -> None:
+    core, servers = router('\nroutes:\n  - {from: public, match: "^1*$", to: pbx}\n')
+
+    def outcome_of(length: int) -> Plan | Refusal:
+        user, other = ("1", "1" * length) if caller else ("1" * length, "1")
+        return core.route(call("public", None, user, other), servers)[0]
+
+    assert isinstance(outcome_of(MAX_MATCHED), Plan)
+    found = refusal(outcome_of(MAX_MATCHED + 1))
+    assert (found.status, found.rule) == (404, "user-too-long")
