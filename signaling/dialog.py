@@ -167,11 +167,13 @@ def usable_routes(message: Message) -> tuple[str, ...]:
     for line in message.get_all("Record-Route"):
         try:
             for value in split_commas(line):
+                if len(routes) == MAX_ROUTES:
+                    return tuple(routes)  # thousands fit in a message, and each costs a URI
                 if isinstance(route_uri(value), SipUri):
                     routes.append(value)
         except ParseError:
             continue
-    return tuple(routes[:MAX_ROUTES])
+    return tuple(routes)
 
 
 def route_uri(route: str) -> Uri:
