@@ -292,6 +292,8 @@ class Trunks:
                 if endpoint.passive_until <= now:
                     self._ping_soon(endpoint, now)
                 self._avoid(endpoint, Health.SUSPECT, now + SUSPECT_S, why, now)
+            elif rule not in ("peer-rejected", "redirected"):
+                continue  # said by us, of our ports or of the message: nothing that the server said of itself
             elif status == 503 and retry_after_s is not None and retry_after_s > 0:
                 # Without Retry-After it counts as a 500 (RFC 3261 s.21.5.4), which says nothing of the next call.
                 until = now + min(retry_after_s, MAX_BUSY_S)

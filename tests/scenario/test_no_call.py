@@ -284,6 +284,10 @@ def test_full_port_pool_is_503_with_reason() -> None:
     assert refused.get("Retry-After")
     assert border.calls.stats["refused:media-ports-exhausted"] == 1
     bob.nothing()
+    # Its Retry-After is ours and not the server's, which goes on being tried.
+    carol.call_id, carol.tag = "another", "another"
+    carol.invite()
+    assert "media-ports-exhausted" in (carol.expect_answer(503).get("Warning") or "")
     hang_up(border, alice, bob, answer)
 
 
