@@ -14,8 +14,10 @@ from sbc.decisions import Decision
 from sbc.ladder import summary_of
 from sbc.routing import Target
 from signaling.errors import ParseError
+from signaling.exchange import KNOWN
 from signaling.flow import Flow, host_port
 from signaling.message import Request, Response
+from signaling.phrases import SIP
 
 MAX_DECISIONS = 96
 MAX_TARGETS = 48
@@ -243,8 +245,10 @@ class CallRecord:
         kept: bytes | None = None
         if self._mode == "full":
             kept = (message.encode() if data is None else data)[:MAX_BYTES]
-        # The same few lines stand in thousands of calls: interned, they are there once.
-        summary = sys.intern(printable(summary_of(message)))
+        summary = printable(summary_of(message))
+        if _usual(message):
+            # The same few lines stand in thousands of calls: interned, they are there once.
+            summary = sys.intern(summary)
         self.messages_left_out += _add(
             self.messages, TracedMessage(at, leg, direction, summary, kept), self._keep
         )
@@ -285,6 +289,14 @@ class CallRecord:
             "messages": [_message_json(message) for message in self.messages] if messages else [],
             "messages_left_out": self.messages_left_out,
         }
+
+
+def _usual(message: Request | Response) -> bool:
+    """Whether the summary is one of a few: what is interned may stay for ever (Python 3.12), and peers make up
+    methods and phrases."""
+    if message.method not in KNOWN:
+        return False
+    return isinstance(message, Request) or SIP.get(message.status) == message.reason
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:

@@ -319,3 +319,26 @@ def size_of(thing: object, seen: set[int]) -> int:
     for name in getattr(type(thing), "__slots__", ()):
         size += size_of(getattr(thing, name), seen)
     return size
+
+
+def test_words_that_a_peer_made_up_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    interned: list[str] = []
+
+    def intern(text: str) -> str:
+        interned.append(text)
+        return text
+
+    monkeypatch.setattr("sbc.record.sys.intern", intern)
+    kept = record()
+    fields = [("CSeq", "1 INVITE")]
+    for made in (
+        Response(486, "Busy at 4711", fields),
+        Response(699, "OK", fields),
+        Request("FOO4711", "sip:a@b", [("CSeq", "1 FOO4711")]),
+        Response(200, "OK", [("CSeq", "1 FOO4711")]),
+    ):
+        kept.trace(1.0, "a", "<", made, None)
+    assert interned == []
+    kept.trace(1.0, "a", "<", Response(486, "Busy Here", fields), None)
+    assert interned == ["486 Busy Here"]
+    assert len(kept.messages) == 5
