@@ -228,12 +228,18 @@ class Message:
     @property
     def from_tag(self) -> str | None:
         """The tag of From, None where there is none; cheaper than `from_.tag`."""
-        return tag_of(self.get("From") or "")
+        known: str | None = self._typed.get("from-tag")
+        if known is None:
+            known = self._typed["from-tag"] = tag_of(self.get("From") or "") or ""
+        return known or None
 
     @property
     def to_tag(self) -> str | None:
         """The tag of To, None where there is none; cheaper than `to.tag`."""
-        return tag_of(self.get("To") or "")
+        known: str | None = self._typed.get("to-tag")
+        if known is None:
+            known = self._typed["to-tag"] = tag_of(self.get("To") or "") or ""
+        return known or None
 
     @property
     def call_id(self) -> str:
@@ -279,8 +285,11 @@ class Message:
     @property
     def content_type(self) -> str:
         """The media type in lower case without parameters, "" where there is none."""
-        value = self.get("Content-Type")
-        return "" if value is None else value.partition(";")[0].strip().lower()
+        known: str | None = self._typed.get("media-type")
+        if known is None:
+            known = (self.get("Content-Type") or "").partition(";")[0].strip().lower()
+            self._typed["media-type"] = known
+        return known
 
     # -- serialising ---------------------------------------------------------------------------------------
 
@@ -359,7 +368,10 @@ class Response(Message):
     @property
     def method(self) -> str:
         """The method that CSeq names, "" where it names none."""
-        return (self.get("CSeq") or "").rpartition(" ")[2]
+        known: str | None = self._typed.get("method")
+        if known is None:
+            known = self._typed["method"] = (self.get("CSeq") or "").rpartition(" ")[2]
+        return known
 
     @property
     def start_line(self) -> str:
