@@ -121,7 +121,10 @@ class Follow:
 
 @frozen
 class Milestone:
-    """Something for the call's record: "ringing", "answered", or how a target ended ("tried")."""
+    """Something for the call's record: "ringing", "answered", or how a target ended ("tried").
+
+    `local`: it was we who could not serve the call there; the target is not to blame.
+    """
 
     what: Literal["ringing", "answered", "tried"]
     leg: str
@@ -129,6 +132,7 @@ class Milestone:
     reason: str = ""
     rule: str = ""
     retry_after_s: int | None = None
+    local: bool = False
 
 
 @frozen
@@ -451,7 +455,7 @@ class Call:
 
     def _target_failed(self, event: Rejected, now: float, local: bool = False) -> list[Effect]:
         name = f"b{self.attempt}"
-        tried = Milestone("tried", name, event.status, event.reason, event.rule, event.retry_after_s)
+        tried = Milestone("tried", name, event.status, event.reason, event.rule, event.retry_after_s, local)
         out: list[Effect] = [tried, DropLeg(name)]
         target = self.target
         if self.targets and target is not None:
