@@ -93,7 +93,7 @@ class Border:
         )
         self._await_ready()
 
-    def _await_ready(self, timeout_s: float = 20.0) -> None:
+    def _await_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the control socket answers: the log may be too quiet to say `ready`."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -115,7 +115,7 @@ class Border:
         """Counters and what the process holds."""
         return cast("dict[str, int]", self.ask("stats"))
 
-    def leftovers(self, timeout_s: float = 10.0, refused: int = 0) -> dict[str, int]:
+    def leftovers(self, timeout_s: float = 30.0, refused: int = 0) -> dict[str, int]:
         """What is still held, once nothing is or the time is over. Transactions linger for 64 x T1.
 
         `refused` UDP transactions may be left, of INVITEs that were refused: timer D is at least 32 s whatever

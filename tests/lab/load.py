@@ -52,7 +52,7 @@ class Plan:
     @property
     def linger_s(self) -> float:
         """By when everything must be gone after the last call."""
-        return 64 * self.t1_ms / 1000 + 3
+        return 64 * self.t1_ms / 1000 + 15
 
 
 @dataclass(slots=True)

@@ -109,7 +109,7 @@ class Process:
                 f"{self.name} still runs after {timeout_s:g} s:\n{self.text[-2000:]}"
             ) from None
 
-    def stop(self, number: int = 15, timeout_s: float = 10.0) -> int:
+    def stop(self, number: int = 15, timeout_s: float = 30.0) -> int:
         """End it by a signal, and by SIGKILL when that does not help; its exit status."""
         if self.running:
             self.popen.send_signal(number)
@@ -119,7 +119,7 @@ class Process:
                 self.popen.kill()
         return self.popen.wait()
 
-    def await_text(self, text: str, timeout_s: float = 10.0) -> None:
+    def await_text(self, text: str, timeout_s: float = 40.0) -> None:
         """Wait until it has written `text`."""
         deadline = time.monotonic() + timeout_s
         while text not in self.text:
@@ -174,7 +174,7 @@ class Namespaces:
         """A command line that runs `arguments` in a namespace."""
         return ["nsenter", f"--net=/run/netns/{self.full_name(namespace)}", "--", *arguments]
 
-    def run(self, namespace: str, *arguments: str, timeout_s: float = 30.0) -> str:
+    def run(self, namespace: str, *arguments: str, timeout_s: float = 60.0) -> str:
         """Run a command to its end; its output. Raises CalledProcessError."""
         done = subprocess.run(
             self.command(namespace, *arguments),

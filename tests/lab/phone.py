@@ -121,7 +121,7 @@ class Phone:
         """Wait until `count` calls are over."""
         self.await_(lambda: self.process.text.count("audio: destroyed") >= count, "the end of the call")
 
-    def await_(self, met: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+    def await_(self, met: Callable[[], bool], what: str, timeout_s: float = 40.0) -> None:
         """Wait for a condition."""
         deadline = time.monotonic() + timeout_s
         while not met():
@@ -156,7 +156,7 @@ class Phone:
             _SEND,
             str(self._control),
             f"{len(request)}:{request},",
-            timeout_s=10,
+            timeout_s=40,
         )
 
 

@@ -35,7 +35,7 @@ class Sipp:
         self._statistics = statistics
         self._errors = errors
 
-    def done(self, timeout_s: float = 40.0) -> "Sipp":
+    def done(self, timeout_s: float = 80.0) -> "Sipp":
         """Wait for its end; AssertionError with what it complains about unless every call went by the scenario."""
         status = self.process.wait(timeout_s)
         if status != 0:
@@ -181,7 +181,7 @@ def _fill(text: str, words: Words) -> str:
 
 def _await_port(namespaces: Namespaces, side: str, sipp: Sipp, port: int, transport: str) -> None:
     flag = "-uln" if transport == "udp" else "-tln"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while f":{port} " not in namespaces.run(side, "ss", flag):
         if time.monotonic() > deadline or not sipp.process.running:
             raise AssertionError(f"{sipp.process.name} does not listen on port {port}:\n{sipp.complaints}")

@@ -244,7 +244,7 @@ def rows(border: Border, verb: str = "calls", key: str = "calls") -> list[dict[s
     return cast("list[dict[str, Any]]", border.ask(verb)[key])
 
 
-def await_calls(border: Border, state: str, count: int = 1, timeout_s: float = 8.0) -> list[str]:
+def await_calls(border: Border, state: str, count: int = 1, timeout_s: float = 40.0) -> list[str]:
     """The ids of `count` calls in a state, once there are so many."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -61,14 +61,14 @@ def test_one_call_finds_its_way_past_four_dead_servers(lab: Lab) -> None:
         ("5060", "answered"),
     ]
     # Two servers were waited for, the others cost nothing but a round trip.
-    assert 2 * TRYING_S <= row["setup_s"] < 2 * TRYING_S + 2.0
+    assert 2 * TRYING_S <= row["setup_s"] < 2 * TRYING_S + 6.0
     assert row["outcome"] == "answered"
     lab.finish(refused=1)
 
 
 def await_cdr(border: Border, number: int) -> dict[str, Any]:
     """The `number`-th call detail record. It is written when the relay has told its last figures."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 40
     while len(lines := border.cdr.read_text().splitlines()) < number:
         assert time.monotonic() < deadline, lines
         time.sleep(0.02)
@@ -84,7 +84,7 @@ def await_states(border: Border, *wanted: str) -> float:
     """How long it takes until the servers of `pbx` are in these states."""
     begin = time.monotonic()
     while states(border) != list(wanted):
-        assert time.monotonic() - begin < 6, (states(border), border.process.text[-1500:])
+        assert time.monotonic() - begin < 40, (states(border), border.process.text[-1500:])
         time.sleep(0.03)
     return time.monotonic() - begin
 
@@ -108,7 +108,7 @@ def test_pings_mark_servers_down_and_up_and_calls_lose_no_time(lab: Lab) -> None
     lab.caller(PUBLIC).done()
     row = await_cdr(border, 1)
     assert [target["address"] for target in row["targets"]] == [f"{lab.host(PRIVATE, number=1)}:5060"]
-    assert row["setup_s"] < 2.0, "a server that is down is not even tried"
+    assert row["setup_s"] < 4.0, "a server that is down is not even tried"
 
     second.process.stop(signal.SIGKILL)
     await_states(border, "down", "down")
@@ -116,7 +116,7 @@ def test_pings_mark_servers_down_and_up_and_calls_lose_no_time(lab: Lab) -> None
     lab.caller(PUBLIC, "uac_refused", status=503, port=5064).done()
     row = await_cdr(border, 2)
     assert (row["status"], row["rule"], row["targets"]) == (503, "servers-down", [])
-    assert row["setup_s"] < 0.1, "nobody is waited for"
+    assert row["setup_s"] < 0.4, "nobody is waited for"
     refused_s = time.monotonic() - begin
 
     third = start(0, "third")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.lab.load import Plan, many, pool, quarantine
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 SHORT = Plan(calls=1500, rate=100, cycles=60, refusal_s=6, t1_ms=50)
 """T1 of a wire without delay: a transaction lingers for 3.2 s, so that the run is longer than that."""
