@@ -30,7 +30,7 @@ check: $(READY) ## Lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lab: $(READY) packages ## SIPp and baresip calls through network namespaces, slow ones too; needs root
+lab: $(READY) packages ## SIPp and baresip calls through network namespaces, a part of test; needs root
 	$(PYTEST) tests/lab -m lab $(ARGS)
 
 load: $(READY) packages ## 20,000 calls at 200/s, then pools of exactly enough ports and of too few; needs root
