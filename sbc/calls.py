@@ -718,7 +718,7 @@ class Calls:
                 live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
                 self.on_event("tried", live.record)
                 call = live.call
-                if call is not None and isinstance(call.target, Target) and not milestone.local:
+                if call is not None and isinstance(call.target, Target):
                     self.trunks.attempted(
                         call.target, milestone.status, milestone.rule, now, milestone.retry_after_s
                     )

@@ -121,10 +121,7 @@ class Follow:
 
 @frozen
 class Milestone:
-    """Something for the call's record: "ringing", "answered", or how a target ended ("tried").
-
-    `local`: it was we who could not serve the call there; the target is not to blame.
-    """
+    """Something for the call's record: "ringing", "answered", or how a target ended ("tried")."""
 
     what: Literal["ringing", "answered", "tried"]
     leg: str
@@ -132,7 +129,6 @@ class Milestone:
     reason: str = ""
     rule: str = ""
     retry_after_s: int | None = None
-    local: bool = False
 
 
 @frozen
@@ -455,7 +451,7 @@ class Call:
 
     def _target_failed(self, event: Rejected, now: float, local: bool = False) -> list[Effect]:
         name = f"b{self.attempt}"
-        tried = Milestone("tried", name, event.status, event.reason, event.rule, event.retry_after_s, local)
+        tried = Milestone("tried", name, event.status, event.reason, event.rule, event.retry_after_s)
         out: list[Effect] = [tried, DropLeg(name)]
         target = self.target
         if self.targets and target is not None:
