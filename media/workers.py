@@ -32,6 +32,8 @@ STREAMS_PER_QUERY = 64
 MESSAGE_BYTES = 262144
 # A worker that has not read so many commands is stuck: it is replaced.
 MAX_QUEUED = 20000
+# What can wait is told this much later, so that the ends of many calls wake the worker, and its answer us, once.
+LATE_S = 0.05
 QUERY_DEADLINE_S = 2.0
 STOP_DEADLINE_S = 2.0
 REAP_INTERVAL_S = 0.005
@@ -74,6 +76,7 @@ class _Worker:
         "closing",
         "control",
         "index",
+        "late",
         "load",
         "process",
         "queue",
@@ -85,6 +88,8 @@ class _Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.control: socket.socket | None = None
         self.queue: list[tuple[Any, ...]] = []
+        # To be queued a moment later.
+        self.late: list[tuple[Any, ...]] = []
         self.blocked = False
         self.load = 0
         # Streams told to close whose final counters have not come: stream id -> call.
@@ -109,9 +114,9 @@ class _Query:
 class WorkerRelay:
     """Relay (see `media.relay.Relay`) over `workers` processes, 0 for one per core.
 
-    Commands are collected and written once per turn of the event loop. When a worker dies, the next one opens
-    its streams again on the same ports with the learned sources; counters begin again at zero. Whatever `query`
-    has not heard within two seconds is left out.
+    Commands are collected and written once per turn of the event loop, those that can wait 20 times a second.
+    When a worker dies, the next one opens its streams again on the same ports with the learned sources; counters
+    begin again at zero. Whatever `query` has not heard within two seconds is left out.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class WorkerRelay:
         self._dscp = dscp
         self._streams: dict[int, _Stream] = {}
         self._dirty: list[_Worker] = []
+        self._late: asyncio.TimerHandle | None = None
         self._queries: dict[int, _Query] = {}
         self._next_token = 0
         self._stopping = False
@@ -176,7 +182,7 @@ class WorkerRelay:
         known = self._streams.get(stream)
         if known is not None:
             known.start_s, known.silence_s = start_s, silence_s
-            self._tell(known.worker, ("limits", stream, start_s, silence_s))
+            self._tell_late(known.worker, ("limits", stream, start_s, silence_s))
 
     def close(self, stream: int) -> None:
         """Stop relaying; a `Closed` event follows. Unknown streams are ignored."""
@@ -189,7 +195,7 @@ class WorkerRelay:
         if worker.control is None:
             self._loop.call_soon(self._give_up_closing, worker)
         else:
-            self._tell(worker, ("close", stream))
+            self._tell_late(worker, ("close", stream))
 
     def query(self, streams: Sequence[int]) -> Awaitable[list[StreamCounters]]:
         """Counters as of now, in the order asked for; streams that are not open are left out."""
@@ -219,6 +225,9 @@ class WorkerRelay:
             self._finish_query(query)
         for worker in self._workers:
             self._disconnect(worker)
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         deadline = time.monotonic() + STOP_DEADLINE_S
         for worker in self._workers:
             process = worker.process
@@ -242,6 +251,21 @@ class WorkerRelay:
         if len(queue) == MAX_QUEUED:
             # Not here: its events would come in the middle of whatever the caller is doing.
             self._loop.call_soon(self._lose_stuck, worker, worker.control)
+
+    def _tell_late(self, worker: _Worker, command: tuple[Any, ...]) -> None:
+        """What may come after commands that were given later; in order among its like."""
+        if worker.control is None:
+            return
+        worker.late.append(command)
+        if self._late is None:
+            self._late = self._loop.call_later(LATE_S, self._tell_what_waited)
+
+    def _tell_what_waited(self) -> None:
+        self._late = None
+        for worker in self._workers:
+            late, worker.late = worker.late, []
+            for command in late:
+                self._tell(worker, command)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -369,6 +393,7 @@ class WorkerRelay:
         worker.control = None
         worker.blocked = False
         worker.queue.clear()
+        worker.late.clear()
 
     def _lose(self, worker: _Worker) -> None:
         """The worker is dead or as good as that."""
