@@ -21,6 +21,9 @@ from tests.bench.loopback import Corner, Loopback
 from tests.bench.relays import our_packet_us, rtpengine_packet_us
 from tests.bench.systems import Ours, Peers, System, missing
 
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
+
 OURS = Corner(77)
 THEIRS = Corner(78)
 PARTS = ("calls", "options", "memory", "relay")
@@ -42,23 +45,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if alone:
         print(f"Ours alone: not installed: {', '.join(alone)} (make packages).")
-    print("\n| measure | ours | Kamailio + rtpengine | ratio | budget | rounds ours; theirs |")
-    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    table = [
+        "| measure | ours | Kamailio + rtpengine | ratio | budget | rounds ours; theirs |",
+        "|" + " --- |" * 6,
+    ]
+    print("", *table, sep="\n", flush=True)
     spins = [_spin()]
     try:
         for part in wanted.only:
             for line in _measure(part, wanted, bool(alone)):
                 print(line, flush=True)
+                table.append(line)
             spins.append(_spin())
     except AssertionError as error:
         print(f"\nbench: a load failed, so there is no figure: {error}", file=sys.stderr)
         return 1
     low, middle, high = min(spins), statistics.median(spins), max(spins)
-    print(
-        f"\nNoise: a fixed piece of Python took {middle * 1000:.0f} ms of CPU (median), {low / middle - 1:+.0%} to"
+    noise = (
+        f"Noise: a fixed piece of Python took {middle * 1000:.0f} ms of CPU (median), {low / middle - 1:+.0%} to"
         f" {high / middle - 1:+.0%} between the parts; load {_load()} at the end."
     )
+    print(f"\n{noise}")
+    if wanted.readme:
+        _write(README, "\n".join([*table, "", f"Python {platform.python_version()}. {noise}", ""]))
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Put the figures where the front page has them."""
+    before, _, rest = path.read_text("utf-8").partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise SystemExit(f"bench: {path.name} has no place for the figures ({BEGIN.strip()} ... {END})")
+    path.write_text(f"{before}{BEGIN}{text}{END}{after}", "utf-8")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -75,6 +94,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}"
     )
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md as well")
     found = parser.parse_args(arguments)
     unknown = [part for part in found.only if part not in PARTS]
     if unknown:
