@@ -53,7 +53,7 @@ from signaling.sdp.offer_answer import (
 )
 from signaling.sdp.parser import parse
 from signaling.sdp.rewrite import Section, body_after_origin, complete
-from signaling.sdp.session import Session
+from signaling.sdp.session import Media, Session
 
 __all__ = ["Anchor", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
 
@@ -242,7 +242,10 @@ class LocalAnchor:
         self._apply(state, MediaSession(self._limited(state, streams)))
         exchange.answered = True
         state.vacant = None
-        state.places = [replace(line.media, lines=()) for line in exchange.lines]
+        state.places = [
+            Media(media.kind, media.port, media.count, media.proto, media.formats)
+            for media in (line.media for line in exchange.lines)
+        ]
         remember(offerer, exchange.session, exchange.lines)
         remember(answerer, session, answers)
         return self._write(state, target, session, sections[: exchange.asked])

@@ -117,7 +117,11 @@ class Message:
         key = KEYS.get(name) or key_of(name)
         first = self._first
         if first is None:
-            return [value for field, value in self._lines if field == name or key_of(field) == key]
+            return [
+                value
+                for field, value in self._lines
+                if field == name or (KEYS.get(field) or key_of(field)) == key
+            ]
         found = self._repeated.get(key)
         if found is not None:
             return list(found)
@@ -166,7 +170,7 @@ class Message:
         """The first line of this name with another value; the others stay. Nothing where there is none."""
         key = key_of(name)
         for position, (field, _) in enumerate(self._lines):
-            if key_of(field) == key:
+            if (KEYS.get(field) or key_of(field)) == key:
                 self._lines[position] = (field, value)
                 break
         else:
@@ -185,7 +189,11 @@ class Message:
 
     def _positions(self, name: str) -> list[int]:
         key = key_of(name)
-        return [position for position, (field, _) in enumerate(self._lines) if key_of(field) == key]
+        return [
+            position
+            for position, (field, _) in enumerate(self._lines)
+            if (KEYS.get(field) or key_of(field)) == key
+        ]
 
     def _changed(self) -> None:
         self._first = None
