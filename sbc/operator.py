@@ -8,11 +8,12 @@ from typing import Protocol
 from config.model import Config
 from media.relay import Counters, StreamCounters
 from sbc.anchor import MediaReport
-from sbc.calls import Calls
+from sbc.calls import REPORT_S, Calls
 from sbc.control import Arguments, ControlError, Verb
 from sbc.explain import Explanation, explain
 from sbc.record import CallRecord
 
+POLL_S = 0.02
 COUNTERS_DEADLINE_S = 3.0
 """A little more than the relay waits for its own workers."""
 
@@ -96,12 +97,20 @@ class Operator:
 
     async def explanation(self, record: CallRecord) -> Explanation:
         """`record` explained with the figures of this moment, or with the final ones."""
+        await self._last_figures(record)
         report = record.media
-        if record.id in self._server.calls.live:
+        if record.id in self._server.calls.live and record.ended_at is None:
             report = self._server.calls.media(record.id)
             counted = await self._count(line.stream for line in report.lines)
             report = _with_counters(report, counted)
         return explain(record, report, self._helped(record), self._server.wall)
+
+    async def _last_figures(self, record: CallRecord) -> None:
+        """Wait for the final counters of a call that has just ended; `Calls` gives them up after `REPORT_S`."""
+        for _ in range(round(REPORT_S / POLL_S) + 1):
+            if record.ended_at is None or record not in self._server.calls.closing:
+                return
+            await asyncio.sleep(POLL_S)
 
     async def hangup(self, arguments: Arguments) -> dict[str, object]:
         """End one call."""

@@ -176,3 +176,24 @@ def test_trunks_count_their_calls_and_stats_what_is_held() -> None:
 
 def test_a_row_without_a_leg_is_a_row() -> None:
     assert call_row(CallRecord("c-1", 5.0), None, 6.0)["source"] is None
+
+
+def test_explaining_a_call_that_has_just_ended_waits_for_its_last_figures() -> None:
+    server, verbs = operator()
+    ending = record("c-dddd5555", "ending")
+    ending.end(1010.0, "a", "bye", "hung up", 200, "bye")
+    server.calls.closing.append(ending)
+
+    async def run() -> Any:
+        async def figures_come() -> None:
+            await asyncio.sleep(0.1)
+            heard = Counters(packets=10, forwarded=10, mos=4.4)
+            ending.media = MediaReport((LINE,), (StreamCounters(LINE.stream, ending.id, heard, heard),))
+            server.calls.closing.remove(ending)
+
+        coming = asyncio.create_task(figures_come())
+        explained = await verbs.explain({"call": ending.id})
+        await coming
+        return explained
+
+    assert "no figures" not in str(asyncio.run(run())["text"])
