@@ -196,4 +196,4 @@ def test_explaining_a_call_that_has_just_ended_waits_for_its_last_figures() -> N
         await coming
         return explained
 
-    assert "no figures" not in str(asyncio.run(run())["text"])
+    assert "10 packets" in str(asyncio.run(run())["text"])
