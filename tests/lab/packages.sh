@@ -11,6 +11,8 @@ declare -A package_of=(
   [tshark]=tshark
   [tcpdump]=tcpdump
   [ip]=iproute2
+  [nft]=nftables
+  [turnserver]=coturn
   [systemd-analyze]=systemd
 )
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
