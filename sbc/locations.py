@@ -1,0 +1,390 @@
+"""Where the phones are: bindings of addresses of record to flows (RFC 3261 s.10, RFC 5626), without I/O.
+
+Times in memory are monotonic, so that a step of the clock ends no registration; `row_of` and `binding_of` turn them
+into seconds since the epoch and back, because what is stored has to survive the process.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TypeVar
+
+from config.frozen import frozen
+from sbc.wakeups import Wakeups
+from signaling.errors import ParseError
+from signaling.flow import Address, Flow, host_port
+from signaling.uri import SipUri, parse_uri, unescape
+
+MAX_BINDINGS = 200_000
+"""Bindings in all. A phone costs about 2 KiB here; beyond it a new one gets 503."""
+MAX_SHOWN = 256
+"""Characters of what a phone says of itself that are kept."""
+
+K = TypeVar("K")
+Row = tuple[str, str, str]
+"""What is stored of a binding: user, identity, and the rest as JSON."""
+FlowKey = tuple[str, str, Address]
+
+
+@frozen
+class Upstream:
+    """What the registrar behind us knows of a binding: its server, until when, and what it told us.
+
+    `auth_user` is who the credentials named that it accepted; `service_route` is RFC 3608.
+    """
+
+    server: str
+    expires_at: float
+    auth_user: str = ""
+    service_route: tuple[str, ...] = ()
+    pub_gruu: str = ""
+    temp_gruu: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """One contact of one user. Changed only through `Locations`, which has it in its tables.
+
+    `user` is the user of the address of record without escapes, `contact` the URI as the phone wrote it, `identity`
+    what makes it the same binding when it comes again (`identity_of`), `token` the user part of the contact that
+    stands for it towards the registrar, `q` in thousandths, `nat` how Via and Contact differ from the source ("":
+    they do not), `gruu` the handle of its temporary GRUUs. `expires_at` and `seen_at` are monotonic.
+    """
+
+    user: str
+    identity: str
+    contact: str
+    token: str
+    flow: Flow
+    expires_at: float
+    call_id: str
+    cseq: int
+    q: int = 1000
+    instance: str = ""
+    reg_id: int = 0
+    outbound: bool = False
+    user_agent: str = ""
+    nat: str = ""
+    gruu: str = ""
+    seen_at: float = 0.0
+    upstream: Upstream | None = None
+    # Why it cannot be called just now: "" for one that can.
+    dead: str = ""
+    armed: float | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """User and identity."""
+        return self.user, self.identity
+
+    @property
+    def flow_key(self) -> FlowKey:
+        """What a message of this phone is recognised by."""
+        return self.flow.network, self.flow.transport, self.flow.remote
+
+
+@frozen
+class Change:
+    """One line for the store: the row, or None for a binding that is gone."""
+
+    user: str
+    identity: str
+    row: Row | None
+
+
+_PREFERENCE = attrgetter("q", "seen_at")
+
+
+class Locations:
+    """All bindings, by user, by token and by flow.
+
+    What changed since the last `take_changes` is remembered by key, so a binding that is refreshed ten times in
+    between is written once.
+    """
+
+    def __init__(self, max_bindings: int = MAX_BINDINGS) -> None:
+        self.max_bindings = max_bindings
+        self._by_user: dict[str, list[Binding]] = {}
+        self._by_token: dict[str, list[Binding]] = {}
+        self._by_flow: dict[FlowKey, list[Binding]] = {}
+        self._by_gruu: dict[str, Binding] = {}
+        self._wakeups: Wakeups[Binding] = Wakeups()
+        self._changed: dict[tuple[str, str], Binding | None] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def full(self) -> bool:
+        """Whether no new binding may come in."""
+        return self._size >= self.max_bindings
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def of(self, user: str) -> tuple[Binding, ...]:
+        """The bindings of a user, the preferred first: by q, then the one heard of last."""
+        return tuple(sorted(self._by_user.get(user, ()), key=_PREFERENCE, reverse=True))
+
+    def count(self, user: str) -> int:
+        """How many bindings a user has."""
+        return len(self._by_user.get(user, ()))
+
+    def get(self, user: str, identity: str) -> Binding | None:
+        """The binding that a contact renews."""
+        for binding in self._by_user.get(user, ()):
+            if binding.identity == identity:
+                return binding
+        return None
+
+    def by_token(self, token: str) -> tuple[Binding, ...]:
+        """The flows of one phone that registered through us with this token, the one heard of last first."""
+        return tuple(sorted(self._by_token.get(token, ()), key=_PREFERENCE, reverse=True))
+
+    def by_gruu(self, gruu: str) -> Binding | None:
+        """The binding with these temporary GRUUs."""
+        return self._by_gruu.get(gruu)
+
+    def on_flow(self, flow: Flow) -> tuple[Binding, ...]:
+        """The bindings that were made by this flow: who sends from it is one of their users."""
+        found = self._by_flow.get((flow.network, flow.transport, flow.remote))
+        if found is None:
+            return ()
+        # A connection of before the last start has no number yet, and none of its bytes can still come.
+        return tuple(one for one in found if one.flow.connection == flow.connection)
+
+    def all(self) -> list[Binding]:
+        """Every binding, by user."""
+        return [binding for user in sorted(self._by_user) for binding in self.of(user)]
+
+    # -- changing ------------------------------------------------------------------------------------------
+
+    def put(self, binding: Binding) -> Binding | None:
+        """Add it, or let it take the place of the one with its key, which is returned."""
+        old = self.get(binding.user, binding.identity)
+        if old is not None:
+            self._unlink(old)
+        self._by_user.setdefault(binding.user, []).append(binding)
+        self._by_token.setdefault(binding.token, []).append(binding)
+        self._by_flow.setdefault(binding.flow_key, []).append(binding)
+        if binding.gruu:
+            self._by_gruu[binding.gruu] = binding
+        self._size += 1
+        self._wakeups.arm(binding, binding.expires_at)
+        self._changed[binding.key] = binding
+        return old
+
+    def refresh(
+        self, binding: Binding, expires_at: float, cseq: int, now: float, upstream: Upstream | None
+    ) -> None:
+        """The same contact by the same flow once more."""
+        binding.expires_at = expires_at
+        binding.cseq = cseq
+        binding.seen_at = now
+        binding.upstream = upstream
+        binding.dead = ""
+        self._wakeups.arm(binding, expires_at)
+        self._changed[binding.key] = binding
+
+    def remove(self, binding: Binding) -> None:
+        """It is gone. Nothing happens when it already was."""
+        if self._unlink(binding):
+            self._changed[binding.key] = None
+
+    def lost(self, flow: Flow, why: str) -> list[Binding]:
+        """This flow leads nowhere any more: its bindings cannot be called until the phone is heard again."""
+        found = [binding for binding in self.on_flow(flow) if not binding.dead]
+        for binding in found:
+            binding.dead = why
+        return found
+
+    def heard(self, binding: Binding, now: float) -> None:
+        """The phone has sent something by its flow."""
+        binding.seen_at = now
+        binding.dead = ""
+
+    def _unlink(self, binding: Binding) -> bool:
+        if not _drop(self._by_user, binding.user, binding):
+            return False
+        _drop(self._by_token, binding.token, binding)
+        _drop(self._by_flow, binding.flow_key, binding)
+        if self._by_gruu.get(binding.gruu) is binding:
+            del self._by_gruu[binding.gruu]
+        self._wakeups.disarm(binding)
+        self._size -= 1
+        return True
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When `expire` is due; at times early."""
+        return self._wakeups.next()
+
+    def expire(self, now: float) -> list[Binding]:
+        """Remove what has run out, and tell which."""
+        gone: list[Binding] = []
+        for binding in self._wakeups.due(now):
+            if binding.expires_at > now:
+                self._wakeups.arm(binding, binding.expires_at)
+            else:
+                self.remove(binding)
+                gone.append(binding)
+        return gone
+
+    # -- written down --------------------------------------------------------------------------------------
+
+    def take_changes(self, now: float, wall: float) -> tuple[Change, ...]:
+        """What is to be stored since the last call of this. `wall`: seconds since the epoch at `now`."""
+        changes = tuple(
+            Change(user, identity, None if binding is None else row_of(binding, now, wall))
+            for (user, identity), binding in self._changed.items()
+        )
+        self._changed.clear()
+        return changes
+
+    def restore(self, rows: Sequence[Row], now: float, wall: float) -> int:
+        """Take over what was stored, but for what has run out meanwhile; returns how many there are.
+
+        What cannot be read (of a later version) is left out: the phone will register again.
+        """
+        for row in rows:
+            binding = binding_of(row, now, wall)
+            if binding is None or binding.expires_at <= now:
+                self._changed[row[0], row[1]] = None
+            elif not self.full:
+                self.put(binding)
+                self._changed.pop(binding.key, None)
+        return self._size
+
+
+def _drop(table: dict[K, list[Binding]], key: K, one: Binding) -> bool:
+    found = table.get(key)
+    if found is None or one not in found:
+        return False
+    found.remove(one)
+    if not found:
+        del table[key]
+    return True
+
+
+# -- what makes a binding the same -------------------------------------------------------------------------
+
+
+def identity_of(contact: str, instance: str = "", reg_id: int = 0) -> str:
+    """What makes a contact the same binding: instance and reg-id (RFC 5626 s.6), else the URI (RFC 3261 s.19.1.4)."""
+    if instance and reg_id:
+        return f"reg {reg_id} {instance.lower()}"
+    try:
+        uri = parse_uri(contact)
+    except ParseError:
+        return f"uri {contact}"
+    if not isinstance(uri, SipUri):
+        return f"uri {contact}"
+    params = sorted(f";{name.lower()}={(value or '').lower()}" for name, value in uri.params)
+    port = "" if uri.port is None else f":{uri.port}"
+    return f"uri {uri.scheme}:{unescape(uri.user)}@{uri.host.lower()}{port}{''.join(params)}"
+
+
+def phone_of(identity: str) -> str:
+    """The identity without its reg-id: the flows of one phone are one contact towards a registrar behind us."""
+    return identity.partition(" ")[2].partition(" ")[2] if identity.startswith("reg ") else identity
+
+
+# -- rows --------------------------------------------------------------------------------------------------
+
+
+def row_of(binding: Binding, now: float, wall: float) -> Row:
+    """What is stored of `binding`; its times in seconds since the epoch."""
+    flow, upstream = binding.flow, binding.upstream
+    data: dict[str, object] = {
+        "contact": binding.contact,
+        "token": binding.token,
+        "flow": [flow.network, flow.transport, list(flow.local), list(flow.remote)],
+        "expires_at": wall + binding.expires_at - now,
+        "seen_at": wall + binding.seen_at - now,
+        "call_id": binding.call_id,
+        "cseq": binding.cseq,
+        "q": binding.q,
+        "instance": binding.instance,
+        "reg_id": binding.reg_id,
+        "outbound": binding.outbound,
+        "user_agent": binding.user_agent,
+        "nat": binding.nat,
+        "gruu": binding.gruu,
+    }
+    if upstream is not None:
+        data["upstream"] = {
+            "server": upstream.server,
+            "expires_at": wall + upstream.expires_at - now,
+            "auth_user": upstream.auth_user,
+            "service_route": list(upstream.service_route),
+            "pub_gruu": upstream.pub_gruu,
+            "temp_gruu": upstream.temp_gruu,
+        }
+    return binding.user, binding.identity, json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+
+
+def binding_of(row: Row, now: float, wall: float) -> Binding | None:
+    """The binding of a stored row, None for one that this version cannot read."""
+    user, identity, text = row
+    try:
+        data = json.loads(text)
+        network, transport, local, remote = data["flow"]
+        upstream = None
+        if (stored := data.get("upstream")) is not None:
+            upstream = Upstream(
+                str(stored["server"]),
+                now + float(stored["expires_at"]) - wall,
+                str(stored["auth_user"]),
+                tuple(str(one) for one in stored["service_route"]),
+                str(stored["pub_gruu"]),
+                str(stored["temp_gruu"]),
+            )
+        flow = Flow(
+            str(network), str(transport), (str(local[0]), int(local[1])), (str(remote[0]), int(remote[1]))
+        )
+        return Binding(
+            user,
+            identity,
+            str(data["contact"]),
+            str(data["token"]),
+            flow,
+            now + float(data["expires_at"]) - wall,
+            str(data["call_id"]),
+            int(data["cseq"]),
+            int(data["q"]),
+            str(data["instance"]),
+            int(data["reg_id"]),
+            bool(data["outbound"]),
+            str(data["user_agent"]),
+            str(data["nat"]),
+            str(data["gruu"]),
+            now + float(data["seen_at"]) - wall,
+            upstream,
+            # Its connection ended with the process that had it: it is back when the phone registers again.
+            "its connection ended with the restart" if flow.reliable else "",
+        )
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def shown(binding: Binding, now: float) -> dict[str, object]:
+    """One line of `sbc registrations`."""
+    upstream, flow = binding.upstream, binding.flow
+    return {
+        "user": binding.user,
+        "contact": binding.contact,
+        "network": flow.network,
+        "flow": f"{flow.transport} {host_port(flow.remote)}",
+        "expires_s": max(0, round(binding.expires_at - now)),
+        "q": binding.q / 1000,
+        "nat": binding.nat or None,
+        "registrar": "local" if upstream is None else upstream.server,
+        "registrar_expires_s": None if upstream is None else max(0, round(upstream.expires_at - now)),
+        "seen_s": max(0, round(now - binding.seen_at)),
+        "state": binding.dead or "up",
+        "user_agent": binding.user_agent,
+        "instance": binding.instance or None,
+        "reg_id": binding.reg_id or None,
+    }
