@@ -22,7 +22,7 @@ LAN = "lan"
 WAN = "wan"
 HOUSE_ROUTER = "192.168.1.1"
 HOUSE = ("192.168.1.10", "192.168.1.11", "192.168.1.12")
-"""The addresses of the phones of every home."""
+"""The addresses of the phones of every home, each in a namespace of its own."""
 
 
 class Nat(Enum):
@@ -41,11 +41,6 @@ class Lot:
     name: str
     provider: str
     given: tuple[str, ...]
-
-    @property
-    def home(self) -> str:
-        """The namespace of the phones."""
-        return f"home-{self.name}"
 
     @property
     def router(self) -> str:
@@ -70,7 +65,7 @@ table ip home {{
     type filter hook forward priority filter; policy drop;
     jump faults
     ct state established,related accept
-    iifname "lan" oifname "wan" accept
+    iifname "lan*" oifname "wan" accept
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -119,23 +114,29 @@ class Street(Namespaces):
 
 
 class Home:
-    """A home with its router. `phones` are addresses that user agents may bind in `namespace`."""
-
-    phones = HOUSE
+    """A home with its router. Every phone has a room, that is a namespace, and there one of the addresses HOUSE."""
 
     def __init__(self, street: Street, lot: Lot, nat: Nat = Nat.CONE, mapping_s: int | None = None) -> None:
-        self.namespace = lot.home
         self.router = lot.router
         self.address = lot.given[0]
         """The public address of the moment."""
         self._street = street
         self._lot = lot
         self._leases = 0
+        self._rooms: list[int] = []
         self._build()
         self.nat = nat
         self.translate(nat)
         if mapping_s is not None:
             self.forget_after(mapping_s)
+
+    def room(self, number: int = 0) -> str:
+        """The namespace of a phone, whose address is HOUSE[number]."""
+        name = f"home-{self._lot.name}{number}"
+        if number not in self._rooms:
+            self._rooms.append(number)
+            self._furnish(name, number)
+        return name
 
     def translate(self, nat: Nat) -> None:
         """Set up the router; rules for faults are gone after it."""
@@ -167,7 +168,7 @@ class Home:
 
     def redirect(self, match: str, port: int) -> None:
         """Lead what comes from the phones and matches to a proxy of the router itself."""
-        self._nft(f'add rule ip home inward iifname "{LAN}" {match} redirect to :{port}')
+        self._nft(f'add rule ip home inward iifname "{LAN}*" {match} redirect to :{port}')
 
     def help_sip(self) -> None:
         """Switch the kernel's SIP ALG on. Raises CalledProcessError where the kernel has none."""
@@ -183,19 +184,22 @@ class Home:
 
     def _build(self) -> None:
         street, lot = self._street, self._lot
-        for name in (self.namespace, self.router):
-            street.add(name)
-        street.cable(self.namespace, "eth0", self.router, LAN)
+        street.add(self.router)
         street.cable(PUBLIC, f"to-{lot.router}", self.router, WAN)
-        for phone in self.phones:
-            street.run(self.namespace, "ip", "address", "add", f"{phone}/24", "dev", "eth0")
-        street.run(self.router, "ip", "address", "add", f"{HOUSE_ROUTER}/24", "dev", LAN)
         street.run(
             PUBLIC, "ip", "address", "add", f"{lot.provider}/{PREFIX_LENGTH}", "dev", f"to-{lot.router}"
         )
-        street.run(self.namespace, "ip", "route", "add", "default", "via", HOUSE_ROUTER)
         street.run(self.router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self._lease()
+
+    def _furnish(self, name: str, number: int) -> None:
+        """A cable of its own for each room: its two ends know each other's address and nothing else."""
+        street, device, phone = self._street, f"{LAN}{number}", HOUSE[number]
+        street.add(name)
+        street.cable(name, "eth0", self.router, device)
+        street.run(self.router, "ip", "address", "add", HOUSE_ROUTER, "peer", phone, "dev", device)
+        street.run(name, "ip", "address", "add", phone, "peer", HOUSE_ROUTER, "dev", "eth0")
+        street.run(name, "ip", "route", "add", "default", "via", HOUSE_ROUTER)
 
     def _lease(self) -> None:
         run = self._street.run

@@ -40,7 +40,7 @@ class Net:
     def __init__(self, village: Village, home: Home) -> None:
         self._stack = ExitStack()
         hosts = SIDES[PUBLIC].peers
-        self.phone = self._socket(village, home.namespace, HOUSE[0])
+        self.phone = self._socket(village, home.room(), HOUSE[0])
         self.server = self._socket(village, PUBLIC, hosts[1])
         self.other = self._socket(village, PUBLIC, hosts[2])
 
@@ -117,7 +117,7 @@ def test_a_symmetric_nat_maps_for_each_by_itself(village: Village, net: list[Net
 
 def test_two_phones_with_one_port_get_two(village: Village, net: list[Net]) -> None:
     home, sockets = build(village, net, Nat.CONE)
-    second = inside(village.namespaces, home.namespace, lambda: udp(HOUSE[1], PORT))
+    second = inside(village.namespaces, home.room(1), lambda: udp(HOUSE[1], PORT))
     with second:
         one, other = seen(sockets.phone, sockets.server), seen(second, sockets.server)
     assert one[0] == other[0] == home.address
@@ -165,12 +165,12 @@ def test_a_blocked_pinhole(village: Village, net: list[Net]) -> None:
 def test_homes_do_not_reach_each_other_nor_what_is_private(village: Village) -> None:
     one, other = village.home("a"), village.home("b", Nat.SYMMETRIC)
     with ExitStack() as stack:
-        a = stack.enter_context(inside(village.namespaces, one.namespace, lambda: udp(HOUSE[0], PORT)))
-        b = stack.enter_context(inside(village.namespaces, other.namespace, lambda: udp(HOUSE[0], PORT)))
+        a = stack.enter_context(inside(village.namespaces, one.room(), lambda: udp(HOUSE[0], PORT)))
+        b = stack.enter_context(inside(village.namespaces, other.room(), lambda: udp(HOUSE[0], PORT)))
         a.sendto(b"neighbour", (other.address, PORT))
         assert got(b, 0.3) is None
     pinged = subprocess.run(
-        village.namespaces.command(one.namespace, "ping", "-c1", "-W1", SIDES["private"].border),
+        village.namespaces.command(one.room(), "ping", "-c1", "-W1", SIDES["private"].border),
         capture_output=True, check=False,
     )  # fmt: skip
     assert pinged.returncode != 0
