@@ -36,24 +36,31 @@ LINGER_S = 70.0
 """After this no transaction of a call is left."""
 
 
+class Wire(Border):
+    """A border whose agents are not: what it sends is kept as bytes."""
+
+    def __init__(self, max_calls: int) -> None:
+        self.out: list[bytes] = []
+        super().__init__(CONFIG, lambda text: _wide(text, max_calls))
+
+    def _send(self, data: bytes, flow: Flow) -> None:
+        self.out.append(data)
+
+
 class Caller:
     """Both user agents of the calls, written to cost little: text in, text out, nothing parsed but what is needed."""
 
     def __init__(self, max_calls: int = 200) -> None:
-        self.border = Border(CONFIG, lambda text: _wide(text, max_calls))
+        self.border = Wire(max_calls)
         self.calls = self.border.calls
         self.spent_ns = 0
-        self._sent: list[bytes] = []
+        self._sent = self.border.out
         self._serial = count(1)
-        self.calls._send = self._take
         self._a = Flow("public", "udp", ("203.0.113.10", 5060), CALLER)
         self._b = Flow("private", "udp", ("10.0.0.1", 5060), CALLEE)
         self._offer = audio(CALLER[0]).encode()
         self._answer = audio(CALLEE[0], 4002).encode()
         self.profile: cProfile.Profile | None = None
-
-    def _take(self, data: bytes, flow: Flow) -> None:
-        self._sent.append(data)
 
     def _timed(self, work: Callable[[], None]) -> None:
         profile = self.profile

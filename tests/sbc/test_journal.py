@@ -30,7 +30,7 @@ class Written:
 
     def border(self, config: str | None = None) -> Border:
         border = Border() if config is None else Border(config)
-        border.calls.on_event = self.journal.event
+        border.calls.board.on_event = self.journal.event
         return border
 
 

@@ -273,6 +273,33 @@ def test_repeated_2xx_of_a_lost_fork_gets_one_bye_and_many_acks() -> None:
     hang_up(border, alice, bob, answer)
 
 
+def test_first_2xx_of_another_fork_after_the_call_is_acked_and_released() -> None:
+    """RFC 3261 s.13.2.2.4: for 64*T1 after the first 2xx another may come, whatever became of the call."""
+    border = Border()
+    alice, bob = pair(border)
+    alice.invite()
+    invite = bob.expect("INVITE")
+    bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), tag="one")
+    bob.expect("ACK")
+    answer = alice.expect_answer(200)
+    alice.ack(answer)
+    alice.inside("BYE", answer)
+    bob.answer(bob.expect("BYE"), 200)
+    alice.expect_answer(200, "BYE")
+    assert border.calls.leftovers()["calls"] == 0
+    bob.answer(invite, 200, sdp=audio("10.0.0.21", 4002), tag="two")
+    assert bob.expect("ACK").to.tag == "two"
+    bye = bob.expect("BYE")
+    assert bye.to.tag == "two"
+    bob.answer(invite, 200, sdp=audio("10.0.0.21", 4002), tag="two")
+    assert bob.expect("ACK").to.tag == "two"
+    bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), tag="one")
+    assert bob.expect("ACK").to.tag == "one"
+    bob.nothing()
+    bob.answer(bye, 200)
+    border.at_rest()
+
+
 def test_failover_after_ringing_gives_the_caller_a_new_early_dialog() -> None:
     border = Border(changes=two_servers)
     alice, bob = pair(border)
