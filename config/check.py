@@ -7,8 +7,9 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from config import access
 from config.coverage import sources, unreachable
-from config.model import Config, Network, PortRange, SipServer, Trunk
+from config.model import AUTO, LOCAL, PHONES, Config, Network, PortRange, Route, SipServer, Trunk
 from config.problems import Level, Problem
 from config.timing import contradictions, written
 from config.values import IpNetwork
@@ -131,6 +132,7 @@ class _Checker:
         for trunk in self.config.trunks.values():
             self._trunk(f"trunks.{trunk.name}", trunk)
         self._claims()
+        self._phones()
         self._routes()
         self._idle_trunks()
         self._limits()
@@ -147,14 +149,18 @@ class _Checker:
     def _warn(self, key: str, message: str) -> None:
         self._say(key, message, "warning")
 
+    def _say_all(self, mistakes: Iterable[access.Mistake]) -> None:
+        for key, message, level in mistakes:
+            if key not in self.broken:
+                self._say(key, message, level)
+
     def _line(self, key: str) -> str:
         return f"line {self.config.position(key)[0]}"
 
     # -- networks ------------------------------------------------------------------------------------------
 
     def _network(self, key: str, network: Network) -> None:
-        if network.name == "any":
-            self._say(key, "any stands for every network in routes; write another name")
+        self._reserved(key, network.name)
         if network.name in self.config.trunks:
             line = self._line(f"trunks.{network.name}")
             self._say(
@@ -168,6 +174,13 @@ class _Checker:
             self._say(f"{key}.listen", "no listener, so no SIP; write one or more, like [udp:5060, tcp:5060]")
         self._media_ports(f"{key}.media_ports", network)
         self._reachable(key, network)
+        self._say_all(access.of_network(network))
+
+    def _reserved(self, key: str, name: str) -> None:
+        meaning = {"any": "every network", PHONES: "the phones", LOCAL: "our own registrar"}.get(name)
+        if meaning is not None:
+            self._say(key, f"{name} stands for {meaning} in {'phones' if name == LOCAL else 'routes'}; "
+                      "write another name")  # fmt: skip
 
     def _families(self, key: str, network: Network) -> None:
         address = network.address
@@ -181,7 +194,8 @@ class _Checker:
                     f"{key}.address6",
                     "address is IPv6 already; write the IPv4 address there, or leave this out",
                 )
-        for name, given in (("advertise", network.advertise), ("media_address", network.media_address)):
+        literal = None if network.advertise == AUTO else network.advertise
+        for name, given in (("advertise", literal), ("media_address", network.media_address)):
             if given and address and (":" in given) != (":" in address):
                 self._say(
                     f"{key}.{name}",
@@ -195,7 +209,7 @@ class _Checker:
                 f"{key}.address",
                 f"{address} is no address that peers can send to; write one address of ours, or add advertise",
             )
-        for name, given in (("address6", network.address6), ("advertise", network.advertise)):
+        for name, given in (("address6", network.address6), ("advertise", literal)):
             if given in wildcards:
                 self._say(
                     f"{key}.{name}",
@@ -203,8 +217,10 @@ class _Checker:
                 )
 
     def _reachable(self, key: str, network: Network) -> None:
-        seen = network.advertise or network.address
-        if not seen or not any(word in network.name.lower() for word in _PUBLIC_WORDS):
+        seen = network.advertised
+        if network.advertise == AUTO and not network.learned:
+            return
+        if not seen or not self._is_public(network):
             return
         if any(_contains(prefix, seen) for prefix in _INSIDE):
             self._warn(
@@ -212,6 +228,15 @@ class _Checker:
                 f"{seen} is private, and peers in {network.name} cannot reach it from outside; "
                 "write advertise: with the public address, if there is address translation in front of us",
             )
+
+    def _is_public(self, network: Network) -> bool:
+        """Whether peers of the network seem to be on the internet: by its name, or by their addresses."""
+        if any(word in network.name.lower() for word in _PUBLIC_WORDS):
+            return True
+        trunks = [trunk for trunk in self.config.trunks.values() if trunk.network == network.name]
+        addresses = [server.literal for trunk in trunks for server in trunk.servers if server.literal]
+        prefixes = [prefix for trunk in trunks for prefix in trunk.from_ if prefix.prefixlen > 0]
+        return any(address.is_global for address in addresses) or any(x.is_global for x in prefixes)
 
     def _media_ports(self, key: str, network: Network) -> None:
         ports, calls = network.media_ports, self.config.limits.max_calls
@@ -271,9 +296,9 @@ class _Checker:
     # -- trunks --------------------------------------------------------------------------------------------
 
     def _trunk(self, key: str, trunk: Trunk) -> None:
-        if trunk.name == "any":
-            self._say(key, "any stands for every network in routes; write another name")
+        self._reserved(key, trunk.name)
         self._numbers_of(key, trunk)
+        self._say_all(access.of_trunk(trunk))
         network = self.config.networks.get(trunk.network)
         if network is None:
             if f"networks.{trunk.network}" not in self.broken and "networks" not in self.broken:
@@ -317,7 +342,7 @@ class _Checker:
                 f"add {server.transport}:5060 to its listen, or write another transport",
             )
         ports = {listen.port for listen in network.listen if listen.transport == server.transport}
-        own = {*network.sip_addresses, network.advertise}
+        own = {*network.sip_addresses, network.advertised}
         if server.host in own and (server.port or SIP_PORT) in ports:
             self._say(
                 key, f"{server.uri} is our own listener, so calls would come back; write the peer's address"
@@ -392,6 +417,30 @@ class _Checker:
                 )
                 return
 
+    # -- phones --------------------------------------------------------------------------------------------
+
+    def _phones(self) -> None:
+        phones = self.config.phones
+        if phones is None:
+            return
+        if not self._exists("networks", phones.network):
+            hint = nearest(phones.network, self._names("networks"), "networks")
+            self._say("phones.network", f"there is no network {phones.network}; {hint}")
+        self._say_all(access.of_phones(self.config, phones, self.broken))
+        if phones.local:
+            return
+        trunk = self.config.trunks.get(phones.registrar)
+        if trunk is None:
+            if not self._exists("trunks", phones.registrar):
+                hint = nearest(phones.registrar, [LOCAL, *self._names("trunks")], "registrars")
+                self._say("phones.registrar", f"there is no trunk {phones.registrar}; {hint}")
+        elif trunk.network == phones.network:
+            self._say(
+                "phones.registrar",
+                f"trunk {trunk.name} is in the network of the phones, who could reach it without us; "
+                "write a trunk in another network, or local",
+            )
+
     # -- routes --------------------------------------------------------------------------------------------
 
     def _names(self, section: str) -> list[str]:
@@ -409,16 +458,19 @@ class _Checker:
             )
         for number, route in zip(self.route_numbers, config.routes, strict=True):
             key = f"routes[{number}]"
-            if route.from_ != "any" and not (
+            if route.from_ == PHONES:
+                self._phones_exist(f"{key}.from")
+            elif route.from_ != "any" and not (
                 self._exists("networks", route.from_) or self._exists("trunks", route.from_)
             ):
-                names = ["any", *self._names("networks"), *self._names("trunks")]
+                names = ["any", PHONES, *self._names("networks"), *self._names("trunks")]
                 hint = nearest(route.from_, names, "networks and trunks")
                 self._say(f"{key}.from", f"there is no network or trunk {route.from_}; {hint}")
             for index, name in enumerate(route.to):
                 self._target(f"{key}.to[{index}]", name, route.from_)
                 if name in route.to[:index]:
                     self._warn(f"{key}.to[{index}]", f"{name} stands in this list twice; write it once")
+            self._when(f"{key}.when", route)
             if route.reject is not None and (route.strip or route.prepend):
                 self._warn(key, "strip and prepend change nothing on a call that is rejected; leave them out")
         for verdict in unreachable(config, config.routes):
@@ -437,7 +489,20 @@ class _Checker:
                     "move it above them, or take it out",
                 )
 
+    def _phones_exist(self, key: str) -> None:
+        if self.config.phones is None and PHONES not in self.broken:
+            self._say(key, "there is no section phones; write one with network: and registrar:")
+
+    def _when(self, key: str, route: Route) -> None:
+        if route.when == "registered" and PHONES not in route.to:
+            self._say(
+                key, "only a route to phones can depend on a registration; take it out, or write to: phones"
+            )
+
     def _target(self, key: str, name: str, source: str) -> None:
+        if name == PHONES:
+            self._phones_exist(key)
+            return
         if name == source:
             self._warn(key, f"calls from {name} go back to {name}; write another trunk, unless that is meant")
         if self._exists("trunks", name):
@@ -455,6 +520,13 @@ class _Checker:
         used = {name for route in self.config.routes for name in route.to}
         for route in self.config.routes:
             used |= {trunk for _, trunk in sources(self.config, route.from_)}
+        if self.config.phones is not None:
+            used.add(self.config.phones.registrar)
+            if PHONES not in used and not any(route.from_ in {PHONES, "any", self.config.phones.network}
+                                              for route in self.config.routes):  # fmt: skip
+                self._warn(
+                    "phones", "no route leads to or from phones; write one like {from: phones, to: TRUNK}"
+                )
         for name in self.config.trunks:
             if name not in used:
                 self._warn(

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from config.model import Config, Route
+from config.model import PHONES, Config, Route
 
 _SPECIAL = set(".^$*+?{}[]()|\\")
 _QUANTIFIERS = set("*+?{")
 
 Source = tuple[str, str]
-"""(network, trunk), with an empty trunk for peers of the network that belong to none."""
+"""(network, trunk), with an empty trunk for peers of the network that belong to none, `phones` for the phones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ def sources(config: Config, name: str) -> frozenset[Source]:
     """What the `from` of a route stands for; empty for a name that does not exist."""
     every = {(network, "") for network in config.networks}
     every |= {(trunk.network, trunk.name) for trunk in config.trunks.values()}
+    if config.phones is not None:
+        every.add((config.phones.network, PHONES))
     if name == "any":
         return frozenset(every)
     if name in config.networks:
@@ -40,45 +42,112 @@ def taken(config: Config, route: Route) -> frozenset[Source]:
     """
     found = sources(config, route.from_)
     targets = set(route.to)
-    if len(targets) != 1 or route.from_ in targets:
+    if len(targets) != 1 or route.from_ in targets or PHONES in targets:
+        # One phone may call another.
         return found
     return frozenset(source for source in found if source[1] not in targets)
 
 
 def unreachable(config: Config, routes: Sequence[Route]) -> Iterator[Verdict]:
     """The routes that never decide anything."""
-    covered = [taken(config, route) for route in routes]
+    above = _Above()
+    memo: dict[tuple[str, tuple[str, ...]], frozenset[Source]] = {}
     for number, route in enumerate(routes):
-        left = covered[number]
-        if not left:
-            continue
-        takers: list[int] = []
-        for earlier in range(number):
-            if covered[earlier] & left and _as_wide(routes[earlier], route):
-                left -= covered[earlier]
-                takers.append(earlier)
-            if not left:
+        named = (route.from_, route.to)
+        covered = memo.get(named)
+        if covered is None:
+            covered = memo[named] = taken(config, route)
+        if covered:
+            takers = above.takers(route, covered)
+            if takers:
                 # One route that takes it all says more than several that share it.
-                alone = [n for n in takers if covered[n] >= covered[number]]
+                alone = [n for n in takers if above.covers(n, covered)]
                 yield Verdict(number, tuple(alone[:1] or takers))
-                break
+        above.add(number, route, covered)
 
 
-def _as_wide(earlier: Route, later: Route) -> bool:
-    return _pattern_as_wide(earlier.match, later.match) and _pattern_as_wide(
-        earlier.from_match, later.from_match
-    )
+Width = tuple[str, str]
+"""What a pattern finds, as far as it can be compared: (kind, text); see `_widths`."""
 
 
-def _pattern_as_wide(earlier: str | None, later: str | None) -> bool:
-    """Whether whatever `later` finds, `earlier` finds too. False where that is hard to say."""
-    if earlier is None or earlier in {"", "^", ".*", "^.*", "^.*$", later}:
-        return True
-    if later is None:
-        return False
-    prefix, complete = _literal_prefix(earlier)
-    longer, _ = _literal_prefix(later)
-    return complete and prefix is not None and longer is not None and longer.startswith(prefix)
+class _Above:
+    """The routes above the one that is looked at, found by what they take: each is compared with few others."""
+
+    def __init__(self) -> None:
+        # Of routes that take the same, the first is enough.
+        self._first: dict[tuple[Width, Width, When], dict[frozenset[Source], int]] = {}
+        self._covered: dict[int, frozenset[Source]] = {}
+        self._lengths: set[int] = set()
+
+    def add(self, number: int, route: Route, covered: frozenset[Source]) -> None:
+        """The next one."""
+        self._covered[number] = covered
+        when = _when(route)
+        for width in _widths(route.match):
+            self._lengths.add(len(width[1]))
+            for from_width in _widths(route.from_match):
+                self._lengths.add(len(from_width[1]))
+                self._first.setdefault((width, from_width, when), {}).setdefault(covered, number)
+
+    def covers(self, number: int, covered: frozenset[Source]) -> bool:
+        """Whether that route takes all of these sources."""
+        return self._covered[number] >= covered
+
+    def takers(self, route: Route, covered: frozenset[Source]) -> list[int]:
+        """The routes that leave nothing of `covered` to `route`; empty when something is left."""
+        as_wide = sorted(
+            (number, taken_there)
+            for width in self._wider(route.match)
+            for from_width in self._wider(route.from_match)
+            for when in {None, _when(route)}
+            for taken_there, number in self._first.get((width, from_width, when), {}).items()
+            if not covered.isdisjoint(taken_there)
+        )
+        left, found = covered, []
+        for number, taken_there in as_wide:
+            if not left.isdisjoint(taken_there):
+                left -= taken_there
+                found.append(number)
+            if not left:
+                return found
+        return []
+
+    def _wider(self, pattern: str | None) -> Iterator[Width]:
+        """The widths that find whatever `pattern` finds. None more where that is hard to say."""
+        yield _EVERYTHING
+        if pattern is None or _finds_everything(pattern):
+            return
+        yield "=", pattern
+        prefix, _ = _literal_prefix(pattern)
+        if prefix is not None:
+            for length in sorted(self._lengths):
+                if length <= len(prefix):
+                    yield "^", prefix[:length]
+
+
+_EVERYTHING: Width = ("", "")
+
+When = tuple[str, int, str] | None
+"""What a route with `when: registered` looks up: who that is depends on `strip` and `prepend`. None: always."""
+
+
+def _when(route: Route) -> When:
+    return None if route.when == "always" else (",".join(route.to), route.strip, route.prepend)
+
+
+def _finds_everything(pattern: str) -> bool:
+    return pattern in {"", "^", ".*", "^.*", "^.*$"}
+
+
+def _widths(pattern: str | None) -> Iterator[Width]:
+    """What the pattern of an earlier route is found under."""
+    if pattern is None or _finds_everything(pattern):
+        yield _EVERYTHING
+        return
+    yield "=", pattern
+    prefix, complete = _literal_prefix(pattern)
+    if complete and prefix is not None:
+        yield "^", prefix
 
 
 def _literal_prefix(pattern: str) -> tuple[str | None, bool]:

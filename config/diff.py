@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from config.model import Config, Network, Route
 
@@ -119,6 +119,8 @@ def written(value: object) -> str:
             return "true" if value else "false"
         case float():
             return f"{value:.15g}"
+        case SecretStr():
+            return "(hidden)"
         case tuple():
             return f"[{', '.join(written(item) for item in value)}]"
         case BaseModel() if type(value).__str__ is BaseModel.__str__:

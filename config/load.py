@@ -5,23 +5,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.check import check
 from config.document import MAX_BYTES, Document, child, decode, read_document
-from config.model import INTERNAL_FIELDS, Check, Config, Network, Reject, Route, Trunk
+from config.model import Config
 from config.problems import ConfigError, Problem
 from config.secret import Secrets
 from config.timing import written
-from config.values import Float, Int, Model, quoted
+from config.values import Float, Int, Model, keys_of, quoted
 
-NOT_YET = {
-    "phones": "remote phones that register through us are not in this version yet; take the section out"
-}
-"""Keys that are known to come, with what to do today."""
+CONFIDENTIAL = frozenset({"credentials", "ha1", "password", "secret", "turn", "users"})
+"""Keys below which nothing is shown: what stands in the wrong place there may still be a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,38 +135,56 @@ def _prepare(document: Document, problems: list[Problem]) -> dict[str, Any]:
     """The sections of the document, without empty ones, with what the models know and the file does not say."""
     assert isinstance(document.value, dict)
     data: dict[str, Any] = {key: value for key, value in document.value.items() if value is not None}
-    for section in ("networks", "trunks"):
-        if isinstance(data.get(section), dict):
-            data[section] = {
-                name: _without_internal(document, entry, f"{section}.{name}", problems)
-                for name, entry in data[section].items()
-            }
+    data = _without_internal(document, data, Config, "", problems)
     if isinstance(data.get("routes"), list):
-        routes = [
-            _without_internal(document, route, f"routes[{index}]", problems)
-            for index, route in enumerate(data["routes"])
-        ]
         data["routes"] = [
             {**route, "line": document.marks[f"routes[{index}]"][0]} if isinstance(route, dict) else route
-            for index, route in enumerate(routes)
+            for index, route in enumerate(data["routes"])
         ]
-    data = _without_internal(document, data, "", problems)
     return {**data, "path": document.file}
 
 
-def _without_internal(document: Document, entry: Any, path: str, problems: list[Problem]) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    model = _model_at(tuple(_steps(path)))
-    for key in entry.keys() & INTERNAL_FIELDS:
+def _without_internal(
+    document: Document, value: Any, model: type[Model], path: str, problems: list[Problem]
+) -> Any:
+    """`value` without fields of `model` that are no keys; every such is a problem."""
+    if not isinstance(value, dict):
+        return value
+    kept: dict[str, Any] = {}
+    keys = keys_of(model)
+    for key, entry in value.items():
         full = child(path, key)
-        line, column = document.marks[full]
-        problems.append(Problem(document.file, line, column, full, _unknown(key, model)))
-    return {key: value for key, value in entry.items() if key not in INTERNAL_FIELDS}
+        if key in model.model_fields and key not in keys:
+            problems.append(Problem(document.file, *document.marks[full], full, _unknown(key, model)))
+            continue
+        kept[key] = entry
+        inner = _inner(keys[key].annotation) if key in keys else None
+        if inner is None:
+            continue
+        if isinstance(entry, list):
+            kept[key] = [
+                _without_internal(document, item, inner, f"{full}[{index}]", problems)
+                for index, item in enumerate(entry)
+            ]
+        elif isinstance(entry, dict) and _is_mapping(keys[key].annotation):
+            kept[key] = {
+                name: _without_internal(document, item, inner, child(full, name), problems)
+                for name, item in entry.items()
+            }
+        else:
+            kept[key] = _without_internal(document, entry, inner, full, problems)
+    return kept
 
 
-def _steps(path: str) -> list[str | int]:
-    return list(path.replace("[", ".").replace("]", "").split(".")) if path else []
+def _inner(annotation: object) -> type[Model] | None:
+    """The model that an annotation is made of: Trunk of `dict[Name, Trunk]`, Check of `Check | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _inner(part)) is not None), None)
+
+
+def _is_mapping(annotation: object) -> bool:
+    return get_origin(annotation) is dict or any(_is_mapping(part) for part in get_args(annotation))
 
 
 def _take_out(data: dict[str, Any], details: list[ErrorDetails], salvage: Salvage) -> bool:
@@ -181,6 +197,14 @@ def _take_out(data: dict[str, Any], details: list[ErrorDetails], salvage: Salvag
                 # Without one key a trunk can still be compared with the rest; no other check looks at defaults here.
                 del data["trunks"][name][key]
                 removed = True
+            case ("phones", "users", str() as name, *_) if _has(data, "phones", "users", name):
+                del data["phones"]["users"][name]
+                salvage.broken.add("phones.users")
+                removed = True
+            case ("phones", "network" | "registrar", *_):
+                # Nothing can be said of phones without these two.
+                removed |= data.pop("phones", None) is not None
+                salvage.broken.add("phones")
             case ("networks" | "trunks" as section, str() as name, *_) if isinstance(data.get(section), dict):
                 removed |= data[section].pop(name, None) is not None
                 salvage.broken.add(f"{section}.{name}")
@@ -242,35 +266,22 @@ def _expected(loc: tuple[int | str, ...]) -> str:
 
 def _model_at(loc: tuple[int | str, ...]) -> type[Model]:
     """The model whose keys stand at `loc`."""
-    match loc:
-        case ("networks", _):
-            return Network
-        case ("trunks", _):
-            return Trunk
-        case ("trunks", _, "check"):
-            return Check
-        case ("routes", _):
-            return Route
-        case ("routes", _, "reject"):
-            return Reject
-        case (str() as section,) if section in Config.model_fields:
-            annotation = Config.model_fields[section].annotation
-            return annotation if isinstance(annotation, type) and issubclass(annotation, Model) else Config
-    return Config
-
-
-def _keys(model: type[Model]) -> list[str]:
-    return [
-        str(info.validation_alias or name)
-        for name, info in model.model_fields.items()
-        if info.validation_alias or name not in INTERNAL_FIELDS
-    ]
+    model: type[Model] = Config
+    is_name = False
+    for step in loc:
+        if is_name or isinstance(step, int):
+            is_name = False
+            continue
+        info = keys_of(model).get(step)
+        inner = None if info is None else _inner(info.annotation)
+        if info is None or inner is None:
+            break
+        model, is_name = inner, _is_mapping(info.annotation)
+    return model
 
 
 def _unknown(key: str, model: type[Model]) -> str:
-    if model is Config and key in NOT_YET:
-        return NOT_YET[key]
-    keys = _keys(model)
+    keys = list(keys_of(model))
     near = difflib.get_close_matches(key.lower().replace("-", "_"), keys, 1, 0.6)
     if near:
         return f"unknown key; did you mean {near[0]}?"
@@ -299,8 +310,9 @@ _NAME_RULE = "write letters, digits, '.', '_' and '-', beginning with a letter o
 
 
 def _message(detail: ErrorDetails) -> str:
-    kind, value, context = detail["type"], shown(detail["input"]), detail.get("ctx", {})
-    loc = detail["loc"]
+    kind, context, loc = detail["type"], detail.get("ctx", {}), detail["loc"]
+    confidential = loc[-1:] != ("[key]",) and not CONFIDENTIAL.isdisjoint(loc)
+    value = "what stands here" if confidential else shown(detail["input"])
     match kind:
         case "extra_forbidden":
             return _unknown(str(loc[-1]), _model_at(loc[:-1]))
@@ -315,13 +327,17 @@ def _message(detail: ErrorDetails) -> str:
         case "string_type":
             hint = (
                 f'write it in quotation marks: "{value}"'
-                if isinstance(detail["input"], bool)
+                if isinstance(detail["input"], bool) and not confidential
                 else "write text"
             )
             return f"{value} is not text; {hint}"
+        case "bool_type":
+            return f"{value} is neither true nor false; write one of them"
         case "tuple_type":
             return f"{value} is not a list; write one like [a, b]"
         case "dict_type" | "model_type" | "model_attributes_type":
+            if confidential:
+                return "a value stands here instead of keys; write keys below it, each as key: value"
             return f"{value} stands here instead of keys; write keys below it, each as key: value"
         case "greater_than_equal":
             return f"{value} is too small; write {written(context['ge'])} or more"
@@ -333,6 +349,8 @@ def _message(detail: ErrorDetails) -> str:
             return f"there are more than {context['max_length']} entries; write fewer"
         case "too_short":
             return f"it is empty; write at least {context['min_length']}"
+        case "string_too_short":
+            return "the text is empty; write some, or take the key out"
         case "string_too_long":
             return f"the text is longer than {context['max_length']} characters; write a shorter one"
         case "string_pattern_mismatch" if loc[-1] == "reason":
@@ -348,6 +366,7 @@ def _choice(detail: ErrorDetails) -> str:
     allowed = detail["ctx"]["expected"].replace("'", "")
     given = detail["input"]
     choices = allowed.replace(" or ", ", ").split(", ")
-    near = difflib.get_close_matches(given.lower(), choices, 1, 0.6) if isinstance(given, str) else []
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(given.lower(), lower, 1, 0.6) if isinstance(given, str) else []
+    hint = f" (did you mean {lower[near[0]]}?)" if near else ""
     return f"{shown(given)} is none of the choices; write {allowed}{hint}"

@@ -4,7 +4,12 @@ The models are frozen and hold checked values only. `config.load` makes them fro
 compares them with each other, `config.reference` turns the descriptions below into documentation.
 
 Some fields are written in the file in a shorter form than they have here: `udp:5060` is a `Listen`,
-`20000-39999` a `PortRange`, `sip:10.0.0.20` a `SipServer`, `198.51.100.0/24` a network of `ipaddress`.
+`20000-39999` a `PortRange`, `sip:10.0.0.20` a `SipServer`, `198.51.100.0/24` a network of `ipaddress`,
+`stun.example.com:3478` a `StunServer`, `turn:turn.example.com` a `TurnServer`. Passwords are `SecretStr`.
+
+`config.phones` has the sections `phones` (`Phones`, `User`) and `emergency`. In routes `phones` stands for the phones.
+What the file leaves open and is found out later, is a method: `Network.advertised` is the address that peers see
+(for `advertise: auto` what STUN found), `Config.phones_domain` the domain of the phones' addresses of record.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,7 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from config.phones import LOCAL, PHONES, Algorithm, Emergency, Phones, PhonesTurn, User
 from config.values import (
+    AUTO,
     MAX_NAMES,
     RANGE_SCHEMA,
     Advertised,
@@ -31,16 +38,69 @@ from config.values import (
     Prefixes,
     Rate,
     Seconds,
+    Secret,
     Servers,
     SipServer,
     StatusCode,
+    StunServer,
+    StunServers,
     Text,
+    TurnServer,
+    UserPart,
     WholeSeconds,
     as_list,
     bad,
+    named,
 )
 
-__all__ = ["Config", "Listen", "Network", "PortRange", "Route", "SipServer", "Trunk", "schema"]
+__all__ = [
+    "AUTO",
+    "LOCAL",
+    "PHONES",
+    "Algorithm",
+    "Config",
+    "Credentials",
+    "Emergency",
+    "Listen",
+    "Network",
+    "Phones",
+    "PhonesTurn",
+    "PortRange",
+    "Register",
+    "Route",
+    "SipServer",
+    "StunServer",
+    "Trunk",
+    "Turn",
+    "TurnServer",
+    "User",
+    "schema",
+]
+
+
+class Turn(Model):
+    """A TURN relay of ours: all media of the network goes through it."""
+
+    server: Annotated[
+        TurnServer, Field(description="Its URI (RFC 7065), like turn:turn.example.com:3478?transport=udp.")
+    ]
+    username: Annotated[Text | None, Field(min_length=1, description="User, with `password`.")] = None
+    password: Annotated[Secret | None, Field(description="Long-term password of `username`.")] = None
+    secret: Annotated[
+        Secret | None,
+        Field(
+            description="Shared with the server instead of username and password (coturn: static-auth-secret); "
+            "credentials are made from it."
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> "Turn":
+        if self.secret is not None and (self.username is not None or self.password is not None):
+            raise bad("incomplete", "both secret and username or password; write one of them")
+        if self.secret is None and (self.username is None or self.password is None):
+            raise bad("incomplete", "write username and password, or secret")
+        return self
 
 
 class Network(Model):
@@ -63,9 +123,26 @@ class Network(Model):
         Advertised | None,
         Field(
             description="Address that peers reach us at, when it differs from `address` (1:1 NAT). Written to "
-            "Via, Contact and SDP. None: `address`."
+            "Via, Contact and SDP. auto: what `stun_servers` see. None: `address`."
         ),
     ] = None
+    stun_servers: Annotated[
+        StunServers,
+        Field(description="STUN servers that tell our address, host:port, for `advertise: auto`."),
+    ] = ()
+    stun: Annotated[
+        bool,
+        Field(strict=True, description="Answer STUN Binding requests on the UDP ports of SIP and of media."),
+    ] = False
+    turn: Annotated[
+        Turn | None,
+        Field(
+            description="TURN relay that all media of this network goes through. None: media goes directly."
+        ),
+    ] = None
+    learned: SkipJsonSchema[
+        Annotated[str, Field(description="For `advertise: auto`: what STUN found; empty before.")]
+    ] = ""
     listen: Annotated[
         Listeners,
         Field(description="SIP ports, as transport:port; transports are udp and tcp."),
@@ -107,6 +184,11 @@ class Network(Model):
         return self
 
     @property
+    def advertised(self) -> str:
+        """The address that peers reach us at, as far as it is known: `address` until STUN has answered."""
+        return (self.learned if self.advertise == AUTO else self.advertise) or self.address
+
+    @property
     def sip_addresses(self) -> tuple[str, ...]:
         """Our addresses for SIP that are known so far (none while `interface` is not resolved)."""
         return tuple(x for x in (self.address, self.address6) if x)
@@ -134,6 +216,33 @@ class Check(Model):
     up_after: Annotated[
         Positive, Field(le=100, description="Answered pings in a row that mark it up again.")
     ] = 1
+
+
+class Credentials(Model):
+    """What answers the digest challenges of this trunk, and of nobody else (CVE-2021-41158)."""
+
+    username: Annotated[Text, Field(min_length=1, max_length=256, description="User of the digest.")]
+    password: Annotated[Secret, Field(description='Password, like "${file:carrier.password}".')]
+    realm: Annotated[
+        Text | None,
+        Field(min_length=1, max_length=256, description="The only realm that is answered. None: any realm."),
+    ] = None
+
+
+class Register(Model):
+    """A registration of ours at the trunk."""
+
+    user: Annotated[UserPart, Field(description="User part of the address of record.")]
+    expires_s: Annotated[
+        Positive, Field(le=604_800, description="Life of the registration that we ask for, s.")
+    ] = 3600
+    contact_user: Annotated[
+        UserPart | None, Field(description="User part of our Contact. None: the same as `user`.")
+    ] = None
+    retry_s: Annotated[
+        PositiveSeconds,
+        Field(description="Time before the next attempt after a failure, s; it grows up to 10 times that."),
+    ] = 30
 
 
 class Trunk(Model):
@@ -182,6 +291,24 @@ class Trunk(Model):
         Domain | None,
         Field(description="Host name in identity headers sent here. None: what the network says."),
     ] = None
+    credentials: Annotated[
+        Credentials | None,
+        Field(description="What answers 401 and 407 of this trunk. None: they fail the request."),
+    ] = None
+    register_: Annotated[
+        Register | None,
+        Field(
+            validation_alias="register",
+            serialization_alias="register",
+            description="We register there and refresh it. None: we do not.",
+        ),
+    ] = None
+    path: Annotated[
+        bool,
+        Field(
+            strict=True, description="Path (RFC 3327) in REGISTER of phones that is relayed to this trunk."
+        ),
+    ] = False
 
 
 class Reject(Model):
@@ -203,7 +330,7 @@ class Route(Model):
         Field(
             validation_alias="from",
             serialization_alias="from",
-            description="Where the call comes from: the name of a network or a trunk, or `any`.",
+            description="Where the call comes from: the name of a network or a trunk, `phones`, or `any`.",
         ),
     ] = "any"
     match: Annotated[
@@ -216,7 +343,15 @@ class Route(Model):
     from_match: Annotated[
         Pattern | None, Field(description="The same for the calling user (of From). None: every caller.")
     ] = None
-    to: Annotated[Names, Field(description="Trunks, tried in order.")] = ()
+    to: Annotated[
+        Names, Field(description="Trunks, tried in order; `phones`: those of the called user.")
+    ] = ()
+    when: Annotated[
+        Literal["registered", "always"],
+        Field(
+            description="On a route to phones: registered fits only if the called user has a registered phone."
+        ),
+    ] = "always"
     reject: Annotated[Reject | None, Field(description="Refuse the call instead of `to`.")] = None
     strip: Annotated[
         int, Field(strict=True, ge=0, le=64, description="Characters taken off the front of the called user.")
@@ -382,32 +517,31 @@ class Control(Model):
     socket: Annotated[Text, Field(description="Path of the Unix socket.")] = "/run/sbc/control.sock"
 
 
-def _named(value: object) -> object:
-    """Gives the entries of a mapping their key as `name`."""
-    if not isinstance(value, dict):
-        return value
-    return {key: {**entry, "name": key} if isinstance(entry, dict) else entry for key, entry in value.items()}
-
-
 class Config(Model):
     """The whole configuration."""
 
     networks: Annotated[
         dict[Name, Network],
-        BeforeValidator(_named),
+        BeforeValidator(named),
         Field(
             min_length=1, max_length=MAX_NAMES, description="Networks that we stand in, by name; usually two."
         ),
     ]
     trunks: Annotated[
         dict[Name, Trunk],
-        BeforeValidator(_named),
+        BeforeValidator(named),
         Field(max_length=MAX_NAMES, description="Peers that calls come from and go to, by name."),
     ] = Field(default_factory=dict)
+    phones: Annotated[
+        Phones | None, Field(description="Remote phones that register through us. None: there are none.")
+    ] = None
     routes: Annotated[
         tuple[Route, ...],
         Field(max_length=10_000, description="Where calls go; the first route that fits decides."),
     ] = ()
+    emergency: Annotated[Emergency, Field(description="Calls that pass limits and overload refusal.")] = (
+        Emergency()
+    )
     limits: Annotated[Limits, Field(description="How much of everything there may be.")] = Limits()
     timers: Annotated[Timers, Field(description="Every wait.")] = Timers()
     media: Annotated[Media, Field(description="The media relay.")] = Media()
@@ -417,6 +551,14 @@ class Config(Model):
     path: SkipJsonSchema[Annotated[str, Field(description="File that it was read from.")]] = ""
 
     _marks: dict[str, tuple[int, int]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def phones_domain(self) -> str:
+        """Domain of the phones' addresses of record, and the digest realm of `registrar: local`; "" without phones."""
+        if self.phones is None:
+            return ""
+        network = self.networks[self.phones.network]
+        return self.phones.domain or network.domain or network.advertised
 
     def position(self, key: str) -> tuple[int, int]:
         """(line, column) in the file of a key such as `trunks.pbx.from[0]`, or of the nearest above it."""
@@ -440,10 +582,6 @@ class Config(Model):
         return f"Config({self.path!r}, {counts})"
 
     __str__ = __repr__
-
-
-INTERNAL_FIELDS = frozenset({"name", "line", "path", "from_"})
-"""Fields or Python names that are not keys of the file (a trunk's name is its key)."""
 
 
 def schema() -> dict[str, Any]:

@@ -10,27 +10,41 @@ from pydantic_core import PydanticUndefined
 
 from config.diff import written
 from config.model import (
-    INTERNAL_FIELDS,
     Check,
     Config,
     Control,
+    Credentials,
+    Emergency,
     Limits,
     Log,
     Media,
     Network,
+    Phones,
+    PhonesTurn,
+    Register,
     Reject,
     Route,
     Timers,
     Topology,
     Trunk,
+    Turn,
+    User,
 )
+from config.values import keys_of
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("networks.NAME", Network),
+    ("networks.NAME.turn", Turn),
     ("trunks.NAME", Trunk),
     ("trunks.NAME.check", Check),
+    ("trunks.NAME.credentials", Credentials),
+    ("trunks.NAME.register", Register),
+    ("phones", Phones),
+    ("phones.users.NAME", User),
+    ("phones.turn", PhonesTurn),
     ("routes[]", Route),
     ("routes[].reject", Reject),
+    ("emergency", Emergency),
     ("limits", Limits),
     ("timers", Timers),
     ("media", Media),
@@ -44,11 +58,7 @@ def markdown() -> str:
     """Every section with its keys, defaults, bounds and meanings."""
     lines = ["# Configuration reference", "", _first_paragraph(Config), ""]
     lines += ["| section | holds |", "| --- | --- |"]
-    lines += [
-        f"| `{name}` | {_cell(info.description or '')} |"
-        for name, info in Config.model_fields.items()
-        if name not in INTERNAL_FIELDS
-    ]
+    lines += [f"| `{name}` | {_cell(info.description or '')} |" for name, info in keys_of(Config).items()]
     for title, model in _SECTIONS:
         lines += ["", f"## {title}", "", _first_paragraph(model), ""]
         lines += ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
@@ -57,10 +67,7 @@ def markdown() -> str:
 
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
-    for name, info in model.model_fields.items():
-        key = str(info.validation_alias or name)
-        if key in INTERNAL_FIELDS:
-            continue
+    for key, info in keys_of(model).items():
         yield f"| `{key}` | {_default(info)} | {_cell(_values(info))} | {_cell(info.description or '')} |"
 
 
@@ -68,7 +75,7 @@ def _default(info: FieldInfo) -> str:
     default = info.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"
-    if default is None or default == "":
+    if default is None or default in ("", {}):
         return "none"
     return f"`{written(default)}`"
 

@@ -10,9 +10,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     WithJsonSchema,
     model_validator,
 )
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from config.pattern import refusal
@@ -21,6 +24,15 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_NAMES = 1000
 """Most entries of one list or mapping."""
+AUTO = "auto"
+"""`advertise: auto`: our address is what STUN servers see."""
+MAX_SECRET = 1024
+STUN_PORT = 3478
+"""RFC 8489 s.6.2.2, RFC 8656 s.3.1: STUN and TURN without TLS."""
+
+# RFC 3261 s.25.1 user, without what needs escapes, and without ";" which begins parameters.
+_USER = re.compile(r"[A-Za-z0-9\-_.!~*'&=+$,?/]{1,128}", re.ASCII)
+_PRIORITY = re.compile(r"[A-Za-z0-9\-!%*_+`'~]{1,64}\.[A-Za-z0-9\-!%*_+`'~]{1,64}", re.ASCII)
 
 
 class Int(int):
@@ -66,14 +78,50 @@ def _address(text: str) -> str:
     return str(address)
 
 
+def named(value: object) -> object:
+    """Gives the entries of a mapping their key as `name`."""
+    if not isinstance(value, dict):
+        return value
+    return {key: {**entry, "name": key} if isinstance(entry, dict) else entry for key, entry in value.items()}
+
+
 def _advertised(text: str) -> str:
-    if text == "auto":
+    return text if text == AUTO else _address(text)
+
+
+def _user_part(text: str) -> str:
+    if not _USER.fullmatch(text):
         raise bad(
-            "address",
-            "finding our public address by itself is not in this version yet; "
-            "write the literal address that peers reach us at",
+            "user",
+            f"{quoted(text)} is no user part; write letters, digits and -_.!~*'&=+$,?/, like alice or +15551234",
         )
-    return _address(text)
+    return text
+
+
+def _priority(text: str) -> str:
+    # RFC 4412 s.3.1: namespace "." r-priority, both token-nodot.
+    if not _PRIORITY.fullmatch(text):
+        raise bad(
+            "priority",
+            f"{quoted(text)} is no value of Resource-Priority; write NAMESPACE.VALUE, like esnet.0",
+        )
+    return text.lower()
+
+
+def _secret(value: object) -> object:
+    value = _as_text(value)
+    if isinstance(value, SecretStr):
+        return value
+    # What stands there may be the secret all the same, so no message shows it.
+    if not isinstance(value, str):
+        raise bad("secret", "this is not text; write it in quotation marks")
+    if not value:
+        raise bad("secret", "it is empty; write the secret, or take the key out")
+    if len(value) > MAX_SECRET:
+        raise bad("secret", f"it is longer than {MAX_SECRET} characters; write a shorter one")
+    if not value.isprintable():
+        raise bad("secret", "a secret is one line of printable characters; look at where it comes from")
+    return value
 
 
 def _ip_network(value: object) -> object:
@@ -135,6 +183,9 @@ Text = Annotated[str, BeforeValidator(_as_text), Field(max_length=1024)]
 Name = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 HostAddress = Annotated[Text, AfterValidator(_address)]
 Advertised = Annotated[Text, AfterValidator(_advertised)]
+UserPart = Annotated[Text, AfterValidator(_user_part)]
+Priority = Annotated[Text, AfterValidator(_priority)]
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 Domain = Annotated[Text, AfterValidator(_domain)]
 Pattern = Annotated[Text, AfterValidator(_pattern)]
 Prefix = Annotated[
@@ -155,6 +206,15 @@ class Model(BaseModel):
     """Frozen, and without keys that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys that a model has in the file; not what the program adds, nor Python's names for words of its own."""
+    return {
+        info.validation_alias if isinstance(info.validation_alias, str) else name: info
+        for name, info in model.model_fields.items()
+        if not any(type(mark) is SkipJsonSchema for mark in info.metadata)
+    }
 
 
 class Listen(Model):
@@ -249,26 +309,19 @@ class SipServer(Model):
 
 def server_parts(text: str) -> dict[str, Any]:
     """The fields of a `SipServer` from its URI; raises PydanticCustomError."""
-    example = "write one like sip:10.0.0.20, sip:pbx.example.com:5080 or sip:10.0.0.20;transport=tcp"
+    example = "sip:10.0.0.20, sip:pbx.example.com:5080 or sip:10.0.0.20;transport=tcp"
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() == "sips":
         raise bad("server", f"{quoted(text)} asks for TLS, which is not in this version yet; write sip:")
     if scheme.lower() != "sip" or not colon:
-        raise bad("server", f"{quoted(text)} is no SIP URI; {example}")
+        raise bad("server", f"{quoted(text)} is no SIP URI; write one like {example}")
     if "@" in rest or "?" in rest:
-        raise bad("server", f"{quoted(text)}: a server has neither a user part nor headers; {example}")
+        raise bad(
+            "server",
+            f"{quoted(text)}: a server has neither a user part nor headers; write one like {example}",
+        )
     host_port, *params = rest.split(";")
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([^:]*))?", host_port)
-    if found is None:
-        raise bad("server", f"{quoted(text)} has no host in it (IPv6 needs brackets); {example}")
-    host, port_text = found[1] or found[2].lower(), found[3]
-    port = None if port_text is None else port_number(port_text)
-    if port_text is not None and port is None:
-        raise bad("server", f"{quoted(port_text)} is no port; write a number from 1 to 65535")
-    if found[1] is not None or re.fullmatch(r"[0-9.]+", host):
-        host = _address(host)
-    elif not _is_host(host):
-        raise bad("server", f"{quoted(host)} is no host name or address; {example}")
+    host, port = _host_port(host_port, example, shown=text)
     transport = "udp"
     for param in params:
         name, _, value = param.partition("=")
@@ -283,6 +336,83 @@ def server_parts(text: str) -> dict[str, Any]:
                 "server", f"{quoted(param)} means nothing for a server; only ;transport= and ;lr can be given"
             )
     return {"uri": text, "host": host, "port": port, "transport": transport}
+
+
+class StunServer(Model):
+    """A STUN server, written `host:port`; without a port it is 3478."""
+
+    host: Annotated[str, Field(description="Literal address (IPv6 without brackets) or name.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="UDP port.")] = STUN_PORT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, Int | Float):
+            value = value.text
+        if not isinstance(value, str):
+            return value
+        scheme, colon, rest = value.partition(":")
+        if colon and scheme.lower() == "stuns":
+            raise bad("server", "STUN over TLS is not in this version; write host:port")
+        text = rest if colon and scheme.lower() == "stun" else value
+        host, port = _host_port(text, "stun.example.com:3478 or [2001:db8::1]:3478")
+        return {"host": host, "port": port or STUN_PORT}
+
+    def __str__(self) -> str:
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+class TurnServer(Model):
+    """A TURN server, written as a URI of RFC 7065: `turn:turn.example.com:3478?transport=udp`."""
+
+    uri: Annotated[str, Field(description="As written in the configuration.")]
+    host: Annotated[str, Field(description="Literal address (IPv6 without brackets) or name.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="Port.")] = STUN_PORT
+    transport: Annotated[str, Field(pattern="^(udp|tcp)$", description="udp or tcp.")] = "udp"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        example = "turn:turn.example.com:3478?transport=udp"
+        scheme, colon, rest = value.partition(":")
+        if colon and scheme.lower() == "turns":
+            raise bad(
+                "server", f"{quoted(value)} asks for TLS, which is not in this version yet; write turn:"
+            )
+        if not colon or scheme.lower() != "turn":
+            raise bad("server", f"{quoted(value)} is no URI of a TURN server; write one like {example}")
+        text, _, query = rest.partition("?")
+        transport = "udp"
+        if query:
+            name, _, transport = query.lower().partition("=")
+            if name != "transport" or transport not in {"udp", "tcp"}:
+                raise bad(
+                    "server", f"{quoted(query)} means nothing here; write ?transport=udp or ?transport=tcp"
+                )
+        host, port = _host_port(text, example)
+        return {"uri": value, "host": host, "port": port or STUN_PORT, "transport": transport}
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def _host_port(text: str, example: str, shown: str = "") -> tuple[str, int | None]:
+    """Host and port out of `host`, `host:port` and `[address]:port`; messages say `shown`."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([^:]*))?", text)
+    if found is None:
+        what = f"{quoted(shown or text)} has no host in it (IPv6 needs brackets)"
+        raise bad("server", f"{what}; write one like {example}")
+    host, port_text = found[1] or found[2].lower(), found[3]
+    port = None if port_text is None else port_number(port_text)
+    if port_text is not None and port is None:
+        raise bad("server", f"{quoted(port_text)} is no port; write a number from 1 to 65535")
+    if found[1] is not None or re.fullmatch(r"[0-9.]+", host):
+        host = _address(host)
+    elif not _is_host(host):
+        raise bad("server", f"{quoted(host)} is no host name or address; write one like {example}")
+    return host, port
 
 
 _LISTEN_SCHEMA = {"type": "string", "pattern": "^(udp|tcp):[0-9]{1,5}$"}
@@ -311,4 +441,16 @@ Prefixes = Annotated[
 ]
 Names = Annotated[
     tuple[Name, ...], BeforeValidator(as_list), Field(max_length=MAX_NAMES), _schema_list({"type": "string"})
+]
+UserParts = Annotated[
+    tuple[UserPart, ...],
+    BeforeValidator(as_list),
+    Field(max_length=MAX_NAMES),
+    _schema_list({"type": "string"}),
+]
+StunServers = Annotated[
+    tuple[StunServer, ...],
+    BeforeValidator(as_list),
+    Field(max_length=8),
+    _schema_list({"type": "string", "pattern": "^.+$"}),
 ]
