@@ -132,6 +132,16 @@ class PortPool:
         self._networks = networks
         self._quarantine_s = quarantine_s
 
+    def span(self, network: str) -> Range | None:
+        """The bind address and the range of `network`, None if there is no such."""
+        pool = self._networks.get(network)
+        return None if pool is None else (pool.host, pool.first, pool.last)
+
+    def holds(self, network: str, rtp: int) -> bool:
+        """Whether the pair of `network` that begins at this port is handed out."""
+        pool = self._networks.get(network)
+        return pool is not None and rtp in pool.in_use
+
     def size(self, network: str) -> int:
         """How many pairs the range of `network` holds."""
         pool = self._networks[network]

@@ -38,8 +38,8 @@ class Reference:
     """The streams of one worker and the loop that serves them.
 
     `emit` is given the events as tuples: ("locked", stream, side, address), ("silence", stream, seconds, ever),
-    ("closed", stream, counters), ("unbound", stream, reason), ("counters", token, list of counters), where
-    counters are (stream, CountersTuple of a, CountersTuple of b).
+    ("withheld", stream, side, address), ("closed", stream, counters), ("unbound", stream, reason),
+    ("counters", token, list of counters), where counters are (stream, CountersTuple of a, CountersTuple of b).
     """
 
     def __init__(self, emit: Callable[[Event], None], dscp: int = 0, max_files: int = 1024) -> None:
@@ -80,14 +80,14 @@ class Reference:
         kind: str,
         a: EndTuple,
         b: EndTuple,
-        limits: tuple[float, float, float],
+        limits: tuple[float, float, float, float],
         sources: tuple[tuple[str, int] | None, tuple[str, int] | None],
     ) -> None:
-        """Open a stream; `limits` are window_s, start_s, silence_s. `sources` were learned by a predecessor."""
+        """Open a stream; `limits` are window_s, start_s, silence_s, unheard_s. `sources` were learned before."""
         self.close(number)
         now = _clock()
-        stream = RelayStream(number, kind == "udptl", limits[0], now)
-        _, stream.start_s, stream.silence_s = limits
+        stream = RelayStream(number, kind == "udptl", limits[0], limits[3], now)
+        stream.start_s, stream.silence_s = limits[1:3]
         self._streams[number] = stream
         for end, spec, source in ((stream.a, a, sources[0]), (stream.b, b, sources[1])):
             end.configure(spec)
@@ -177,6 +177,7 @@ class Reference:
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
             self._look_for_silence(now)
+            self._look_for_victims()
         self._timeout_s = BIND_RETRY_S if self._unbound else self._tick_at - now
 
     def shut_down(self) -> None:
@@ -212,6 +213,7 @@ class Reference:
                 elif out.target is not None:
                     out.sendto(self._views[size] if size < VIEWS else self._whole[:size], out.target)
                 else:
+                    end.withheld += out.withholding
                     return
             except OSError:
                 # ICMP errors of earlier packets, no route, queue full, too big: the next one is due in 20 ms.
@@ -249,6 +251,8 @@ class Reference:
             end.muted += 1
         elif self._send(out.rtp_port, self._whole[:size], out.target):
             end.forwarded += 1
+        else:
+            end.withheld += out.withholding
 
     def _admit(self, end: RelayEnd, size: int, source: Sockaddr, ssrc: int, seq: int, now: float) -> bool:
         """Whether a packet that is not from the locked source may pass."""
@@ -260,6 +264,7 @@ class Reference:
         if verdict == STRANGER:
             end.strangers += 1
             return False
+        end.hear(source)
         if verdict == LOCKED:
             end.rtcp_gate.follow(source)
             end.aim()
@@ -271,7 +276,9 @@ class Reference:
         """What is not RTP: RTCP with multiplexing, else counted and dropped."""
         kind = demux.classify(self._buffer, size)
         if kind == demux.RTCP and end.mux:
-            if source == end.gate.source:
+            # Who only listens has no RTP source that could be known.
+            if source == (end.gate.source or end.signalled):
+                end.hear(source)
                 self._relay_rtcp(end, size, now)
             else:
                 end.strangers += 1
@@ -306,6 +313,7 @@ class Reference:
             else:
                 end.strangers += 1
         elif end.rtcp_gate.admit(source, end.gate.source, now):
+            end.hear(source)
             self._relay_rtcp(end, size, now)
         else:
             end.strangers += 1
@@ -319,10 +327,8 @@ class Reference:
         end.rtcp_packets += 1
         end.round_trip.answered(compound.echoes, now)
         out = end.other
-        if out.mux:
-            passed = self._send(out.rtp_port, compound.forward, out.gate.source or out.signalled)
-        else:
-            passed = self._send(out.rtcp_port, compound.forward, out.rtcp_gate.source or out.signalled_rtcp)
+        port = out.rtp_port if out.mux else out.rtcp_port
+        passed = self._send(port, compound.forward, out.rtcp_target())
         if passed and compound.sent is not None:
             out.round_trip.passed_on(compound.sent, now)
 
@@ -455,3 +461,10 @@ class Reference:
             if quiet is not None and not stream.reported:
                 stream.reported = True
                 self._emit(("silence", stream.id, *quiet))
+
+    def _look_for_victims(self) -> None:
+        for stream in self._streams.values():
+            for end in (stream.a, stream.b):
+                address = end.unproven(TICK_S)
+                if address is not None:
+                    self._emit(("withheld", stream.id, end.side, address[:2]))

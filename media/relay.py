@@ -10,6 +10,13 @@ Address = tuple[str, int]
 Side = Literal["a", "b"]
 
 
+# The voice hammer (RFC 5245 s.18.5.1, RFC 7675): media to a host that never asked for it. Whoever is there sends
+# something within this time: RTP, or if it only listens a receiver report, four of which are due by then (RFC 3550
+# s.6.2, one in 5 s). All seconds of sending to hosts that were not proven count, over all addresses of an end: an end
+# that moves on to its next victim every now and then gains nothing.
+UNHEARD_S = 20.0
+
+
 class Learn(Enum):
     """How an end's source address is found (design.md s.4.6). Once found it is locked; see media/source.py."""
 
@@ -37,6 +44,8 @@ class End:
     `receive`: packets that come from this end are forwarded (else counted and dropped). `send`: packets are
     forwarded to this end. `codecs` maps payload type to (encoding name, clock rate in Hz), for jitter and MOS.
     `epoch` grows whenever a new source is allowed to be learned again (address change, re-INVITE).
+    `proven` are the hosts that surely asked for this media, such as the one that the signalling comes from; None
+    takes every host for proven. Any other is sent to for a while only, unless it sends too: see `Withheld`.
     """
 
     local: PortPair
@@ -49,6 +58,7 @@ class End:
     send: bool = True
     codecs: tuple[tuple[int, str, int], ...] = ()
     epoch: int = 0
+    proven: tuple[str, ...] | None = None
 
 
 @frozen
@@ -57,7 +67,8 @@ class StreamSpec:
 
     Silence limits in seconds, 0 switches one off: `start_s` without any packet since opening, `silence_s` after
     the last one. A stream is silent when neither side that may send (`receive`) sends. Their clocks, and the
-    window of `window_s` in which sources may be learned, start again with every change of the stream.
+    window of `window_s` in which sources may be learned, start again with every change of the stream. `unheard_s`:
+    for so long packets go to hosts that are not proven, 0 for ever.
     """
 
     id: int
@@ -68,6 +79,7 @@ class StreamSpec:
     window_s: float = 10.0
     start_s: float = 0.0
     silence_s: float = 0.0
+    unheard_s: float = UNHEARD_S
 
 
 @frozen
@@ -79,7 +91,7 @@ class Counters:
     `strangers`: packets from a source that is not ours. `muted`: packets that came while `receive` was false.
     `malformed`: not RTP at all. `source` the locked RTP source. `last_s` seconds since the last packet, None for
     never. `dropped`: lost in our own receive queue (they are part of `lost` too). `other_protocols`: STUN and
-    DTLS from the source.
+    DTLS from the source. `withheld`: not forwarded, since the other end never showed that it wants them.
     """
 
     packets: int = 0
@@ -102,6 +114,7 @@ class Counters:
     last_s: float | None = None
     dropped: int = 0
     other_protocols: int = 0
+    withheld: int = 0
 
 
 @frozen
@@ -135,6 +148,17 @@ class Silence:
 
 
 @frozen
+class Withheld:
+    """Nothing has come from the address that end `side` signalled, and nobody vouches for it: packets to it stop
+    here, until one comes from there (somebody may have named a victim in c=)."""
+
+    stream: int
+    call: str
+    side: Side
+    address: Address
+
+
+@frozen
 class Closed:
     """A stream is gone and its ports are free; the final counters."""
 
@@ -161,7 +185,7 @@ class WorkerRestarted:
     calls: tuple[str, ...] = ()
 
 
-RelayEvent = SourceLocked | Silence | Closed | BindFailed | WorkerRestarted
+RelayEvent = SourceLocked | Silence | Withheld | Closed | BindFailed | WorkerRestarted
 
 
 class Relay(Protocol):

@@ -194,6 +194,7 @@ def _plain_end(end: End) -> dict[str, Any]:
         "send": end.send,
         "codecs": [list(codec) for codec in end.codecs],
         "epoch": end.epoch,
+        "proven": None if end.proven is None else list(end.proven),
     }
 
 
@@ -209,6 +210,7 @@ def _end(data: dict[str, Any]) -> End:
         data["send"],
         tuple((payload, name, clock) for payload, name, clock in data["codecs"]),
         data["epoch"],
+        None if data["proven"] is None else tuple(data["proven"]),
     )
 
 

@@ -1,5 +1,6 @@
 """An open stream as a worker holds it: two ends with their ports, policy and counters."""
 
+import math
 import socket
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ EndTuple = tuple[
     bool,  # send
     tuple[tuple[int, str, int], ...],  # codecs
     int,  # epoch
+    tuple[str, ...] | None,  # proven
 ]
 
 # `media.relay.Counters` as a tuple, in its order.
@@ -87,12 +89,15 @@ class RelayEnd:
         "family",
         "forwarded",
         "gate",
+        "heard",
         "local",
         "malformed",
         "muted",
         "mux",
         "other",
         "other_protocols",
+        "patience_s",
+        "proven",
         "receive",
         "reception",
         "round_trip",
@@ -103,6 +108,7 @@ class RelayEnd:
         "send",
         "send_direct",
         "sendto",
+        "sent_before",
         "side",
         "signalled",
         "signalled_rtcp",
@@ -110,13 +116,17 @@ class RelayEnd:
         "stream",
         "target",
         "udptl",
+        "withheld",
+        "withholding",
     )
 
     other: "RelayEnd"
     # Of the RTP socket; there while `target` is not None.
     sendto: Callable[[memoryview, Sockaddr], int]
 
-    def __init__(self, stream: "RelayStream", side: str, window_s: float, now: float) -> None:
+    def __init__(
+        self, stream: "RelayStream", side: str, window_s: float, unheard_s: float, now: float
+    ) -> None:
         self.stream = stream
         self.udptl = stream.udptl
         self.side = side
@@ -145,15 +155,25 @@ class RelayEnd:
         self.other_protocols = 0
         self.rtcp_packets = 0
         self.dropped = 0
+        # Hosts that need no proof, and hosts that gave one.
+        self.proven: tuple[str, ...] | None = None
+        self.heard: tuple[str, ...] = ()
+        # Seconds for which packets may yet go to hosts that are not proven.
+        self.patience_s = unheard_s or math.inf
+        self.sent_before = 0
+        self.withholding = False
+        self.withheld = 0
 
     def configure(self, spec: EndTuple) -> None:
         """Take over everything but the ports."""
         (host, rtp_port, rtcp_port, remote, remote_rtcp, self.mux, learn, expect) = spec[:8]
-        (self.receive, self.send, codecs, epoch) = spec[8:]
+        (self.receive, self.send, codecs, epoch, proven) = spec[8:]
         self.local = (host, rtp_port, rtcp_port)
         self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.signalled = sockaddr(self.family, remote)
         self.signalled_rtcp = sockaddr(self.family, remote_rtcp)
+        self.heard = tuple(host for host in self.heard if host in self._signalled_hosts())
+        self.proven = None if proven is None else tuple(host_of(self.family, host) for host in proven)
         if expect is not None:
             named = sockaddr(self.family, (expect, 1))
             expect = named[0] if named else None
@@ -169,8 +189,55 @@ class RelayEnd:
     def aim(self) -> None:
         """Say where RTP to this end goes: the locked source (RFC 4961), before that the signalled address."""
         self.target = (self.gate.source or self.signalled) if self.send and self.rtp_port else None
+        exhausted = self.patience_s <= 0
+        self.withholding = exhausted and self.gate.source is None and not self._may_send_to(self.signalled)
+        if self.withholding:
+            self.target = None
         use = self.direct is not None and self.target is not None and self.target == self.connected
         self.send_direct = self.direct.sock.send if self.direct is not None and use else None
+
+    def rtcp_target(self) -> Sockaddr | None:
+        """Where RTCP to this end goes: from where it comes, before that where it was signalled."""
+        if self.mux:
+            source, signalled = self.gate.source, self.signalled
+        else:
+            source, signalled = self.rtcp_gate.source, self.signalled_rtcp
+        if source is None and self.patience_s <= 0 and not self._may_send_to(signalled):
+            return None
+        return source or signalled
+
+    def hear(self, source: Sockaddr) -> None:
+        """A packet that is believed came from `source`: if that is a host that was signalled, it is there."""
+        host = source[0]
+        if self.proven is not None and host not in self.heard and host in self._signalled_hosts():
+            self.heard += (host,)
+            self.aim()
+
+    def unproven(self, seconds: float) -> Sockaddr | None:
+        """Called every so many seconds: the address that is not sent to any longer from now on, if there is one."""
+        if self.proven is None or self.patience_s <= 0:
+            return None
+        sent = self.other.forwarded + self.other.rtcp_packets
+        if sent == self.sent_before:
+            return None
+        self.sent_before = sent
+        for source, signalled in (
+            (self.gate.source, self.signalled),
+            (self.rtcp_gate.source, None if self.mux else self.signalled_rtcp),
+        ):
+            if source is None and not self._may_send_to(signalled):
+                self.patience_s -= seconds
+                self.aim()
+                return signalled if self.patience_s <= 0 else None
+        return None
+
+    def _may_send_to(self, address: Sockaddr | None) -> bool:
+        if self.proven is None or address is None:
+            return True
+        return address[0] in self.proven or address[0] in self.heard
+
+    def _signalled_hosts(self) -> tuple[str, ...]:
+        return tuple(each[0] for each in (self.signalled, self.signalled_rtcp) if each is not None)
 
     def counters(self, now: float) -> CountersTuple:
         """What came from this end so far."""
@@ -207,6 +274,7 @@ class RelayEnd:
             now - seen.heard if seen.packets else None,
             dropped,
             self.other_protocols,
+            self.withheld,
         )
 
 
@@ -215,11 +283,11 @@ class RelayStream:
 
     __slots__ = ("a", "b", "id", "quiet_since", "reported", "silence_s", "start_s", "udptl")
 
-    def __init__(self, number: int, udptl: bool, window_s: float, now: float) -> None:
+    def __init__(self, number: int, udptl: bool, window_s: float, unheard_s: float, now: float) -> None:
         self.id = number
         self.udptl = udptl
-        self.a = RelayEnd(self, "a", window_s, now)
-        self.b = RelayEnd(self, "b", window_s, now)
+        self.a = RelayEnd(self, "a", window_s, unheard_s, now)
+        self.b = RelayEnd(self, "b", window_s, unheard_s, now)
         self.a.other = self.b
         self.b.other = self.a
         self.start_s = 0.0
@@ -243,6 +311,12 @@ class RelayStream:
             self.reported = False
             return None
         return quiet, ever
+
+
+def host_of(family: int, host: str) -> str:
+    """A host as recvfrom tells it; "" if it is no address of that family."""
+    address = sockaddr(family, (host, 1))
+    return "" if address is None else address[0]
 
 
 def sockaddr(family: int, address: tuple[str, int] | None) -> Sockaddr | None:

@@ -23,6 +23,7 @@ from media.relay import (
     SourceLocked,
     StreamCounters,
     StreamSpec,
+    Withheld,
     WorkerRestarted,
 )
 
@@ -62,7 +63,7 @@ class _Stream:
     def command(self) -> tuple[Any, ...]:
         """The command that opens the stream as it is now."""
         spec = self.spec
-        limits = (spec.window_s, self.start_s, self.silence_s)
+        limits = (spec.window_s, self.start_s, self.silence_s, spec.unheard_s)
         sources = (self.source_a, self.source_b)
         return ("open", spec.id, spec.kind, _end(self.a), _end(self.b), limits, sources)
 
@@ -337,6 +338,8 @@ class WorkerRelay:
             self.on_event(SourceLocked(number, call, side, source))
         elif name == "silence":
             self.on_event(Silence(number, call, event[2], event[3]))
+        elif name == "withheld":
+            self.on_event(Withheld(number, call, event[2], event[3]))
         else:
             self.on_event(BindFailed(number, call, event[2]))
 
@@ -467,6 +470,7 @@ def _end(end: End) -> tuple[Any, ...]:
         end.send,
         end.codecs,
         end.epoch,
+        end.proven,
     )
 
 

@@ -13,12 +13,14 @@ from media.relay import (
     BindFailed,
     Closed,
     Counters,
+    End,
     PortPair,
     Relay,
     RelayEvent,
     Side,
     SourceLocked,
     StreamCounters,
+    Withheld,
 )
 from media.session import Change, Close, Limit, Limits, MediaSession, Open, Stream
 from sbc.decisions import Decision
@@ -38,6 +40,7 @@ from sbc.exchange import (
     side_of,
     written,
 )
+from sbc.media_loops import MediaLoops
 from sbc.media_policy import MediaAddress, MediaPolicy
 from sbc.media_ports import MediaPorts
 from signaling.errors import ParseError, PeerError, UsageError
@@ -120,6 +123,7 @@ class LocalAnchor:
         self._calls: dict[str, CallMedia] = {}
         self._ending: dict[str, CallMedia] = {}
         self._closing: dict[int, CallMedia] = {}
+        self._loops = MediaLoops(self._ports)
         self.configure(policy)
 
     @classmethod
@@ -133,6 +137,7 @@ class LocalAnchor:
         """The policy for calls to come."""
         self._policy = policy
         self._allowed = policy.allowed
+        self._loops.configure(policy)
 
     def __len__(self) -> int:
         """Calls with media, those included whose final counters are awaited."""
@@ -239,6 +244,7 @@ class LocalAnchor:
             sections.append(disabled(offered, onward=False))
         if refusals and not any(streams):
             raise PeerError(488, refusals[0].reason, refusals[0].rule)
+        self._refuse_loops(state, streams)
         self._apply(state, MediaSession(self._limited(state, streams)))
         exchange.answered = True
         state.vacant = None
@@ -328,6 +334,7 @@ class LocalAnchor:
         for stream in state.session:
             self._ports.claim(stream.a.local)
             self._ports.claim(stream.b.local)
+            self._loops.put(stream)
             self._relay.open(stream.learned().spec(state.id, state.policy.window_s))
 
     def take_report(self, call: str) -> MediaReport:
@@ -384,6 +391,12 @@ class LocalAnchor:
                 if state is not None:
                     why = (("stream", str(event.stream)), ("reason", event.reason))
                     state.decisions.append(Decision("media", "media-bind-failed", why, "the stream is deaf"))
+            case Withheld():
+                state = self._calls.get(event.call)
+                if state is not None:
+                    why = (("leg", event.side), ("address", host_port(event.address)))
+                    outcome = "nothing comes from there, and it is not where the SIP comes from: no more media to it"
+                    state.decisions.append(Decision("media", "media-withheld", why, outcome))
         return ()
 
     def reap(self, call: str, now: float) -> bool:
@@ -493,6 +506,34 @@ class LocalAnchor:
 
     # -- parts of an answer --------------------------------------------------------------------------------
 
+    def _refuse_loops(self, state: CallMedia, streams: list[Stream | None]) -> None:
+        """Refuse media that would go round between our own ports (sbc/media_loops.py). What only comes back is
+        vouched for: the other call that it belongs to has its own peers, and its own doubts about them."""
+        loops = self._loops
+        spirals = {
+            place: stream
+            for place, stream in enumerate(streams)
+            if stream is not None and loops.lead_here(stream)
+        }
+        if not spirals:
+            return
+        fresh = [stream for stream in streams if stream is not None]
+        for stream in fresh:
+            loops.put(stream)
+        why = next(filter(None, map(loops.objection, fresh)), None)
+        for stream in fresh:
+            loops.remove(stream.id)
+        for stream in state.session:
+            loops.put(stream)
+        if why is not None:
+            raise PeerError(482, f"Media loop: {why}", "media-loop")
+        for place, stream in spirals.items():
+            ends = [
+                end if loops.ours(end.remote) is None or end.remote is None else _vouched(end, end.remote[0])
+                for end in (stream.a, stream.b)
+            ]
+            streams[place] = replace(stream, a=ends[0], b=ends[1])
+
     def _limited(self, state: CallMedia, streams: list[Stream | None]) -> tuple[Stream | None, ...]:
         """The streams with their silence limits: the first one speaks for the call, since video may rest."""
         policy = state.policy
@@ -519,6 +560,7 @@ class LocalAnchor:
                     compared = (("a", line.a_signalled), ("b", line.b_signalled), ("codec", line.codec))
                     outcome = f"{line.media} relayed, {line.a_local} towards a, {line.b_local} towards b"
                     state.decisions.append(Decision("media", "RFC 3264 s.6", compared, outcome))
+                    self._loops.put(stream)
                     self._relay.open(stream.spec(state.id, state.policy.window_s))
                 case Change(number, side, end, old):
                     if end.local != old.local:
@@ -531,6 +573,8 @@ class LocalAnchor:
                     self._close(state, stream)
                 case _:
                     assert_never(command)
+        for changed in {command.stream for command in commands if isinstance(command, Change)}:
+            self._loops.put(next(stream for stream in after if stream.id == changed))
         if state.exchange is not None and any(isinstance(command, Close) for command in commands):
             gone = {stream.id for stream in before} - {stream.id for stream in after}
             plans = state.exchange.plans
@@ -544,6 +588,7 @@ class LocalAnchor:
         state.past[stream.id] = self._media_line(state, stream)
         state.closing[stream.id] = [stream.a.local, stream.b.local, *state.retired.pop(stream.id, ())]
         self._closing[stream.id] = state
+        self._loops.remove(stream.id)
         self._relay.close(stream.id)
 
     # -- our SDP -------------------------------------------------------------------------------------------
@@ -580,3 +625,7 @@ class LocalAnchor:
             direction(a.receive, b.receive),
             direction(b.receive, a.receive),
         )
+
+
+def _vouched(end: End, host: str) -> End:
+    return replace(end, proven=None if end.proven is None else (*end.proven, host))

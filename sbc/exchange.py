@@ -14,7 +14,7 @@ from signaling.errors import UsageError
 from signaling.flow import host_port
 from signaling.sdp.offer_answer import EVENTS, Line, Refusal, Use, direction
 from signaling.sdp.rewrite import Section
-from signaling.sdp.session import Media, Session, first
+from signaling.sdp.session import Media, Session, first, normal_host
 
 # Below are the ports of services, where a stream of datagrams is an attack: they get media once they have sent some.
 FIRST_PORT = 1024
@@ -302,4 +302,18 @@ def aimed(end: End, party: Party, own: Line, other: Line, earlier: Earlier, deci
         decisions.append(nat_decision(party, own, learn, expect, why))
     # A party sends with the payload types that the other side described (RFC 3264 s.5.1).
     codecs = tuple((codec.payload, codec.name, codec.clock) for codec in other.codecs)
-    return End(end.local, remote, rtcp, end.rtcp_mux, learn, expect, end.receive, end.send, codecs, epoch)
+    # Where the SIP of a party comes from it is; c= can be anybody's, and must answer to be sent to for long.
+    proven = () if party.peer is None else (normal_host(party.peer),)
+    return End(
+        end.local,
+        remote,
+        rtcp,
+        end.rtcp_mux,
+        learn,
+        expect,
+        end.receive,
+        end.send,
+        codecs,
+        epoch,
+        proven,
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from media.ports import PortPool
+from media.ports import PortPool, Range
 from media.relay import PortPair
 
 
@@ -39,6 +39,16 @@ class MediaPorts:
                 self._claimed.remove(pair)
             else:
                 self._pool.release(pair, now)
+
+    def span(self, pool: str) -> Range | None:
+        """The bind address of a pool, its first and its last port."""
+        return self._pool.span(pool)
+
+    def holds(self, pool: str, rtp: int) -> bool:
+        """Whether somebody has the pair that begins at this port."""
+        return self._pool.holds(pool, rtp) or any(
+            pair.network == pool and pair.rtp == rtp for pair in self._claimed
+        )
 
     def in_use(self) -> int:
         """Pairs that are not free."""

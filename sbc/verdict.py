@@ -218,6 +218,13 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         "{it} sends, but all {muted} packets came while it was not to send (hold), and were dropped",
     ),
     MediaRule(
+        "withheld",
+        lambda source, sink, stream: source.counters.withheld > 0 and _silent(sink),
+        "{it} sends, and {withheld} of its packets were not passed on: {other} has never sent anything from"
+        " {other_signalled}, which is not where its SIP comes from, so that it might be somebody who never asked"
+        " for a call; its first packet, RTP or RTCP, opens the way",
+    ),
+    MediaRule(
         "not-forwarded",
         lambda source, sink, stream: not source.counters.forwarded,
         "{it} sends, but we do not know where {other} is, so that nothing could be forwarded",
@@ -265,6 +272,8 @@ def _words(source: Side, sink: Side, stream: Stream) -> dict[str, object]:
         "rtcp": counters.rtcp_packets,
         "malformed": counters.malformed,
         "muted": counters.muted,
+        "withheld": counters.withheld,
+        "other_signalled": sink.signalled or "no address",
         "unexpected": ", ".join(_unexpected(source, stream)),
         "loss": f"{source.loss:.1%}",
         "jitter": f"{counters.jitter_ms:.0f}",
@@ -401,6 +410,10 @@ ENDINGS: dict[str, str] = {
     ),
     "no-sdp-in-2xx": "B ({target}) answered without SDP, so that no media could be agreed. A was told {status}.",
     "media-address": "Rejected with {status}: the media address in the SDP is not that of a host ({text}).",
+    "media-loop": (
+        "Rejected with {status}: the media would go round between our own ports ({text}): SDP of ours came back"
+        " from a party that is not a proxy on the way of this call."
+    ),
     "too-many-hops": (
         "Rejected with {status}: Max-Forwards was used up, so that the call is probably in a loop."
     ),

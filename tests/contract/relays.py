@@ -36,11 +36,24 @@ def free_pair(host: str = "127.0.0.1") -> PortPair:
             return PortPair("test", host, number, number + 1)
 
 
-def end_for(peer: RtpPeer, learn: Learn = Learn.OFF, expect: str | None = None, **more: bool) -> End:
+def end_for(
+    peer: RtpPeer,
+    learn: Learn = Learn.OFF,
+    expect: str | None = None,
+    proven: tuple[str, ...] | None = None,
+    **more: bool,
+) -> End:
     """An end on fresh ports, signalled as where `peer` really is."""
     pair = free_pair(peer.address[0])
     return End(
-        pair, peer.address, peer.rtcp_address, learn=learn, expect=expect, codecs=((0, "PCMU", 8000),), **more
+        pair,
+        peer.address,
+        peer.rtcp_address,
+        learn=learn,
+        expect=expect,
+        codecs=((0, "PCMU", 8000),),
+        proven=proven,
+        **more,
     )
 
 
@@ -78,9 +91,10 @@ class Bench:
         window_s: float = 10.0,
         start_s: float = 0.0,
         silence_s: float = 0.0,
+        unheard_s: float = 0.0,
     ) -> int:
         """Open a stream between two ends and wait until it is open; its id."""
-        number = self.start(a, b, kind, window_s, start_s, silence_s)
+        number = self.start(a, b, kind, window_s, start_s, silence_s, unheard_s)
         await self.settle()
         return number
 
@@ -92,11 +106,14 @@ class Bench:
         window_s: float = 10.0,
         start_s: float = 0.0,
         silence_s: float = 0.0,
+        unheard_s: float = 0.0,
     ) -> int:
         """Open a stream without waiting; its id."""
         number = next(_ids)
         self._opened.append(number)
-        self.relay.open(StreamSpec(number, f"c-{number:08x}", kind, a, b, window_s, start_s, silence_s))
+        self.relay.open(
+            StreamSpec(number, f"c-{number:08x}", kind, a, b, window_s, start_s, silence_s, unheard_s)
+        )
         return number
 
     async def settle(self) -> None:

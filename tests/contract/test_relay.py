@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from media.relay import BindFailed, Closed, Learn, PortPair, Silence, SourceLocked, WorkerRestarted
+from media.relay import BindFailed, Closed, Learn, PortPair, Silence, SourceLocked, Withheld, WorkerRestarted
 from tests.contract.relays import MAKES, Bench, bench, end_for, free_pair, rtcp_of, rtp_of
 from tests.harness.rtp import (
     Tone,
@@ -464,6 +464,91 @@ def test_closing_tells_the_final_counters_and_frees_the_ports(make: str) -> None
             under_test.relay.limits(stream, 1.0, 1.0)
             await under_test.settle()
             assert len(under_test.happened(Closed)) == 1
+
+    asyncio.run(call())
+
+
+# Media that nobody asked for
+
+
+def test_an_address_that_never_sends_is_sent_to_for_a_while_only(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, victim = under_test.peer(), under_test.peer()
+            a, b = (
+                end_for(alice, proven=(alice.address[0],)),
+                end_for(victim, Learn.PORT, proven=("192.0.2.1",)),
+            )
+            stream = await under_test.open(a, b, unheard_s=1.0)
+            talk = asyncio.create_task(alice.stream(rtp_of(a), 300, 0.02))
+            await under_test.until(lambda: under_test.happened(Withheld))
+            (told,) = under_test.happened(Withheld)
+            assert (told.stream, told.side, told.address) == (stream, "b", victim.address)
+            await under_test.settle()
+            so_far = len(victim.received)
+            alice.rtcp.sendto(sender_report(0xA, 1e9), rtcp_of(a))
+            await asyncio.sleep(0.2)
+            assert len(victim.received) == so_far
+            assert victim.received_rtcp == []
+            assert (await under_test.counters(stream, "a")).withheld > 0
+            # It was no victim, only silent: its first packet opens the way.
+            victim.send(rtp_of(b))
+            await under_test.until(lambda: len(victim.received) > so_far + 5)
+            talk.cancel()
+            assert len(under_test.happened(Withheld)) == 1
+
+    asyncio.run(call())
+
+
+@pytest.mark.parametrize("proof", ["signalling", "rtcp", "rtp"])
+def test_a_listener_keeps_its_media(make: str, proof: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            trusted = bob.address[0] if proof == "signalling" else "192.0.2.1"
+            a = end_for(alice)
+            b = end_for(bob, Learn.PORT, proven=(trusted,), receive=proof != "signalling")
+            await under_test.open(a, b, unheard_s=1.0)
+            if proof == "rtcp":
+                bob.rtcp.sendto(receiver_report(0xB), rtcp_of(b))
+            elif proof == "rtp":
+                bob.send(rtp_of(b))
+            await alice.stream(rtp_of(a), 115, 0.02)
+            await under_test.settle()
+            assert len(bob.received) == 115
+            assert under_test.happened(Withheld) == []
+
+    asyncio.run(call())
+
+
+def test_a_listener_with_one_port_for_rtp_and_rtcp_keeps_its_media(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob, proven=(), rtcp_mux=True)
+            await under_test.open(a, b, unheard_s=1.0)
+            bob.rtp.sendto(receiver_report(0xB), rtp_of(b))
+            await alice.stream(rtp_of(a), 115, 0.02)
+            await under_test.settle()
+            assert len(bob.received) == 115
+            assert [packet for packet, _ in alice.received_rtcp] == [receiver_report(0xB)]
+
+    asyncio.run(call())
+
+
+def test_going_on_to_the_next_victim_begins_no_new_grace(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, first, second = (under_test.peer() for _ in range(3))
+            a, b = end_for(alice), end_for(first, proven=())
+            stream = await under_test.open(a, b, unheard_s=1.0)
+            talk = asyncio.create_task(alice.stream(rtp_of(a), 300, 0.02))
+            await under_test.until(lambda: under_test.happened(Withheld))
+            moved = replace(b, remote=second.address, remote_rtcp=second.rtcp_address, epoch=1)
+            under_test.relay.change(stream, "b", moved)
+            await asyncio.sleep(0.2)
+            talk.cancel()
+            assert second.received == []
 
     asyncio.run(call())
 

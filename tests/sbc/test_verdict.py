@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Side, str]] = {
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(CASES) == {rule.name for rule in MEDIA_RULES}
+    assert set(CASES) | {"withheld"} == {rule.name for rule in MEDIA_RULES}
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -135,6 +135,18 @@ def test_the_rule_speaks_for_its_case(name: str) -> None:
 def test_what_works_is_said_first_then_what_does_not(name: str) -> None:
     source, sentence = CASES[name]
     assert judge_stream(stream(a=source)) == ["B sends, we forward.", sentence]
+
+
+def test_media_that_nobody_asked_for_is_said_to_stop() -> None:
+    withheld = side("A", dataclasses.replace(GOOD, withheld=500))
+    silent = side("B", SILENT, "192.0.2.66:5000")
+    sentence, reason = judge_stream(stream(withheld, silent))
+    assert sentence.startswith(
+        "A sends, and 500 of its packets were not passed on: B has never sent anything from 192.0.2.66:5000, which"
+        " is not where its SIP comes from"
+    )
+    assert reason.startswith("Nothing has come from B")
+    assert judge_stream(stream(withheld)) == ["Healthy: both directions carry audio."], "B has opened the way"
 
 
 def test_the_same_rules_look_at_the_other_direction() -> None:
