@@ -177,10 +177,9 @@ class _Checker:
         self._say_all(access.of_network(network))
 
     def _reserved(self, key: str, name: str) -> None:
-        meaning = {"any": "every network", PHONES: "the phones", LOCAL: "our own registrar"}.get(name)
+        meaning = {"any": "every network", PHONES: "the phones"}.get(name)
         if meaning is not None:
-            self._say(key, f"{name} stands for {meaning} in {'phones' if name == LOCAL else 'routes'}; "
-                      "write another name")  # fmt: skip
+            self._say(key, f"{name} stands for {meaning} in routes; write another name")
 
     def _families(self, key: str, network: Network) -> None:
         address = network.address
@@ -297,6 +296,8 @@ class _Checker:
 
     def _trunk(self, key: str, trunk: Trunk) -> None:
         self._reserved(key, trunk.name)
+        if trunk.name == LOCAL:
+            self._say(key, "local stands for our own registrar in phones.registrar; write another name")
         self._numbers_of(key, trunk)
         self._say_all(access.of_trunk(trunk))
         network = self.config.networks.get(trunk.network)

@@ -7,10 +7,13 @@ from typing import Literal
 
 from pydantic import BaseModel, SecretStr
 
-from config.model import Config, Network, Route
+from config.model import Config, Network, Phones, Route
+from config.values import is_key
 
 _BINDING = ("address", "interface", "address6", "listen", "media_address", "media_address6")
 """Keys of a network that its open ports come from."""
+_REGISTRATIONS = ("network", "registrar", "domain", "store", "users_file")
+"""Keys of `phones` that the registrations in progress were made under."""
 _AT_START = {
     "control.socket": "the socket is already open there",
     "media.engine": "the relay is already running",
@@ -46,10 +49,11 @@ def difference(old: Config, new: Config) -> tuple[Change, ...]:
     return (
         *_entries("networks", old.networks, new.networks),
         *_entries("trunks", old.trunks, new.trunks),
+        *_phones(old.phones, new.phones),
         *_routes(old.routes, new.routes),
         *(
             change
-            for section in ("limits", "timers", "media", "topology", "log", "control")
+            for section in ("emergency", "limits", "timers", "media", "topology", "log", "control")
             for change in _fields(section, getattr(old, section), getattr(new, section))
         ),
     )
@@ -72,18 +76,32 @@ def _entries(section: str, old: Mapping[str, BaseModel], new: Mapping[str, BaseM
             yield from _fields(key, old[name], new[name])
 
 
+def _phones(old: Phones | None, new: Phones | None) -> Iterator[Change]:
+    if old is None or new is None:
+        if new is not old:
+            kind: Literal["added", "removed"] = "added" if old is None else "removed"
+            yield Change("phones", kind, restart="registrations begin and end with the process")
+        return
+    yield from _fields("phones", old, new)
+
+
 def _fields(key: str, old: BaseModel, new: BaseModel) -> Iterator[Change]:
     for name, info in type(old).model_fields.items():
         before, after = getattr(old, name), getattr(new, name)
-        if before == after:
+        if before == after or not is_key(info):
             continue
         full = f"{key}.{info.serialization_alias or name}"
         if isinstance(before, BaseModel) and type(before) is type(after):
             yield from _fields(full, before, after)
             continue
+        if isinstance(before, dict) and isinstance(after, dict) and name != "ha1":
+            yield from _entries(full, before, after)
+            continue
         restart = _AT_START.get(full)
         if isinstance(old, Network) and name in _BINDING:
             restart = "listeners and media ports have to be bound again"
+        if isinstance(old, Phones) and name in _REGISTRATIONS:
+            restart = "registrations were made under the old one"
         yield Change(full, "changed", written(before), written(after), restart)
 
 
@@ -121,6 +139,8 @@ def written(value: object) -> str:
             return f"{value:.15g}"
         case SecretStr():
             return "(hidden)"
+        case dict():
+            return "{" + ", ".join(f"{key}: {written(item)}" for key, item in value.items()) + "}"
         case tuple():
             return f"[{', '.join(written(item) for item in value)}]"
         case BaseModel() if type(value).__str__ is BaseModel.__str__:

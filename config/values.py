@@ -208,12 +208,17 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
+def is_key(info: FieldInfo) -> bool:
+    """Whether a field comes from the file, and is not added by the program."""
+    return not any(type(mark) is SkipJsonSchema for mark in info.metadata)
+
+
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys that a model has in the file; not what the program adds, nor Python's names for words of its own."""
+    """The keys that a model has in the file, under the words that stand there."""
     return {
         info.validation_alias if isinstance(info.validation_alias, str) else name: info
         for name, info in model.model_fields.items()
-        if not any(type(mark) is SkipJsonSchema for mark in info.metadata)
+        if is_key(info)
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from config.check import PACKAGES, check, foreign_packages
 from config.coverage import unreachable
 from config.load import examine
-from config.model import Config, Listen, Network, PortRange, Route, SipServer, Trunk
+from config.model import Config, Listen, Network, Phones, PortRange, Route, SipServer, Trunk
 
 
 def server(host: str) -> SipServer:
@@ -169,6 +169,36 @@ def test_a_call_is_not_sent_back_so_the_next_route_has_it() -> None:
         ((to_pbx, to_pbx), [1]),
     ):
         assert [verdict.route for verdict in unreachable(config(*routes), routes)] == wanted
+
+
+def with_phones(*routes: Route) -> Config:
+    return config(*routes, phones=Phones(network="public", registrar="pbx"))
+
+
+def test_a_phone_may_call_another() -> None:
+    everybody, inwards = Route(to=("phones",)), Route(from_="phones", to=("pbx",))
+    from_phones = Route(from_="phones", match="^1", to=("pbx",))
+    for routes, wanted in (
+        ((everybody, inwards), [1]),
+        ((Route(from_="public", to=("pbx",)), inwards), [1]),
+        ((inwards, Route(from_="public", to=("pbx",))), []),
+        ((Route(from_="carrier", to=("pbx",)), inwards), []),
+        ((inwards, from_phones), [1]),
+    ):
+        assert [verdict.route for verdict in unreachable(with_phones(*routes), routes)] == wanted
+
+
+def test_who_is_not_registered_is_left_to_the_routes_below() -> None:
+    registered = Route(from_="pbx", to=("phones",), when="registered")
+    always = Route(from_="pbx", to=("phones",))
+    stripped = registered.model_copy(update={"strip": 1})
+    for routes, wanted in (
+        ((registered, always), []),
+        ((always, registered), [1]),
+        ((registered, registered), [1]),
+        ((registered, stripped), []),
+    ):
+        assert [verdict.route for verdict in unreachable(with_phones(*routes), routes)] == wanted
 
 
 def test_several_routes_together_leave_nothing() -> None:

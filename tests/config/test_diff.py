@@ -72,3 +72,47 @@ def test_ports_and_networks_need_a_restart() -> None:
         "networks.private.listen: [udp:5060, tcp:5060] -> [udp:5080]"
         " (needs a restart: listeners and media ports have to be bound again)"
     )
+
+
+PHONES = """\
+phones:
+  network: public
+  registrar: local
+  users:
+    alice: {password: everybody knows}
+    bob: {password: tower of song, numbers: ["2"]}
+"""
+
+
+def test_secrets_are_compared_and_not_shown() -> None:
+    credentials = 'servers: "sip:198.51.100.10", credentials: {username: a, password: suzanne}'
+    old = BASE.replace('servers: "sip:198.51.100.10"', credentials) + PHONES
+    new = old.replace("suzanne", "marianne").replace("everybody knows", "hallelujah")
+    assert lines(old, new) == [
+        "trunks.carrier.credentials.password: (hidden) -> (hidden)",
+        "phones.users.alice.password: (hidden) -> (hidden)",
+    ]
+
+
+def test_users_come_and_go_live_and_the_registrar_does_not() -> None:
+    new = (PHONES + "    carol: {password: x}\n").replace('numbers: ["2"]', 'numbers: ["3"]')
+    assert lines(BASE + PHONES, BASE + new) == [
+        "phones.users.bob.numbers: [2] -> [3]",
+        "phones.users.carol: added",
+    ]
+    store = PHONES.replace("local\n", "local\n  store: null\n")
+    assert lines(BASE + PHONES, BASE + store) == [
+        "phones.store: /var/lib/sbc/locations.db -> none"
+        " (needs a restart: registrations were made under the old one)"
+    ]
+    assert lines(BASE, BASE + PHONES) == [
+        "phones: added (needs a restart: registrations begin and end with the process)"
+    ]
+
+
+def test_what_is_learned_is_no_difference_of_the_file() -> None:
+    text = BASE.replace("203.0.113.10}", "203.0.113.10, advertise: auto, stun_servers: stun.example.com}")
+    old = config(text)
+    public = old.networks["public"].model_copy(update={"learned": "192.0.2.1"})
+    learned = old.model_copy(update={"networks": {**old.networks, "public": public}})
+    assert difference(learned, old) == ()

@@ -15,7 +15,7 @@ from config.load import examine
 GOLDEN = Path(__file__).parents[1] / "golden" / "config"
 SECRET = "horse-battery-staple"
 FILES = sorted(GOLDEN.glob("*.yaml"))
-PLACE = re.compile(r"[0-9]{2}-[a-z0-9-]+\.yaml:[1-9][0-9]*:[1-9][0-9]*: ")
+PLACE = re.compile(r"[0-9]{2,3}-[a-z0-9-]+\.yaml:[1-9][0-9]*:[1-9][0-9]*: ")
 
 
 def report(file: Path) -> str:

@@ -1,6 +1,7 @@
 """Good files, values from outside, and text that is no configuration at all."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,14 @@ def test_examples_have_neither_errors_nor_warnings(file: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {file.stem for file in EXAMPLES} >= {"quickstart", "pbx-behind-sbc", "dual-stack", "one-interface"}
+    assert {file.stem for file in EXAMPLES} >= {
+        "quickstart",
+        "pbx-behind-sbc",
+        "dual-stack",
+        "one-interface",
+        "access",
+        "local",
+    }
 
 
 def test_short_forms_become_values() -> None:
@@ -176,3 +184,78 @@ def test_a_large_configuration_loads_in_reasonable_time() -> None:
     routes = "".join(f"  - {{from: t{n}, match: '^{n}', to: pbx}}\n" for n in range(900))
     config = load(small().replace("routes:\n", trunks + "routes:\n") + routes)
     assert len(config.trunks) == 902
+
+
+PHONES = """\
+networks:
+  public: {address: 203.0.113.10, nat: far-end}
+  private: {address: 10.0.0.1}
+trunks:
+  carrier:
+    network: private
+    servers: ["sip:10.0.0.30"]
+    credentials: {username: office, password: "${CARRIER}"}
+    register: {user: office}
+phones:
+  network: public
+  registrar: local
+  users:
+    alice: {password: "${ALICE}", numbers: "+15551234"}
+    bob: {password: 0123}
+  turn: {servers: "turn:203.0.113.20", secret: "${TURN}"}
+routes:
+  - {from: phones, to: phones, when: registered}
+  - {from: phones, to: carrier}
+"""
+SECRETS = {"CARRIER": "tower of song", "ALICE": "everybody knows", "TURN": "first we take manhattan"}
+
+
+def test_secrets_are_read_and_never_shown() -> None:
+    config = load(PHONES, SECRETS)
+    carrier, phones = config.trunks["carrier"], config.phones
+    assert phones is not None and phones.turn is not None and carrier.credentials is not None
+    alice = phones.users["alice"]
+    assert alice.password is not None
+    found = {carrier.credentials.password, alice.password, phones.turn.secret}
+    assert {secret.get_secret_value() for secret in found} == set(SECRETS.values())
+    bob = phones.users["bob"].password
+    assert bob is not None and bob.get_secret_value() == "0123"
+    for shown in (repr(config), repr(carrier), str(phones), repr(alice), f"{config.model_dump()}"):
+        assert not any(secret in shown for secret in SECRETS.values())
+
+
+def test_the_domain_of_the_phones_is_theirs_then_the_networks_then_our_address() -> None:
+    assert load(PHONES, SECRETS).phones_domain == "203.0.113.10"
+    with_domain = PHONES.replace("far-end}", "far-end, domain: SIP.example.com}")
+    assert load(with_domain, SECRETS).phones_domain == "sip.example.com"
+    both = with_domain.replace("registrar: local", "registrar: local\n  domain: example.com")
+    assert load(both, SECRETS).phones_domain == "example.com"
+    assert load(small()).phones_domain == ""
+
+
+def test_the_advertised_address_is_ours_until_it_is_learned() -> None:
+    text = small().replace(
+        "udp:5060}", "udp:5060, advertise: auto, stun_servers: [stun.example.com, 192.0.2.1:99]}"
+    )
+    network = load(text).networks["public"]
+    assert [str(server) for server in network.stun_servers] == ["stun.example.com:3478", "192.0.2.1:99"]
+    assert network.advertised == "203.0.113.10"
+    assert network.model_copy(update={"learned": "192.0.2.7"}).advertised == "192.0.2.7"
+    literal = load(small().replace("udp:5060}", "udp:5060, advertise: 192.0.2.8}")).networks["public"]
+    assert literal.model_copy(update={"learned": "192.0.2.7"}).advertised == "192.0.2.8"
+
+
+def test_a_hash_is_the_same_in_capitals() -> None:
+    text = PHONES.replace("{password: 0123}", "{ha1: {MD5: 0123456789ABCDEF0123456789ABCDEF}}")
+    phones = load(text.replace("registrar: local", "registrar: local\n  domain: example.com"), SECRETS).phones
+    assert phones is not None and phones.users["bob"].ha1 is not None
+    assert phones.users["bob"].ha1["MD5"].get_secret_value() == "0123456789abcdef0123456789abcdef"
+
+
+def test_two_thousand_routes_are_checked_in_no_time() -> None:
+    routes = "".join(f'  - {{from: pbx, match: "^{n:04}", to: carrier}}\n' for n in range(2000))
+    text = small().replace('  - {from: pbx, match: "^\\\\+", to: carrier}\n', routes)
+    begin = time.process_time()
+    config = load(text)
+    assert len(config.routes) == 2001
+    assert time.process_time() - begin < 6
