@@ -107,10 +107,9 @@ def _pool(network: str, number: int) -> str:
 
 def _addresses(network: Network) -> Iterator[MediaAddress]:
     for number, host in enumerate(network.media_addresses):
-        shown = network.advertise
         # 1:1 NAT maps the address of the network; an address that media has for itself is not behind it.
-        mapped = number == 0 and shown is not None and shown != "auto" and network.media_address is None
-        yield MediaAddress(_pool(network.name, number), shown if mapped and shown else host)
+        mapped = number == 0 and network.media_address is None
+        yield MediaAddress(_pool(network.name, number), network.advertised if mapped else host)
 
 
 @frozen

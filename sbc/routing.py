@@ -173,8 +173,7 @@ class Router:
         self._ours = frozenset(
             host
             for network in config.networks.values()
-            for host in (*network.sip_addresses, network.advertise)
-            if host is not None
+            for host in (*network.sip_addresses, network.advertised)
         )
 
     # -- who sent it ---------------------------------------------------------------------------------------

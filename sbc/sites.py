@@ -93,7 +93,7 @@ class Sites:
 
 def listeners_of(network: Network) -> list[Listener]:
     """The SIP ports of a network, in the order of the configuration."""
-    addresses = [(network.address, network.advertise or network.address)]
+    addresses = [(network.address, network.advertised)]
     if network.address6 is not None:
         addresses.append((network.address6, network.address6))
     return [
