@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.model import Config
-from media.relay import BindFailed, RelayEvent, Silence, WorkerRestarted
+from media.relay import BindFailed, RelayEvent, Silence, Withheld, WorkerRestarted
 from sbc.admission import Admission
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.answers import (
@@ -458,7 +458,7 @@ class Calls:
         board = self.board
         for call_id in self.anchor.relay_event(event):
             board.report(call_id)
-        if isinstance(event, BindFailed) and event.call in board.calls:
+        if isinstance(event, BindFailed | Withheld) and event.call in board.calls:
             board.note(board.calls[event.call])
         elif isinstance(event, WorkerRestarted):
             for call_id in event.calls:
