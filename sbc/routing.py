@@ -65,7 +65,12 @@ class CallRequest:
 
 @frozen
 class Target:
-    """One server to try: where the INVITE goes, `host` and `user` of its Request-URI, what may follow a failure."""
+    """One server or phone to try: where the INVITE goes, `host` and `user` of its Request-URI, what may follow a
+    failure.
+
+    A phone is reached by its `flow`, and `contact` is its Request-URI to the letter. Neighbours of the same `group`
+    ring at once, unless it is 0; when another group follows, they do for `ring_s` at most (0: as long as they like).
+    """
 
     trunk: str
     network: str
@@ -76,6 +81,10 @@ class Target:
     failover_on: frozenset[int] = frozenset()
     redirects: str = "pass"
     nat: bool = False
+    flow: Flow | None = None
+    contact: str = ""
+    group: int = 0
+    ring_s: float = 0.0
 
 
 @frozen
