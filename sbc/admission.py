@@ -16,6 +16,10 @@ from sbc.routing import Refusal, Source
 MAX_SOURCES = 10_000
 """Addresses whose rate is remembered; the one that was silent for longest is forgotten first."""
 MAX_RETRY_S = 60
+MAX_SPREAD_S = 300.0
+"""Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
+DEFAULT_SPREAD = 100.0
+"""Phones a second that are called back where no rate is set."""
 # A place becomes free when somebody hangs up; nobody knows when.
 FULL_RETRY_S = 5
 
@@ -141,3 +145,33 @@ def _carried(old: TokenBucket, rate: float, now: float) -> TokenBucket:
 
 def _decision(rule: str, compared: tuple[tuple[str, str], ...], refusal: Refusal) -> Decision:
     return Decision("admission", rule, compared, f"{refusal.status} {refusal.rule}")
+
+
+class Spread:
+    """A token bucket that sends those away who find it empty, each at his own time (RFC 3261 s.20.33).
+
+    A thousand phones that all were told "in five seconds" would be back in five seconds, all together. So each gets
+    the next free place in a queue that moves at `rate`; 0 lets everybody in.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._bucket: TokenBucket | None = None
+        self._place = 0.0
+
+    def take(self, now: float) -> int | None:
+        """None to go on, or the seconds after which to come back."""
+        if not self.rate:
+            return None
+        if self._bucket is None:
+            self._bucket = TokenBucket.full(self.rate, now)
+        if self._bucket.refill(now) >= 1.0:
+            self._bucket.tokens -= 1.0
+            return None
+        return self.later(now)
+
+    def later(self, now: float) -> int:
+        """When one more may come back, in seconds."""
+        rate = self.rate or DEFAULT_SPREAD
+        self._place = min(max(self._place, now) + 1.0 / rate, now + MAX_SPREAD_S)
+        return max(1, math.ceil(self._place - now))

@@ -117,6 +117,11 @@ class Locations:
         return self._size
 
     @property
+    def unsaved(self) -> bool:
+        """Whether `take_changes` has something to give."""
+        return bool(self._changed)
+
+    @property
     def full(self) -> bool:
         """Whether no new binding may come in."""
         return self._size >= self.max_bindings

@@ -1,0 +1,57 @@
+"""GRUUs of `registrar: local` (RFC 5627): one that names the phone, and any number that do not.
+
+A temporary GRUU is its own proof: a nonce, the handle of the phone under a mask that only we can make, and a MAC. So
+none is kept, no two of one phone look alike (RFC 5627 s.3.1.2), and all end when the phone changes its Call-ID.
+"""
+
+import hmac
+
+from signaling.headers import quote
+
+PREFIX = "tgruu."
+NONCE = 6
+HANDLE = 8
+_WHOLE = len(PREFIX) + 2 * (NONCE + HANDLE + HANDLE)
+
+
+class Gruus:
+    """The GRUUs of one secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def _mac(self, kind: bytes, data: bytes) -> bytes:
+        return hmac.digest(self._secret, kind + data, "sha256")
+
+    def handle(self, user: str, instance: str, call_id: str) -> str:
+        """What stands for a phone inside its temporary GRUUs."""
+        words = "\n".join((user, instance, call_id)).encode("utf-8", "surrogateescape")
+        return self._mac(b"handle", words)[:HANDLE].hex()
+
+    def temporary(self, handle: str, nonce: str) -> str:
+        """The user part of a new temporary GRUU; `nonce` has 12 hexadecimal digits nobody has seen before."""
+        seed = bytes.fromhex(nonce)
+        mask = self._mac(b"mask", seed)
+        hidden = bytes(a ^ b for a, b in zip(bytes.fromhex(handle), mask, strict=False))
+        return f"{PREFIX}{(seed + hidden + self._mac(b'mac', seed + hidden)[:HANDLE]).hex()}"
+
+    def open(self, user: str) -> str | None:
+        """The handle in the user part of a temporary GRUU; None for anything that we did not make."""
+        if len(user) != _WHOLE or not user.startswith(PREFIX):
+            return None
+        try:
+            data = bytes.fromhex(user[len(PREFIX) :])
+        except ValueError:
+            return None
+        seed, hidden, mac = data[:NONCE], data[NONCE : NONCE + HANDLE], data[NONCE + HANDLE :]
+        if not hmac.compare_digest(mac, self._mac(b"mac", seed + hidden)[:HANDLE]):
+            return None
+        return bytes(a ^ b for a, b in zip(hidden, self._mac(b"mask", seed), strict=False)).hex()
+
+
+def gruu_params(user: str, domain: str, instance: str, temporary: str) -> str:
+    """The two parameters of a Contact that give a phone its GRUUs (RFC 5627 s.5.2)."""
+    host = f"[{domain}]" if ":" in domain else domain
+    name = instance.strip("<>")
+    public, hidden = f"sip:{user}@{host};gr={name}", f"sip:{temporary}@{host};gr"
+    return f";pub-gruu={quote(public)};temp-gruu={quote(hidden)}"

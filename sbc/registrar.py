@@ -1,0 +1,201 @@
+"""What both kinds of registrar share: tokens, lifetimes, bindings, and the contacts of an answer (RFC 3261 s.10.3)."""
+
+import hmac
+from collections.abc import Callable, Iterable, Sequence
+
+from sbc.answers import error_fields
+from sbc.locations import Binding, Locations, Upstream, phone_of
+from sbc.register_request import Registering, Wanted
+from sbc.registration_effects import Asking, Effect, Happened, Persist, Reply
+from sbc.registration_policy import RegistrationPolicy
+from signaling.errors import PeerError
+from signaling.headers import quote
+from signaling.message import Field, Response, respond
+
+FLOW_TIMER_S = 120
+"""RFC 5626 s.4.4.1: how often a phone is to show on a stream that it is there."""
+FULL_RETRY_S = 30
+
+
+class Registrar:
+    """The part of a registrar that does not depend on where registrations are kept.
+
+    `secret` makes tokens and GRUUs: as long as it stays the same, so do they. `tag` makes unguessable To tags.
+    """
+
+    def __init__(
+        self, policy: RegistrationPolicy, locations: Locations, secret: bytes, tag: Callable[[], str]
+    ) -> None:
+        self.policy = policy
+        self.locations = locations
+        self._secret = secret
+        self._tag = tag
+        self._ticket = 0
+        # Answers that wait until what they say is stored.
+        self._waiting: dict[int, tuple[Effect, ...]] = {}
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def mac(self, *words: str) -> bytes:
+        """A name that nobody else can make up."""
+        return hmac.digest(self._secret, "\n".join(words).encode("utf-8", "surrogateescape"), "sha256")
+
+    def token(self, user: str, wanted: Wanted) -> str:
+        """The user part of the contact that stands for a phone: the same for all its flows (RFC 5626 s.4.2)."""
+        return self.mac("token", user, phone_of(wanted.identity)).hex()[:32]
+
+    # -- lifetimes -----------------------------------------------------------------------------------------
+
+    def asked_s(self, wanted: Wanted) -> int:
+        """How long a contact wants to be registered; 423 when it is too short (RFC 3261 s.10.3 step 7)."""
+        policy = self.policy
+        asked = policy.default_expires_s if wanted.expires_s is None else wanted.expires_s
+        if 0 < asked < policy.min_expires_s and asked < 3600:
+            raise PeerError(423, "Interval Too Brief", "interval-too-brief")
+        return asked
+
+    def granted_s(self, asked: int, reading: Registering, asking: Asking) -> int:
+        """How long it is: what holds a NAT open may be shorter than what a phone would have liked."""
+        policy = self.policy
+        granted = min(asked, policy.max_expires_s)
+        if reading.nat and policy.keepalive == "expiry" and not asking.flow.reliable:
+            granted = min(granted, policy.nat_expires_s)
+        return granted
+
+    def in_order(self, reading: Registering, bindings: Iterable[Binding]) -> None:
+        """RFC 3261 s.10.3 steps 6 and 7: within one Call-ID only a higher CSeq changes anything."""
+        for binding in bindings:
+            if binding.call_id == reading.call_id and reading.cseq <= binding.cseq:
+                raise PeerError(500, "Older Than What Is Known", "cseq-not-rising")
+
+    # -- bindings ------------------------------------------------------------------------------------------
+
+    def room(self, reading: Registering) -> None:
+        """403 or 503 when a new contact has no place. Those that cannot be called any more make room first."""
+        locations, user = self.locations, reading.user
+        fresh = sum(
+            1 for one in reading.wanted if one.expires_s != 0 and locations.get(user, one.identity) is None
+        )
+        if not fresh:
+            return
+        over = locations.count(user) + fresh - self.policy.max_contacts
+        if over > 0:
+            dead = sorted((one for one in locations.of(user) if one.dead), key=lambda one: one.seen_at)
+            if len(dead) < over:
+                raise PeerError(403, "Too Many Contacts", "too-many-contacts")
+            for binding in dead[:over]:
+                locations.remove(binding)
+        if locations.full:
+            raise PeerError(503, "Too Many Registrations", "too-many-bindings", FULL_RETRY_S)
+
+    def bind(
+        self,
+        asking: Asking,
+        wanted: Wanted,
+        granted_s: float,
+        now: float,
+        gruu: str = "",
+        upstream: Upstream | None = None,
+    ) -> Happened | None:
+        """Make the binding or renew it; the line for the log when it is a new one."""
+        reading, flow = asking.reading, asking.flow
+        known = self.locations.get(reading.user, wanted.identity)
+        if (
+            known is not None
+            and known.flow == flow
+            and known.contact == wanted.contact
+            and known.call_id == reading.call_id
+            and known.q == wanted.q
+            and known.instance == wanted.instance
+            and known.nat == reading.nat
+        ):
+            self.locations.refresh(known, now + granted_s, reading.cseq, now, upstream)
+            return None
+        self.locations.put(
+            Binding(
+                reading.user,
+                wanted.identity,
+                wanted.contact,
+                self.token(reading.user, wanted),
+                flow,
+                now + granted_s,
+                reading.call_id,
+                reading.cseq,
+                wanted.q,
+                wanted.instance,
+                wanted.reg_id,
+                reading.outbound and wanted.reg_id > 0,
+                reading.user_agent,
+                reading.nat,
+                gruu,
+                now,
+                upstream,
+            )
+        )
+        if known is None:
+            return Happened("registered", reading.user, flow, reading.nat)
+        moved = known.flow != flow
+        return Happened("moved", reading.user, flow, reading.nat) if moved else None
+
+    def unbind(self, bindings: Iterable[Binding], flow_of: Asking) -> list[Effect]:
+        """The phone, or its user, has taken them back."""
+        effects: list[Effect] = []
+        for binding in bindings:
+            self.locations.remove(binding)
+            effects.append(Happened("removed", binding.user, flow_of.flow, binding.contact))
+        return effects
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    def contact(self, binding: Binding, now: float, extra: str = "") -> Field:
+        """One Contact of a 200."""
+        left = max(1, round(binding.expires_at - now))
+        q = "" if binding.q == 1000 else f";q={binding.q / 1000:g}"
+        instance = f";+sip.instance={quote(binding.instance)}" if binding.instance else ""
+        reg_id = f";reg-id={binding.reg_id}" if binding.reg_id else ""
+        return "Contact", f"<{binding.contact}>;expires={left}{q}{instance}{reg_id}{extra}"
+
+    def outbound_fields(self, asking: Asking) -> list[Field]:
+        """RFC 5626 s.6: that its flows were understood, and how often the phone is to use them."""
+        if not any(one.reg_id for one in asking.reading.wanted):
+            return []
+        seconds = FLOW_TIMER_S if asking.flow.reliable else max(1, round(self.policy.keepalive_s))
+        return [("Require", "outbound"), ("Flow-Timer", str(seconds))]
+
+    def answer(self, asking: Asking, status: int, reason: str, fields: Sequence[Field] = ()) -> Reply:
+        """An answer to the phone."""
+        return Reply(asking.tx, respond(asking.request, status, reason, self._tag(), fields))
+
+    def refuse(self, asking: Asking, error: PeerError, fields: Sequence[Field] = ()) -> list[Effect]:
+        """A refusal with its reason id."""
+        named = error_fields(error, "-", 0)
+        if error.status == 423:
+            named.append(("Min-Expires", str(self.policy.min_expires_s)))
+        reply = self.answer(asking, error.status, error.reason, [*fields, *named])
+        if error.status == 401:
+            return [
+                reply
+            ]  # how every registration begins, or a phone that has its password wrong: see the counters
+        return [reply, Happened("refused", asking.reading.user, asking.flow, error.rule)]
+
+    def when_stored(self, effects: Sequence[Effect]) -> list[Effect]:
+        """Write what has changed; `effects` follow when it is on the disk."""
+        self._ticket += 1
+        self._waiting[self._ticket] = tuple(effects)
+        return [Persist(self._ticket)]
+
+    def stored(self, ticket: int, error: str | None) -> list[Effect]:
+        """What was to be written is written, or failed with `error`: then nobody is told that he is registered."""
+        effects = self._waiting.pop(ticket, ())
+        if error is None:
+            return list(effects)
+        said: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Reply):
+                request = effect.tx.request
+                refusal = PeerError(503, "Registration Cannot Be Stored", "store-failed", FULL_RETRY_S)
+                fields = error_fields(refusal, "-", 0)
+                response: Response = respond(request, 503, refusal.reason, self._tag(), fields)
+                said.append(Reply(effect.tx, response))
+                said.append(Happened("refused", "", effect.tx.flow, f"store-failed: {error}"))
+        return said

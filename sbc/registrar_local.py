@@ -1,0 +1,125 @@
+"""`registrar: local`: the registrations are kept here (RFC 3261 s.10.3, RFC 5626 s.6, RFC 5627 s.5)."""
+
+from collections.abc import Callable
+
+from sbc.gruu import Gruus, gruu_params
+from sbc.locations import Binding, Locations
+from sbc.register_request import Registering
+from sbc.registrar import Registrar
+from sbc.registration_effects import Asking, Effect
+from sbc.registration_policy import RegistrationPolicy
+from sbc.users import User, Users
+from signaling.digest import Check, Nonces, credentials_for
+from signaling.errors import ParseError, PeerError
+from signaling.message import Field, Request
+
+
+class LocalRegistrar(Registrar):
+    """Our own location service. `token` makes unguessable text of so many bytes."""
+
+    def __init__(
+        self,
+        policy: RegistrationPolicy,
+        locations: Locations,
+        users: Users,
+        nonces: Nonces,
+        secret: bytes,
+        token: Callable[[int], str],
+    ) -> None:
+        super().__init__(policy, locations, secret, lambda: token(6))
+        self.users = users
+        self.gruus = Gruus(secret)
+        self._nonces = nonces
+        self._token = token
+
+    # -- who it is -----------------------------------------------------------------------------------------
+
+    def challenge(self, now: float, stale: bool = False, proxy: bool = False) -> list[Field]:
+        """The fields of a 401, or of a 407."""
+        return self._nonces.challenges(
+            self.users.realm,
+            self._token(4),
+            now,
+            algorithms=self.users.algorithms,
+            stale=stale,
+            proxy=proxy,
+        )
+
+    def authenticate(self, request: Request, now: float, proxy: bool = False) -> tuple[User | None, str]:
+        """Who sent it by its credentials, or None and why: "no-credentials", "stale-nonce", "wrong-credentials".
+
+        ParseError for credentials that cannot be read.
+        """
+        credentials = credentials_for(request, self.users.realm, proxy)
+        if credentials is None:
+            return None, "no-credentials"
+        user = self.users.get(credentials.username)
+        check = self._nonces.check(
+            credentials,
+            request.method,
+            request.uri,
+            None if user is None else user.secrets,
+            now,
+            own=self.policy.domains,
+        )
+        if check is Check.GOOD:
+            return user, ""
+        return None, "stale-nonce" if check is Check.STALE else "wrong-credentials"
+
+    # -- REGISTER ------------------------------------------------------------------------------------------
+
+    def receive(self, asking: Asking, now: float) -> list[Effect]:
+        """RFC 3261 s.10.3 steps 3 to 8."""
+        try:
+            user, why = self.authenticate(asking.request, now)
+            if user is None:
+                error = PeerError(401, "Unauthorized", why)
+                return self.refuse(asking, error, self.challenge(now, why == "stale-nonce"))
+            if user.name != asking.reading.user:
+                raise PeerError(403, "This Address Belongs To Another User", "not-your-address")
+            return self._update(asking, now)
+        except ParseError as error:
+            return self.refuse(asking, error)
+        except PeerError as error:
+            return self.refuse(asking, error)
+
+    def _update(self, asking: Asking, now: float) -> list[Effect]:
+        reading, locations = asking.reading, self.locations
+        known = locations.of(reading.user)
+        if reading.wildcard:
+            self.in_order(reading, known)
+            gone = self.unbind(known, asking)
+            return [*gone, *self.when_stored([self.answer(asking, 200, "OK")])]
+        touched = [locations.get(reading.user, wanted.identity) for wanted in reading.wanted]
+        self.in_order(reading, (one for one in touched if one is not None))
+        # Nothing is changed before everything is known to be right: all or nothing (RFC 3261 s.10.3 step 7).
+        asked = [self.asked_s(wanted) for wanted in reading.wanted]
+        self.room(reading)
+        effects: list[Effect] = []
+        for wanted, binding, seconds in zip(reading.wanted, touched, asked, strict=True):
+            if seconds == 0:
+                effects += self.unbind([] if binding is None else [binding], asking)
+                continue
+            gruu = ""
+            if wanted.instance and self.policy.gruu:
+                gruu = self.gruus.handle(reading.user, wanted.instance, reading.call_id)
+            happened = self.bind(asking, wanted, self.granted_s(seconds, reading, asking), now, gruu)
+            if happened is not None:
+                effects.append(happened)
+        reply = self.answer(asking, 200, "OK", self._fields(asking, now))
+        return effects + (self.when_stored([reply]) if reading.wanted else [reply])
+
+    def _fields(self, asking: Asking, now: float) -> list[Field]:
+        reading = asking.reading
+        fields = [
+            self.contact(binding, now, self._gruu_params(reading, binding))
+            for binding in self.locations.of(reading.user)
+        ]
+        return [*fields, *self.outbound_fields(asking)]
+
+    def _gruu_params(self, reading: Registering, binding: Binding) -> str:
+        # RFC 5627 s.5.2: only who says that he knows what to do with them gets them.
+        if not (reading.gruu and binding.gruu and self.policy.gruu):
+            return ""
+        temporary = self.gruus.temporary(binding.gruu, self._token(6))
+        return gruu_params(reading.user_text, self.policy.domain, binding.instance, temporary)

@@ -1,0 +1,143 @@
+"""REGISTER of phones, from the first look to the answer; also who a phone is that calls.
+
+A core without I/O: a request and the time in, effects out. `Registrations` does what comes before any registrar
+(RFC 3261 s.10.3 steps 1, 2 and 5, storms); `sbc.registrar_local` keeps the registrations here, `sbc.registrar_relay`
+relays them to a trunk. A 200 goes out only after what it says is stored (`Persist`, `stored`).
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from sbc.admission import Spread
+from sbc.answers import error_fields
+from sbc.locations import Locations
+from sbc.register_request import read
+from sbc.registrar_local import LocalRegistrar
+from sbc.registrar_relay import RelayRegistrar
+from sbc.registration_effects import Asking, Effect, Happened, Relayed, Reply
+from sbc.registration_policy import RegistrationPolicy
+from sbc.routing import ServersSnapshot, ServerView
+from sbc.users import Users
+from signaling.digest import Nonces
+from signaling.errors import PeerError
+from signaling.flow import Address, Flow
+from signaling.message import Request, Response, respond
+from signaling.transaction import ServerTx
+
+MAX_ADMITTED = 20_000
+"""REGISTERs that were let in and whose second half, the one with credentials, is not counted again."""
+ADMITTED_S = 32.0
+
+
+class Registrations:
+    """The registrations of one configuration.
+
+    `secret` makes tokens and GRUUs and has to outlive the process as the bindings do. `own` tells our address and
+    User-Agent as a server of the registrar's trunk sees them.
+    """
+
+    def __init__(
+        self,
+        policy: RegistrationPolicy,
+        locations: Locations,
+        users: Users,
+        secret: bytes,
+        token: Callable[[int], str],
+        own: Callable[[ServerView], tuple[Address, str | None] | None],
+    ) -> None:
+        self.policy = policy
+        self.locations = locations
+        self.stats: Counter[str] = Counter()
+        self._tag = token
+        self.spread = Spread(policy.registers_per_s)
+        self._admitted: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self.local: LocalRegistrar | None = None
+        self.relay: RelayRegistrar | None = None
+        if policy.registrar:
+            self.relay = RelayRegistrar(policy, locations, secret, lambda: token(6), own, self.spread.later)
+        else:
+            nonces = Nonces(bytes.fromhex(token(32)))
+            self.local = LocalRegistrar(policy, locations, users, nonces, secret, token)
+
+    # -- REGISTER ------------------------------------------------------------------------------------------
+
+    def receive(
+        self, tx: ServerTx, request: Request, flow: Flow, now: float, wall: float, servers: ServersSnapshot
+    ) -> list[Effect]:
+        """A REGISTER that came."""
+        policy = self.policy
+        try:
+            if flow.network != policy.network:
+                raise PeerError(403, "No Registrar In This Network", "no-registrar-here")
+            reading = read(request, flow, policy.domains, policy.max_contacts, policy.outbound)
+        except PeerError as error:
+            self.stats[f"refused:{error.rule.partition(':')[0]}"] += 1
+            fields = error_fields(error, "-", 0)
+            response = respond(request, error.status, error.reason, self._tag(6), fields)
+            return [Reply(tx, response), Happened("refused", "", flow, error.rule)]
+        asking = Asking(tx, request, flow, reading)
+        if self.relay is not None:
+            cached = self.relay.cached(asking, now)
+            if cached is not None:
+                self.stats["registrations.cached"] += 1
+                return cached
+        retry_s = self._admit(asking, now)
+        if retry_s is not None:
+            self.stats["refused:register-storm"] += 1
+            storm = PeerError(503, "Too Many Registrations At Once", "register-storm", retry_s)
+            response = respond(request, 503, storm.reason, self._tag(6), error_fields(storm, "-", 0))
+            return [Reply(tx, response)]
+        if self.local is not None:
+            return self.local.receive(asking, now)
+        assert self.relay is not None
+        self.stats["registrations.relayed"] += 1
+        return self.relay.receive(asking, now, wall, servers)
+
+    def _admit(self, asking: Asking, now: float) -> int | None:
+        """Seconds to come back after, None for now. Who was let in may answer the challenge that he got."""
+        key = (asking.flow.remote[0], asking.reading.call_id)
+        until = self._admitted.pop(key, 0.0)
+        if until > now:
+            return None
+        retry_s = self.spread.take(now)
+        if retry_s is None:
+            self._admitted[key] = now + ADMITTED_S
+            if len(self._admitted) > MAX_ADMITTED:
+                self._admitted.popitem(last=False)
+        return retry_s
+
+    def answered(self, relayed: Relayed, response: Response, now: float, wall: float) -> list[Effect]:
+        """The registrar's answer to a REGISTER that was relayed."""
+        return [] if self.relay is None else self.relay.answered(relayed, response, now, wall)
+
+    def failed(self, relayed: Relayed, cause: str, now: float, wall: float) -> list[Effect]:
+        """A relayed REGISTER without answer."""
+        return [] if self.relay is None else self.relay.failed(relayed, cause, now, wall)
+
+    def stored(self, ticket: int, error: str | None) -> list[Effect]:
+        """What `Persist` asked for is done, or failed with `error`."""
+        registrar = self.local if self.relay is None else self.relay
+        return [] if registrar is None else registrar.stored(ticket, error)
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is due."""
+        due = self.locations.next_timer()
+        if self.relay is not None:
+            at = self.relay.next_timer()
+            if at is not None and (due is None or at < due):
+                due = at
+        return due
+
+    def handle_timer(self, now: float, wall: float) -> tuple[list[Effect], list[Relayed]]:
+        """Bindings that run out, and registrars that do not answer: those come back for their health."""
+        effects: list[Effect] = [
+            Happened("expired", binding.user, binding.flow, binding.contact)
+            for binding in self.locations.expire(now)
+        ]
+        late: list[Relayed] = []
+        if self.relay is not None:
+            more, late = self.relay.handle_timer(now, wall)
+            effects += more
+        return effects, late

@@ -1,0 +1,59 @@
+"""The users of `registrar: local`: HA1 by algorithm, never a password, and the numbers that are theirs."""
+
+from collections.abc import Iterable, Mapping
+
+from config.frozen import frozen
+from config.model import Config
+from signaling.digest import ALGORITHMS, ha1
+
+
+@frozen
+class User:
+    """Who may register, with HA1 by algorithm ("MD5", "SHA-256", "SHA-512-256"), and the numbers he may call as."""
+
+    name: str
+    secrets: Mapping[str, str]
+    numbers: tuple[str, ...] = ()
+
+
+class Users:
+    """All users of one realm, by name."""
+
+    def __init__(self, realm: str, users: Iterable[User] = ()) -> None:
+        self.realm = realm
+        self._users = {user.name: user for user in users}
+        # What is offered must not depend on who asks, so it is what every user can answer.
+        common = [set(user.secrets) for user in self._users.values()]
+        shared = set.intersection(*common) if common else set(ALGORITHMS)
+        self.algorithms = tuple(name for name in ALGORITHMS if name in shared)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def get(self, name: str) -> User | None:
+        """The user of that name."""
+        return self._users.get(name)
+
+    def stranded(self) -> list[str]:
+        """Users that cannot answer any challenge, because they share no algorithm with the others."""
+        return [] if self.algorithms else sorted(self._users)
+
+    @classmethod
+    def of_config(cls, config: Config, stored: Iterable[User] = ()) -> "Users":
+        """Those of the file, and `stored` ones beside them; who is in both is the one of the file."""
+        realm = config.phones_domain
+        found = {user.name: user for user in stored}
+        if config.phones is not None:
+            for name, entry in config.phones.users.items():
+                if entry.password is not None:
+                    password = entry.password.get_secret_value()
+                    secrets = {one: ha1(name, realm, password, one) for one in ALGORITHMS}
+                else:
+                    given = entry.ha1 or {}
+                    secrets = {
+                        str(one): text.get_secret_value().lower()
+                        for one, text in given.items()
+                        if one in ALGORITHMS
+                    }
+                found[name] = User(name, secrets, tuple(entry.numbers))
+        return cls(realm, found.values())
