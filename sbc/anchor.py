@@ -60,6 +60,9 @@ from signaling.sdp.session import Media, Session
 
 __all__ = ["Anchor", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
 
+ADVERTISED = "networks.advertise"
+"""The rule of the decision that tells a party another address than the one that we listen on."""
+
 # Streams that a call has left behind (T.38 after audio) stay in its report, the latest of them.
 MAX_PAST = 32
 # Each takes two pairs of ports; nobody needs more than audio, video, slides, text and fax.
@@ -560,6 +563,12 @@ class LocalAnchor:
                     compared = (("a", line.a_signalled), ("b", line.b_signalled), ("codec", line.codec))
                     outcome = f"{line.media} relayed, {line.a_local} towards a, {line.b_local} towards b"
                     state.decisions.append(Decision("media", "RFC 3264 s.6", compared, outcome))
+                    for pair, told in ((stream.a.local, line.a_local), (stream.b.local, line.b_local)):
+                        if state.policy.advertised(pair) != pair.host:
+                            where = (("told", told), ("bound", pair.host))
+                            state.decisions.append(
+                                Decision("nat", ADVERTISED, where, "another address is advertised")
+                            )
                     self._loops.put(stream)
                     self._relay.open(stream.spec(state.id, state.policy.window_s))
                 case Change(number, side, end, old):

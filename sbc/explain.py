@@ -7,14 +7,17 @@ programs.
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from media.relay import Counters
-from sbc.anchor import MediaReport
+from sbc.anchor import ADVERTISED, MediaReport
 from sbc.decisions import Decision
 from sbc.ladder import MAX_WIDTH, MIN_WIDTH, Column, Hidden, Step, hidden_between, hidden_text, ladder
 from sbc.record import CallRecord, LegRecord, TriedTarget, media_json, printable
-from sbc.verdict import Ending, Facts, Side, Stream, verdict
+from sbc.verdict import Ending, Facts, Finding, Side, Stream, findings
+from signaling.errors import ParseError
+from signaling.sdp.offer_answer import Line, describe
+from signaling.sdp.parser import parse
 
 _NOTHING = Counters()
 # What a direction attribute lets its owner do: (send, receive). RFC 8866 s.6.7.
@@ -28,9 +31,14 @@ class Explanation:
     record: CallRecord
     report: MediaReport | None
     facts: Facts
-    verdict: tuple[str, ...]
+    findings: tuple[Finding, ...]
     steps: tuple[Step, ...]
     hidden: Mapping[str, Sequence[Hidden]]
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """The sentences of the findings."""
+        return tuple(finding.text for finding in self.findings)
 
     def text(self, width: int = 100, plain: bool = False) -> str:
         """For a terminal of `width` columns; `plain` keeps the drawing to ASCII."""
@@ -43,7 +51,8 @@ class Explanation:
         if self.hidden:
             parts.append(section("Hidden by the border", hidden_text(self.hidden, width, plain)))
         parts.append(section("Media", wrapped(_media_lines(self.facts, self.report), width)))
-        parts.append(section("Verdict", wrapped("\n".join(f"  {line}" for line in self.verdict), width)))
+        lines = (f"  {finding.text} [{finding.id}]" for finding in self.findings)
+        parts.append(section("Verdict", wrapped("\n".join(lines), width)))
         return "\n\n".join(parts)
 
     def _ladder(self, width: int, plain: bool) -> str:
@@ -60,6 +69,7 @@ class Explanation:
                 for title, rows in self.hidden.items()
             },
             "verdict": list(self.verdict),
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
 
@@ -71,7 +81,7 @@ def explain(
     facts = Facts(ending_of(record, now), streams)
     steps = tuple(Step(one.at, one.leg, one.direction, one.summary) for one in record.messages)
     whole = [(one.leg, one.direction, one.data) for one in record.messages if one.data is not None]
-    return Explanation(record, report, facts, tuple(verdict(facts)), steps, hidden_between(whole))
+    return Explanation(record, report, facts, tuple(findings(facts)), steps, hidden_between(whole))
 
 
 def ending_of(record: CallRecord, now: float) -> Ending:
@@ -94,6 +104,8 @@ def ending_of(record: CallRecord, now: float) -> Ending:
 def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, bool]) -> list[Stream]:
     """The streams as the verdict sees them."""
     a, b = record.leg("a"), _b_leg(record)
+    said_a, said_b = Described.of(a), Described.of(b)
+    bound = _bound(record)
     counters = {one.id: one for one in report.counters}
     streams = []
     for line in report.lines:
@@ -103,20 +115,73 @@ def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, boo
             Stream(
                 line.media,
                 line.codec,
-                _side("A", a, line.a_signalled, line.a_direction, from_a, helped.get("a", False)),
-                _side("B", b, line.b_signalled, line.b_direction, from_b, helped.get("b", False)),
+                Side(
+                    "A",
+                    "" if a is None else a.network,
+                    line.a_signalled,
+                    from_a or _NOTHING,
+                    *_WAYS.get(line.a_direction, (True, True)),
+                    helped=helped.get("a", False),
+                    formats=said_a.formats(line.a_signalled),
+                    origin=said_a.origin,
+                    told=line.a_local,
+                    bound=bound.get(line.a_local, ""),
+                ),
+                Side(
+                    "B",
+                    "" if b is None else b.network,
+                    line.b_signalled,
+                    from_b or _NOTHING,
+                    *_WAYS.get(line.b_direction, (True, True)),
+                    helped=helped.get("b", False),
+                    formats=said_b.formats(line.b_signalled),
+                    origin=said_b.origin,
+                    told=line.b_local,
+                    bound=bound.get(line.b_local, ""),
+                ),
                 counted=counted is not None,
             )
         )
     return streams
 
 
-def _side(
-    name: str, leg: LegRecord | None, signalled: str, direction: str, counters: Counters | None, helped: bool
-) -> Side:
-    sends, receives = _WAYS.get(direction, (True, True))
-    network = "" if leg is None else leg.network
-    return Side(name, network, signalled, counters or _NOTHING, sends, receives, helped)
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the last SDP of a party says: the host of its o= line, and its m= lines."""
+
+    origin: str = ""
+    lines: tuple[Line, ...] = ()
+
+    @classmethod
+    def of(cls, leg: LegRecord | None) -> "Described":
+        """Of a leg; of one without SDP, or whose SDP cannot be read, nothing."""
+        if leg is None or not leg.described:
+            return cls()
+        try:
+            session = parse(leg.described)
+            return cls(session.origin.address, tuple(describe(session)))
+        except ParseError:
+            return cls()
+
+    def formats(self, signalled: str) -> tuple[tuple[int, str], ...]:
+        """The payload types of the m= line whose port is that of "host:port", with their names."""
+        port = signalled.rpartition(":")[2]
+        for line in self.lines:
+            if str(line.media.port) == port:
+                return tuple((codec.payload, codec.name) for codec in line.codecs)
+        return ()
+
+
+def _bound(record: CallRecord) -> dict[str, str]:
+    """By the address that a party was told, where we really listen; only where these are two (`advertise`)."""
+    return {
+        told: bound
+        for decision in record.decisions
+        if decision.rule == ADVERTISED
+        for told, bound in [
+            (dict(decision.compared).get("told", ""), dict(decision.compared).get("bound", ""))
+        ]
+    }
 
 
 def _b_leg(record: CallRecord) -> LegRecord | None:

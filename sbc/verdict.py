@@ -37,14 +37,18 @@ STATIC_CODECS = {
     34: "H263",
 }  # fmt: skip
 # RFC 3389: comfort noise may come without having been negotiated, and harms nobody.
-_HARMLESS = frozenset({"CN"})
+_NOISE = frozenset({"CN"})
+_DIGITS = frozenset({"TELEPHONE-EVENT"})  # RFC 4733
+_NO_SOUND = _NOISE | _DIGITS
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One end of a stream. `name` "A" or "B"; `signalled` "host:port" of its SDP, "" if none.
 
-    `sends` and `receives`: what its SDP allows. `helped`: policy expects NAT here (`nat: far-end`).
+    `sends` and `receives`: what its SDP allows. `helped`: policy expects NAT here (`nat: far-end`). `formats`: what
+    its SDP says that it understands, by payload type. `origin`: the host in its o= line. `told`: "host:port" that
+    our SDP gave it, `bound` the host that we really listen on where that is another one (`advertise`).
     """
 
     name: str
@@ -54,6 +58,10 @@ class Side:
     sends: bool = True
     receives: bool = True
     helped: bool = False
+    formats: tuple[tuple[int, str], ...] = ()
+    origin: str = ""
+    told: str = ""
+    bound: str = ""
 
     @property
     def host(self) -> str:
@@ -64,11 +72,21 @@ class Side:
     def private(self) -> bool:
         """Whether the signalled address cannot be reached from elsewhere (RFC 1918, RFC"
         " 4193, RFC 6598)."""
-        try:
-            address = ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return any(address.version == network.version and address in network for network in _PRIVATE)
+        return _is_private(self.host)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether o= and c= of its SDP do not fit together: one of them private, the other one not.
+
+        A phone that knows its public address writes it into both, one that does not into neither. A SIP ALG seldom
+        thinks of o=.
+        """
+        return (
+            bool(self.host)
+            and _is_address(self.origin)
+            and _is_address(self.host)
+            and _is_private(self.origin) != self.private
+        )
 
     @property
     def expected(self) -> int:
@@ -114,6 +132,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence of the verdict. `id` is stable; `side` "A", "B" or "" for the call as a whole.
+
+    `healthy` when it reproaches nobody.
+    """
+
+    id: str
+    text: str
+    side: str = ""
+    healthy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MediaRule:
     """A row of `MEDIA_RULES`: when it `holds` for what comes from a source to a sink, it `says` its text.
 
@@ -126,14 +157,53 @@ class MediaRule:
     healthy: bool = False
 
 
-def _unexpected(source: Side, stream: Stream) -> list[str]:
-    """Payload types with a fixed meaning that is not the negotiated codec."""
-    negotiated = {name.strip().partition("/")[0].upper() for name in stream.codec.split(",")}
-    meanings = ((number, STATIC_CODECS.get(number)) for number in source.counters.payload_types)
+def _is_private(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address.version == network.version and address in network for network in _PRIVATE)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _meaning(payload_type: int, source: Side, sink: Side) -> str | None:
+    """What a payload type of `source` means: what `sink` described (RFC 3264 s.5.1), else what it always means."""
+    for formats in (sink.formats, source.formats):
+        for number, name in formats:
+            if number == payload_type:
+                return name.upper()
+    return STATIC_CODECS.get(payload_type)
+
+
+def _only(source: Side, sink: Side, names: frozenset[str]) -> bool:
+    """Whether packets came, and all of them mean one of these."""
+    types = source.counters.payload_types
+    return bool(types) and all(_meaning(number, source, sink) in names for number in types)
+
+
+def _unexpected(source: Side, sink: Side, stream: Stream) -> list[str]:
+    """The payload types of `source` if `sink` understands none that carries sound.
+
+    One that it understands is enough: the others may be of the time before a re-INVITE.
+    """
+    sound = [n for n in source.counters.payload_types if _meaning(n, source, sink) not in _NO_SOUND]
+    known = {number for number, _ in sink.formats}
+    if known:
+        wrong = sound if known.isdisjoint(sound) else []
+    else:
+        negotiated = {name.strip().partition("/")[0].upper() for name in stream.codec.split(",")}
+        names = {number: STATIC_CODECS.get(number) for number in sound}
+        unclear = any(name is None or name in negotiated for name in names.values())
+        wrong = [] if unclear or not stream.codec else sound
     return [
-        f"{number} ({name})"
-        for number, name in meanings
-        if name is not None and name not in negotiated and name not in _HARMLESS
+        f"{number}" + (f" ({name})" if (name := STATIC_CODECS.get(number)) is not None else "")
+        for number in wrong
     ]
 
 
@@ -148,6 +218,22 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         lambda source, sink, stream: not source.sends or not sink.receives,
         "{it} is silent by agreement: the session is on hold or one-way ({it} {way}, {other} {other_way})",
         healthy=True,
+    ),
+    MediaRule(
+        "sdp-rewritten",
+        lambda source, sink, stream: _silent(source) and source.counters.strangers > 0 and source.rewritten,
+        "{strangers} packets for {it} came from an address that is not the one it signalled ({signalled}), and were"
+        " dropped: its o= line says {origin}, so that something on the way has rewritten its SDP, and wrongly; switch"
+        " the SIP ALG of its router off",
+    ),
+    MediaRule(
+        "nat-unhelped",
+        lambda source, sink, stream: (
+            _silent(source) and source.counters.strangers > 0 and source.private and not source.helped
+        ),
+        "{strangers} packets for {it} came from an address that is not the one it signalled ({signalled}), which is"
+        " private, and were dropped: {it} is behind NAT; set nat: far-end on network {network} to let its address"
+        " be learned",
     ),
     MediaRule(
         "strangers-unhelped",
@@ -179,6 +265,12 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         "{malformed} packets came from {it}, and none of them is RTP: does it send SRTP, T.38"
         " or STUN to a plain"
         " RTP port?",
+    ),
+    MediaRule(
+        "wrong-advertise",
+        lambda source, sink, stream: _silent(source) and source.bound != "",
+        "nothing has come from {it} ({signalled}), which was told to send to {told} while we listen on {bound}: does"
+        " networks.{network}.advertise lead here, with all media ports?",
     ),
     MediaRule(
         "private-unhelped",
@@ -230,8 +322,18 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         "{it} sends, but we do not know where {other} is, so that nothing could be forwarded",
     ),
     MediaRule(
+        "only-noise",
+        lambda source, sink, stream: _only(source, sink, _NOISE),
+        "{it} sends comfort noise only ({packets} packets): it is muted, or its microphone is dead",
+    ),
+    MediaRule(
+        "only-digits",
+        lambda source, sink, stream: _only(source, sink, _NO_SOUND),
+        "{it} sends digits (telephone-event) and no sound: its microphone is off or it has no codec that it can use",
+    ),
+    MediaRule(
         "wrong-codec",
-        lambda source, sink, stream: stream.codec != "" and bool(_unexpected(source, stream)),
+        lambda source, sink, stream: bool(_unexpected(source, sink, stream)),
         "{it} sends payload type {unexpected}, which was not negotiated ({codec}): {other}"
         " will probably not"
         " play it",
@@ -274,7 +376,10 @@ def _words(source: Side, sink: Side, stream: Stream) -> dict[str, object]:
         "muted": counters.muted,
         "withheld": counters.withheld,
         "other_signalled": sink.signalled or "no address",
-        "unexpected": ", ".join(_unexpected(source, stream)),
+        "unexpected": ", ".join(_unexpected(source, sink, stream)),
+        "origin": source.origin,
+        "told": source.told,
+        "bound": source.bound,
         "loss": f"{source.loss:.1%}",
         "jitter": f"{counters.jitter_ms:.0f}",
         "mos": "-" if counters.mos is None else f"{counters.mos:.1f}",
@@ -292,43 +397,60 @@ def media_rule(source: Side, sink: Side, stream: Stream) -> MediaRule:
     return next(rule for rule in MEDIA_RULES if rule.holds(source, sink, stream))
 
 
-def judge_stream(stream: Stream) -> list[str]:
-    """The sentences on one stream."""
+def stream_findings(stream: Stream) -> list[Finding]:
+    """What is to be said of one stream."""
     a, b = stream.a, stream.b
     if not stream.counted:
-        return [f"The relay has no figures of the {stream.media} stream."]
+        return [Finding("no-figures", f"The relay has no figures of the {stream.media} stream.", "", True)]
     from_a, from_b = media_rule(a, b, stream), media_rule(b, a, stream)
     both = {from_a.name, from_b.name}
     if both == {"healthy"}:
-        sentences = [f"Healthy: both directions carry {stream.media}."]
+        found = [Finding("healthy", f"Healthy: both directions carry {stream.media}.", "", True)]
     elif both == {"held"}:
-        sentences = [f"On hold: neither side is to send {stream.media}."]
+        found = [Finding("held", f"On hold: neither side is to send {stream.media}.", "", True)]
     elif both == {"nothing"}:
-        sentences = [
-            "No packets at all have come from either side: nobody hears anything."
-            f" A signalled {a.signalled or 'no address'}, B {b.signalled or 'no address'}; check"
-            f" that both can"
-            " reach our media ports (networks.*.media_ports) through their firewalls."
+        found = [
+            Finding(
+                "nothing-at-all",
+                "No packets at all have come from either side: nobody hears anything."
+                f" A signalled {a.signalled or 'no address'}, B {b.signalled or 'no address'}; check that both can"
+                " reach our media ports (networks.*.media_ports) through their firewalls.",
+            )
         ]
     else:
         # What works is said first: it tells which half of the path can be trusted.
         ordered = sorted(((from_a, a, b), (from_b, b, a)), key=lambda row: not row[0].healthy)
-        sentences = [
-            _sentence(rule.says.format_map(_words(source, sink, stream))) for rule, source, sink in ordered
+        found = [
+            Finding(
+                rule.name,
+                _sentence(rule.says.format_map(_words(source, sink, stream))),
+                source.name,
+                rule.healthy,
+            )
+            for rule, source, sink in ordered
         ]
-    return [*sentences, *_asides(stream)]
+    return [*found, *_asides(stream)]
+
+
+def judge_stream(stream: Stream) -> list[str]:
+    """The sentences on one stream."""
+    return [finding.text for finding in stream_findings(stream)]
 
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 
-def _asides(stream: Stream) -> list[str]:
+def _asides(stream: Stream) -> list[Finding]:
     """What is worth knowing although the stream works."""
     return [
-        f"{side.counters.strangers} packets from strangers were dropped at {side.name}'s port;"
-        f" its source is"
-        f" {side.counters.source[0]} port {side.counters.source[1]}."
+        Finding(
+            "strangers",
+            f"{side.counters.strangers} packets from strangers were dropped at {side.name}'s port; its source is"
+            f" {side.counters.source[0]} port {side.counters.source[1]}.",
+            side.name,
+            True,
+        )
         for side in (stream.a, stream.b)
         if side.counters.packets
         and side.counters.strangers >= STRANGERS_MANY
@@ -450,11 +572,19 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def verdict(facts: Facts) -> list[str]:
-    """All that is to be said about a call, most important first."""
-    sentences = [judge_ending(facts.ending)]
+def findings(facts: Facts) -> list[Finding]:
+    """All that is to be said about a call, most important first; how it stands or ended comes before its media."""
+    ending = facts.ending
+    known = ending.cause if ending.state in ("ended", "failed") else ending.state
+    calm = ending.state in ("ringing", "up") or ending.cause in ("bye", "cancel", "operator")
+    found = [Finding(known, judge_ending(ending), "", calm)]
     # The media of a call that was never answered says nothing: early media is a courtesy.
-    if facts.ending.state in ("up", "ended"):
+    if ending.state in ("up", "ended"):
         for stream in facts.streams:
-            sentences.extend(judge_stream(stream))
-    return sentences
+            found.extend(stream_findings(stream))
+    return found
+
+
+def verdict(facts: Facts) -> list[str]:
+    """The sentences of `findings`."""
+    return [finding.text for finding in findings(facts)]

@@ -8,7 +8,7 @@ import pytest
 
 from media.ports import PortPool
 from media.relay import BindFailed, Closed, Counters, Learn, SourceLocked, StreamCounters, StreamSpec
-from sbc.anchor import LocalAnchor, MediaReport, Party
+from sbc.anchor import ADVERTISED, LocalAnchor, MediaReport, Party
 from sbc.media_policy import MediaAddress, MediaPolicy, trust
 from signaling.errors import ParseError, PeerError, UsageError
 from signaling.sdp.parser import parse
@@ -877,7 +877,8 @@ def test_the_report_of_a_call_in_progress(bench: Bench) -> None:
 def test_decisions_are_given_once(bench: Bench) -> None:
     bench.call()
     decisions = bench.anchor.take_decisions("c")
-    assert [decision.stage for decision in decisions] == ["nat", "nat", "media"]
+    assert [decision.stage for decision in decisions] == ["nat", "nat", "media", "nat"]
+    assert decisions[-1].rule == ADVERTISED
     assert bench.anchor.take_decisions("c") == []
     bench.anchor.relay_event(BindFailed(bench.stream.id, "c", "address in use"))
     assert bench.rules() == ["media-bind-failed"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from media.relay import Counters, StreamCounters
-from sbc.anchor import MediaLine, MediaReport
+from sbc.anchor import ADVERTISED, MediaLine, MediaReport
 from sbc.decisions import Decision
 from sbc.explain import Explanation, explain
 from sbc.record import CallRecord, TraceMode
@@ -101,6 +101,61 @@ def test_the_sentence_of_the_issue() -> None:
         "A's address 192.168.1.5 is private and nothing has come from it: A is behind NAT"
         " and has not opened its port.",
     )
+
+
+def described(origin: str, host: str, formats: str = "0") -> bytes:
+    lines = ["v=0", f"o=- 1 1 IN IP4 {origin}", "s=-", f"c=IN IP4 {host}", "t=0 0"]
+    lines += [
+        f"m=audio 4000 RTP/AVP {formats}",
+        "a=rtpmap:0 PCMU/8000",
+        "a=rtpmap:101 telephone-event/8000",
+        "",
+    ]
+    return "\r\n".join(lines).encode()
+
+
+def ids(explanation: Explanation) -> list[tuple[str, str]]:
+    return [(finding.id, finding.side) for finding in explanation.findings]
+
+
+def test_sdp_that_was_rewritten_on_its_way() -> None:
+    call = answered()
+    call.legs[0].described = described("192.168.1.5", "203.0.113.99")
+    strange = report(a=Counters(strangers=50))
+    assert ids(explained(call, strange)) == [("up", ""), ("healthy", "B"), ("sdp-rewritten", "A")]
+    call.legs[0].described = b"m=rubbish"
+    assert ids(explained(call, strange))[2] == ("strangers-unhelped", "A")
+
+
+def test_a_payload_type_that_the_sdp_of_the_other_side_does_not_have() -> None:
+    call = answered()
+    call.legs[0].described = described("203.0.113.99", "203.0.113.99", "0 101")
+    digits = report(b=Counters(packets=9, forwarded=9, payload_types=(101,)))
+    assert ids(explained(call, digits))[2] == ("only-digits", "B")
+    wrong = report(b=Counters(packets=9, forwarded=9, payload_types=(97,)))
+    assert ids(explained(call, wrong))[2] == ("wrong-codec", "B")
+
+
+def test_an_address_that_is_advertised_is_doubted_when_nothing_comes() -> None:
+    call = answered()
+    where = (("told", "203.0.113.1:20000"), ("bound", "10.9.9.9"))
+    call.decide(Decision("nat", ADVERTISED, where, "another address is advertised"), call.started + 1)
+    said = explained(call, report(a=Counters()))
+    assert ids(said) == [("up", ""), ("healthy", "B"), ("wrong-advertise", "A")]
+    assert "was told to send to 203.0.113.1:20000 while we listen on 10.9.9.9" in said.verdict[2]
+    assert ids(explained(call, report(b=Counters())))[2] == ("private-unhelped", "B"), (
+        "B was told where we listen"
+    )
+
+
+def test_findings_are_in_the_data_and_their_ids_in_the_text() -> None:
+    said = explained(answered(), report(a=Counters()))
+    assert [finding["id"] for finding in json.loads(json.dumps(said.data()))["findings"]] == [
+        "up",
+        "healthy",
+        "nothing",
+    ]
+    assert "[nothing]" in said.text(200).partition("Verdict")[2]
 
 
 def test_a_refusal_by_the_peer_names_it_and_its_answer() -> None:

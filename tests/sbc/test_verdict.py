@@ -12,6 +12,7 @@ from sbc.verdict import (
     Facts,
     Side,
     Stream,
+    findings,
     judge_ending,
     judge_stream,
     media_rule,
@@ -46,6 +47,17 @@ def test_a_healthy_stream_is_one_calm_sentence() -> None:
 
 CASES: dict[str, tuple[Side, str]] = {
     "held": (side("A", sends=False), "On hold or one-way is said"),
+    "sdp-rewritten": (
+        dataclasses.replace(side("A", Counters(strangers=40)), origin="192.168.1.5"),
+        "40 packets for A came from an address that is not the one it signalled (192.0.2.10:4000), and were dropped:"
+        " its o= line says 192.168.1.5, so that something on the way has rewritten its SDP, and wrongly; switch the"
+        " SIP ALG of its router off.",
+    ),
+    "nat-unhelped": (
+        dataclasses.replace(side("A", Counters(strangers=40), "192.168.1.5:4000"), origin="192.168.1.5"),
+        "40 packets for A came from an address that is not the one it signalled (192.168.1.5:4000), which is private,"
+        " and were dropped: A is behind NAT; set nat: far-end on network public to let its address be learned.",
+    ),
     "strangers-unhelped": (
         side("A", Counters(strangers=40)),
         "40 packets for A came from an address that is not the one it signalled (192.0.2.10:4000), and were"
@@ -68,6 +80,11 @@ CASES: dict[str, tuple[Side, str]] = {
         side("A", Counters(malformed=9)),
         "9 packets came from A, and none of them is RTP: does it send SRTP, T.38 or STUN"
         " to a plain RTP port?",
+    ),
+    "wrong-advertise": (
+        dataclasses.replace(side("A", SILENT), told="198.51.100.7:20000", bound="10.0.0.4"),
+        "Nothing has come from A (192.0.2.10:4000), which was told to send to 198.51.100.7:20000 while we listen on"
+        " 10.0.0.4: does networks.public.advertise lead here, with all media ports?",
     ),
     "private-unhelped": (
         side("A", SILENT, "192.168.1.5:4000"),
@@ -103,6 +120,17 @@ CASES: dict[str, tuple[Side, str]] = {
     "not-forwarded": (
         side("A", Counters(packets=7)),
         "A sends, but we do not know where B is, so that nothing could be forwarded.",
+    ),
+    "only-noise": (
+        side("A", dataclasses.replace(GOOD, payload_types=(13,))),
+        "A sends comfort noise only (250 packets): it is muted, or its microphone is dead.",
+    ),
+    "only-digits": (
+        dataclasses.replace(
+            side("A", dataclasses.replace(GOOD, payload_types=(13, 101))),
+            formats=((0, "PCMU"), (101, "telephone-event")),
+        ),
+        "A sends digits (telephone-event) and no sound: its microphone is off or it has no codec that it can use.",
     ),
     "wrong-codec": (
         side("A", dataclasses.replace(GOOD, payload_types=(8,))),
@@ -189,6 +217,61 @@ def test_strangers_beside_a_healthy_stream_are_an_aside() -> None:
 def test_telephone_events_and_dynamic_types_alarm_nobody() -> None:
     digits = side("A", dataclasses.replace(GOOD, payload_types=(0, 13, 101)))
     assert judge_stream(stream(a=digits)) == ["Healthy: both directions carry audio."]
+
+
+FORMATS = ((0, "PCMU"), (96, "opus"), (101, "telephone-event"))
+
+
+@pytest.mark.parametrize(
+    ("types", "name"),
+    [
+        ((97,), "wrong-codec"),
+        ((8, 101), "wrong-codec"),
+        ((0, 101), "healthy"),
+        ((96, 13), "healthy"),
+        ((8, 0), "healthy"),  # 8 may be of the time before a re-INVITE
+        ((), "healthy"),
+    ],
+)
+def test_payload_types_are_those_that_the_other_side_described(types: tuple[int, ...], name: str) -> None:
+    source = side("A", dataclasses.replace(GOOD, payload_types=types))
+    sink = dataclasses.replace(side("B"), formats=FORMATS)
+    assert media_rule(source, sink, stream(source, sink)).name == name
+
+
+@pytest.mark.parametrize(
+    ("origin", "signalled", "rewritten"),
+    [
+        ("192.168.1.5", "192.0.2.10:4000", True),
+        ("192.0.2.10", "192.168.1.5:4000", True),
+        ("192.168.1.5", "192.168.1.5:4000", False),
+        ("192.0.2.99", "192.0.2.10:4000", False),
+        ("0.0.0.0", "192.168.1.5:4000", False),
+        ("phone.example", "192.168.1.5:4000", False),
+        ("", "192.168.1.5:4000", False),
+        ("192.168.1.5", "", False),
+    ],
+)
+def test_an_origin_that_does_not_fit_is_a_sign_of_rewriting(
+    origin: str, signalled: str, rewritten: bool
+) -> None:
+    assert dataclasses.replace(side("A", SILENT, signalled), origin=origin).rewritten is rewritten
+
+
+def test_findings_have_stable_ids() -> None:
+    muted = stream(side("A", SILENT))
+    found = findings(Facts(Ending("up", lasted_s=3.0), (muted,)))
+    assert [(one.id, one.side, one.healthy) for one in found] == [
+        ("up", "", True),
+        ("healthy", "B", True),
+        ("nothing", "A", False),
+    ]
+    nobody = findings(
+        Facts(Ending("ended", "sbc", "media-never"), (stream(side("A", SILENT), side("B", SILENT)),))
+    )
+    assert [(one.id, one.healthy) for one in nobody] == [("media-never", False), ("nothing-at-all", False)]
+    good = findings(Facts(Ending("ended", "a", "bye"), (stream(),)))
+    assert all(one.healthy for one in good)
 
 
 def test_a_stream_without_figures_is_not_judged() -> None:
