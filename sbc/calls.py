@@ -428,6 +428,7 @@ class Calls:
             board.complete(record)
             return
         tx.owner = leg
+        leg.authorizer = board.accounts.of(source.trunk)
         offered = next(effect.event for effect in effects if isinstance(effect, Raise))
         assert isinstance(offered, Offered)
         call = Call(record.id, leg, offered, self.config.timers.max_call_s)

@@ -14,6 +14,7 @@ Stage = Literal[
     "nat",
     "media",
     "session",
+    "credentials",
     "topology",
     "end",
 ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.model import Config
+from sbc.accounts import Accounts, challenge_decision
 from sbc.anchor import LocalAnchor, Party
 from sbc.decisions import Decision
 from sbc.record import CallRecord
@@ -34,7 +35,7 @@ from signaling.b2bua import Effect as CallEffect
 from signaling.callee import CalleeLeg
 from signaling.errors import PeerError
 from signaling.events import Offered
-from signaling.exchange import CancelRequest, Ended, Opened, Raise, Respond, SendAck, SendRequest
+from signaling.exchange import CancelRequest, Challenged, Ended, Opened, Raise, Respond, SendAck, SendRequest
 from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
 from signaling.leg import Leg
@@ -106,6 +107,7 @@ class Switchboard:
         self._sites = sites
         self._router = router
         self._trunks = trunks
+        self.accounts = Accounts(config, trunks, self._tag)
 
     # -- a call comes and goes -----------------------------------------------------------------------------
 
@@ -188,7 +190,8 @@ class Switchboard:
         self.calls[call.id] = live
         self.in_progress += 1
         self._anchor.restore(data["media"])
-        for leg in legs:
+        for leg, kept in zip(legs, data["call"]["legs"], strict=True):
+            leg.authorizer = self.accounts.of(kept.get("account"))
             self.own(live, leg)
             self.dialogs[dialog_key(leg.dialog.call_id, leg.dialog.local_tag)] = (live, leg)
             record.add_leg(leg.name, leg.flow, None, leg.dialog.call_id)
@@ -250,6 +253,10 @@ class Switchboard:
                     self._put_out(self._transactions.cancel(effect.asked.tx, effect.fields, now))
             case Opened():
                 self.dialogs[dialog_key(effect.call_id, effect.tag)] = (live, leg)
+            case Challenged():
+                kept = live.record.leg(leg.name)
+                decision = challenge_decision(effect, None if kept is None else kept.trunk)
+                live.record.decide(decision, self._wall())
             case Ended():
                 self._leg_ended(leg)
             case Raise():
@@ -344,7 +351,7 @@ class Switchboard:
         )
         leg, effects = CalleeLeg.calling(
             dial.name, self.settings, self._sites.site(flow), flow, target.host, target.user, to_send,
-            self._tag, now,
+            self._tag, now, self.accounts.of(target.trunk),
         )  # fmt: skip
         self.own(live, leg)
         live.record.add_leg(dial.name, flow, target.trunk, leg.dialog.call_id)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from config.model import Check, Config, SipServer, Trunk
 from sbc.routing import SIP_PORT, Health, ServersSnapshot, ServerView, Target
-from signaling.flow import Address, host_port
+from signaling.flow import Address, Flow, host_port
 
 SUSPECT_S = 30.0
 """How long a server is tried last after a call to it had no answer. RFC 3263 s.4.3 leaves it to us; timer B is 32 s."""
@@ -260,6 +260,14 @@ class Trunks:
         events = list(self._events)
         self._events.clear()
         return events
+
+    def serves(self, trunk: str, flow: Flow) -> bool:
+        """Whether the peer of `flow` is a server of this trunk. Its port may be that of any connection."""
+        servers = self._trunks.get(trunk)
+        if servers is None or servers.trunk.network != flow.network:
+            return False
+        host = flow.remote[0]
+        return any(one.address[0] == host for some in servers.endpoints for one in some)
 
     # -- how it went ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from signaling.authorizer import Authorizer
 from signaling.dialog import Dialog
 from signaling.errors import PeerError
 from signaling.events import Answered, Offered, Progressed, Redirected, Rejected
@@ -60,6 +61,7 @@ class CalleeLeg(Leg):
         offered: Offered,
         tag: Callable[[], str],
         now: float,
+        authorizer: Authorizer | None = None,
     ) -> "tuple[CalleeLeg, list[Effect]]":
         """A leg that calls `user` at `host` by `flow` with what the other leg offered."""
         domain = f"[{host}]" if ":" in host else host
@@ -72,6 +74,7 @@ class CalleeLeg(Leg):
         leg.owns_call_id = True
         leg.forks, leg.early_sdp, leg.declined = {}, {}, {}
         leg.offered = offered
+        leg.authorizer = authorizer
         effects: list[Effect] = [
             Opened(dialog.call_id, dialog.local_tag),
             leg._invite(offered, now),
@@ -99,7 +102,7 @@ class CalleeLeg(Leg):
             self.timers["trying"] = now + self.settings.trying_timeout_s
         if self.settings.no_answer_s:
             self.timers["no-answer"] = now + self.settings.no_answer_s
-        return SendRequest(self.asked, request, self.flow)
+        return self._ask(self.asked, request, self.flow)
 
     def _call_response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
         status = response.status
@@ -201,10 +204,11 @@ class CalleeLeg(Leg):
             return []
         fork = self.dialog.fork(response)
         fork.local_cseq = asked.cseq
-        ack = self.declined[tag] = fork.request("ACK", [], cseq=asked.cseq)
+        accepted = self._ack(asked, fork, self.flow, b"")
+        self.declined[tag] = accepted.request
         bye = fork.request("BYE", self._own("User-Agent"))
         asked_bye = Asked(self, Purpose.BYE_FORK, "BYE", fork.local_cseq)
-        return [SendAck(ack, self.flow), SendRequest(asked_bye, bye, self.flow)]
+        return [accepted, self._ask(asked_bye, bye, self.flow)]
 
     def _call_failed(self, cause: str) -> list[Effect]:
         if self.state is State.CANCELLING:

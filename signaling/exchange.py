@@ -5,6 +5,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from config.frozen import frozen
+from signaling.authorizer import Attempt
 from signaling.errors import PeerError
 from signaling.events import Event, Updated
 from signaling.flow import Flow
@@ -54,13 +55,16 @@ class Phase(Enum):
 
     PENDING = "pending"  # no final answer yet
     ANSWERED = "answered"  # 2xx, the ACK is outstanding
+    CANCELLED = "cancelled"  # by us; the final answer is outstanding
+    CHALLENGED = "challenged"  # by 401 or 407; the same request with credentials has taken its place
 
 
 @dataclass(slots=True, eq=False)
 class Asked:
     """A request of ours and the owner of its client transaction.
 
-    `sdp` is the offer in it, `number` that of an `Informed`, `update` the event that it carries.
+    `sdp` is the offer in it, `number` that of an `Informed`, `update` the event that it carries, `attempt` what
+    answers a challenge needs of it, where there are credentials for the peer.
     """
 
     leg: "Leg"
@@ -73,6 +77,7 @@ class Asked:
     phase: Phase = Phase.PENDING
     tx: ClientTx | None = None
     ack: Request | None = None
+    attempt: Attempt | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -148,6 +153,16 @@ class Opened:
 
 
 @frozen
+class Challenged:
+    """For the call's record: a request of `method` was challenged. `outcome` is empty when it is answered."""
+
+    method: str
+    status: int
+    realm: str
+    outcome: str
+
+
+@frozen
 class Raise:
     """Tell the other leg."""
 
@@ -159,7 +174,7 @@ class Ended:
     """Nothing more will come from this leg."""
 
 
-Effect = SendRequest | SendAck | Respond | CancelRequest | Opened | Raise | Ended
+Effect = SendRequest | SendAck | Respond | CancelRequest | Opened | Challenged | Raise | Ended
 
 
 def check_extensions(request: Request) -> None:

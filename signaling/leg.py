@@ -83,6 +83,30 @@ class Leg(Usage):
 
     def response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
         """A response to a request of ours. What is wrong with one is taken as a failure of the request."""
+        if response.status not in (401, 407) or not self._wanted(asked):
+            return self._response(asked, response, now)
+        noted, again = self._challenged(asked, response, now)
+        if again is not None:
+            # Only the call itself is worth a line each time: a long one may be challenged at every refresh.
+            return [noted, again] if asked.purpose is Purpose.CALL else [again]
+        failed = self._response(asked, response, now)
+        return failed if asked.purpose is Purpose.CHECK else [noted, *failed]
+
+    def _wanted(self, asked: Asked) -> bool:
+        """Whether a request of ours still matters, so that it is worth being sent again."""
+        match asked.purpose:
+            case Purpose.CALL:
+                return self.state is State.CALLING
+            case Purpose.BYE:
+                return self.state is State.RELEASING
+            case Purpose.BYE_FORK:
+                return True
+            case Purpose.UPDATE | Purpose.REFRESH | Purpose.INFORM | Purpose.CHECK:
+                return self.state is State.UP and asked.phase is Phase.PENDING
+            case _:
+                assert_never(asked.purpose)
+
+    def _response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
         if asked.purpose is Purpose.CALL:
             return self._call_response(asked, response, now)
         if response.status < 200 or asked.purpose is Purpose.BYE_FORK:
@@ -113,16 +137,18 @@ class Leg(Usage):
 
     def _acknowledge(self, asked: Asked, body: bytes) -> SendAck:
         """The ACK of our INVITE's 2xx; kept with the transaction, to be repeated when the 2xx is."""
-        fields = [("Content-Type", SDP)] if body else []
         if body:
             self.local_sdp = body
-        asked.ack = self.dialog.request("ACK", fields, body, cseq=asked.cseq)
+        ack = self._ack(asked, self.dialog, self.destination(self), body)
+        asked.ack = ack.request
         if self.asked is asked:
             self.asked = None
-        return SendAck(asked.ack, self.destination(self))
+        return ack
 
     def failed(self, asked: Asked, cause: str, now: float) -> list[Effect]:
         """A client transaction got no answer: `cause` is "timeout" or "transport"."""
+        if asked.phase is Phase.CHALLENGED:
+            return []  # its ACK could not be sent; what counts is the request in its place
         if asked.purpose is Purpose.CALL:
             return self._call_failed(cause)
         if asked.purpose is Purpose.BYE:
@@ -293,7 +319,7 @@ class Leg(Usage):
             self.asked = asked
         if method == "INVITE" and self.settings.no_answer_s:
             self.timers["reinvite"] = now + self.settings.no_answer_s
-        return SendRequest(asked, request, self.destination(self))
+        return self._ask(asked, request, self.destination(self))
 
     def _update_response(self, asked: Asked, response: Response, now: float) -> list[Effect]:
         if asked.method == "INVITE":
@@ -381,7 +407,7 @@ class Leg(Usage):
             fields.append(("Content-Type", event.content_type))
         request = self.dialog.request(event.method, fields, event.body)
         asked = Asked(self, Purpose.INFORM, event.method, self.dialog.local_cseq, number=event.number)
-        return [SendRequest(asked, request, self.destination(self))]
+        return [self._ask(asked, request, self.destination(self))]
 
     def _answer_inform(self, event: InformAnswered) -> list[Effect]:
         pending = self._informs.close(event.number)
@@ -452,7 +478,7 @@ class Leg(Usage):
         effects = self._close()
         bye = self.dialog.request("BYE", [*self._own("User-Agent"), *fields])
         asked = Asked(self, Purpose.BYE, "BYE", self.dialog.local_cseq)
-        effects.append(SendRequest(asked, bye, self.destination(self)))
+        effects.append(self._ask(asked, bye, self.destination(self)))
         return effects
 
     def _end(self) -> list[Effect]:
@@ -478,7 +504,7 @@ class Leg(Usage):
                 effects.append(self._acknowledge(asked, b""))
             elif asked.purpose is not Purpose.CALL:
                 # Its transaction would wait for a final answer for ever.
-                effects.append(CancelRequest(asked, ()))
+                effects.append(self._cancel(asked, ()))
         return effects
 
     def _cancel_update(self, event: UpdateCancelled) -> list[Effect]:
@@ -487,7 +513,11 @@ class Leg(Usage):
             return []
         if asked.method != "INVITE":
             return []
-        return [CancelRequest(asked, tuple(render(event.carried, self.site)))]
+        return [self._cancel(asked, tuple(render(event.carried, self.site)))]
+
+    def _cancel(self, asked: Asked, fields: tuple[tuple[str, str], ...]) -> CancelRequest:
+        asked.phase = Phase.CANCELLED
+        return CancelRequest(asked, fields)
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
@@ -509,7 +539,7 @@ class Leg(Usage):
             return self._check(now)
         if name == "reinvite":
             # RFC 3261 s.16.8 has timer C for an INVITE without a final answer; so has a re-INVITE here.
-            return [] if self.asked is None else [CancelRequest(self.asked, ())]
+            return [] if self.asked is None else [self._cancel(self.asked, ())]
         return self._session_due(now)
 
     def _ack_due(self, now: float) -> list[Effect]:
@@ -533,7 +563,7 @@ class Leg(Usage):
         self.timers["check"] = now + self.settings.dialog_check_s
         request = self.dialog.request("OPTIONS", self._own("User-Agent"))
         asked = Asked(self, Purpose.CHECK, "OPTIONS", self.dialog.local_cseq)
-        return [SendRequest(asked, request, self.destination(self))]
+        return [self._ask(asked, request, self.destination(self))]
 
     def _session_due(self, now: float) -> list[Effect]:
         session, timer = self.session, self.session.timer
@@ -566,6 +596,7 @@ class Leg(Usage):
             "remote_updates": self.remote_updates,
             "session": self.session.snapshot(),
             "owns_call_id": self.owns_call_id,
+            "account": None if self.authorizer is None else self.authorizer.name,
         }
 
     @classmethod

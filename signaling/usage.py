@@ -1,11 +1,27 @@
 """An INVITE usage (RFC 5057 s.3): what a leg keeps between messages, and how it answers its peer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from signaling import session_timer
+from signaling.authorizer import NO_CREDENTIALS, STRANGER, Authorizer, realms_of
 from signaling.dialog import Dialog
-from signaling.exchange import ALLOW, SDP, SUPPORTED, Asked, LegSettings, Phase, Respond, Served, State
+from signaling.exchange import (
+    ALLOW,
+    SDP,
+    SUPPORTED,
+    Asked,
+    Challenged,
+    LegSettings,
+    Phase,
+    Purpose,
+    Respond,
+    SendAck,
+    SendRequest,
+    Served,
+    State,
+)
 from signaling.flow import Flow, host_port
 from signaling.informs import Informs
 from signaling.message import Request, Response, respond
@@ -22,6 +38,7 @@ class Usage:
     __slots__ = (
         "_informs",
         "asked",
+        "authorizer",
         "destination",
         "dialog",
         "farewell",
@@ -70,8 +87,49 @@ class Usage:
         self.farewell: tuple[tuple[str, str], ...] = ()  # fields of a BYE that waits for the ACK
         self.timers: dict[str, float] = {}
         self.destination: Callable[[Leg], Flow] = same_flow
+        self.authorizer: Authorizer | None = None  # our account at this peer
         self.reference = ""
         self._informs = Informs()
+
+    # -- requests, and challenges to them (RFC 3261 s.22) ---------------------------------------------------
+
+    def _ask(self, asked: Asked, request: Request, flow: Flow) -> SendRequest:
+        """Send a request, with credentials where the peer has asked for them before."""
+        if self.authorizer is not None:
+            asked.attempt = self.authorizer.attempt(request, flow)
+        return SendRequest(asked, request, flow)
+
+    def _challenged(
+        self, asked: Asked, response: Response, now: float
+    ) -> tuple[Challenged, SendRequest | None]:
+        """A 401 or 407: what the record is told, and the request once more when we have what it asks for."""
+        realm, authorizer, attempt = realms_of(response), self.authorizer, asked.attempt
+        if authorizer is None or attempt is None:
+            why = NO_CREDENTIALS if authorizer is None else STRANGER
+            return Challenged(asked.method, response.status, realm, why), None
+        cseq = asked.cseq + 1 if asked.purpose is Purpose.BYE_FORK else self.dialog.local_cseq + 1
+        made, request, why = authorizer.again(attempt, response, cseq)
+        noted = Challenged(asked.method, response.status, realm, why)
+        if made is None:
+            return noted, None
+        if asked.purpose is not Purpose.BYE_FORK:
+            self.dialog.local_cseq = cseq
+        again = replace(asked, cseq=cseq, tx=None, attempt=made)
+        asked.phase = Phase.CHALLENGED
+        if self.asked is asked:
+            self.asked = again
+        if asked.purpose is Purpose.CALL and self.settings.trying_timeout_s:
+            self.timers["trying"] = now + self.settings.trying_timeout_s
+        return noted, SendRequest(again, request, made.flow)
+
+    def _ack(self, asked: Asked, dialog: Dialog, flow: Flow, body: bytes) -> SendAck:
+        """The ACK of a 2xx; it has the credentials of its INVITE (RFC 3261 s.22.1), if it goes to the same peer."""
+        fields = [("Content-Type", SDP)] if body else []
+        if asked.attempt is not None and self.authorizer is not None and self.authorizer.serves(flow):
+            fields.extend(asked.attempt.credentials)
+        return SendAck(dialog.request("ACK", fields, body, cseq=asked.cseq), flow)
+
+    # -- answers -------------------------------------------------------------------------------------------
 
     def _reply(
         self,
