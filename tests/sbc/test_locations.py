@@ -1,0 +1,201 @@
+"""Bindings: found by user, token and flow, in the order of q, and gone when their time is over."""
+
+from typing import Any
+
+import pytest
+
+from sbc.locations import Binding, Locations, Upstream, binding_of, identity_of, phone_of, row_of
+from signaling.flow import Flow
+
+HOME = ("203.0.113.1", 40000)
+
+
+def udp(port: int = 40000, host: str = "203.0.113.1") -> Flow:
+    return Flow("public", "udp", ("192.0.2.10", 5060), (host, port))
+
+
+def bound(
+    user: str = "alice", contact: str = "sip:alice@10.1.1.5", port: int = 40000, **fields: object
+) -> Binding:
+    values: dict[str, Any] = {
+        "user": user,
+        "identity": identity_of(contact),
+        "contact": contact,
+        "token": f"token-{user}-{contact}",
+        "flow": udp(port),
+        "expires_at": 160.0,
+        "call_id": "c1",
+        "cseq": 1,
+        **fields,
+    }
+    return Binding(**values)
+
+
+def test_found_by_user_token_and_flow() -> None:
+    locations = Locations()
+    one = bound()
+    locations.put(one)
+    assert locations.of("alice") == (one,)
+    assert locations.by_token(one.token) == (one,)
+    assert locations.on_flow(udp()) == (one,)
+    assert locations.on_flow(udp(40001)) == ()
+    assert locations.of("bob") == ()
+
+
+def test_the_preferred_come_first() -> None:
+    """RFC 3261 s.20.10: q; of equals the one heard of last."""
+    locations = Locations()
+    low = bound(contact="sip:a@10.0.0.1", q=500, seen_at=9.0)
+    old = bound(contact="sip:a@10.0.0.2", q=1000, seen_at=1.0)
+    new = bound(contact="sip:a@10.0.0.3", q=1000, seen_at=2.0)
+    for one in (low, old, new):
+        locations.put(one)
+    assert locations.of("alice") == (new, old, low)
+
+
+def test_the_same_contact_takes_the_place_of_the_old_one() -> None:
+    locations = Locations()
+    old = bound()
+    locations.put(old)
+    fresh = bound(port=41000)
+    assert locations.put(fresh) is old
+    assert len(locations) == 1
+    assert locations.on_flow(udp()) == ()
+    assert locations.on_flow(udp(41000)) == (fresh,)
+
+
+def test_expiry() -> None:
+    locations = Locations()
+    one = bound()
+    locations.put(one)
+    assert locations.next_timer() == 160.0
+    assert locations.expire(159.9) == []
+    locations.refresh(one, 300.0, 2, 150.0, None)
+    assert locations.expire(160.0) == []
+    assert locations.next_timer() == 300.0
+    assert locations.expire(300.0) == [one]
+    assert len(locations) == 0 and locations.on_flow(udp()) == () and locations.by_token(one.token) == ()
+
+
+def test_many_refreshes_leave_nothing_behind() -> None:
+    locations = Locations()
+    one = bound()
+    locations.put(one)
+    for number in range(2000):
+        locations.refresh(one, 200.0 + number, number, 100.0, None)
+        locations.put(bound(port=42000 + number % 7))
+    assert len(locations) == 1
+    assert len(locations._wakeups) < 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("sip:alice@10.0.0.1", "sip:alice@10.0.0.1", True),
+        ("sip:alice@EXAMPLE.com;Transport=TCP", "sip:alice@example.com;transport=tcp", True),
+        ("sip:%61lice@example.com", "sip:alice@example.com", True),
+        ("sip:alice@example.com", "sip:Alice@example.com", False),
+        ("sip:alice@example.com", "sip:alice@example.com:5060", False),
+        ("sip:alice@example.com;ob", "sip:alice@example.com", False),
+    ],
+)
+def test_identity_follows_uri_comparison(one: str, other: str, same: bool) -> None:
+    """RFC 3261 s.19.1.4."""
+    assert (identity_of(one) == identity_of(other)) is same
+
+
+def test_identity_with_reg_id_is_the_instance() -> None:
+    """RFC 5626 s.6: the Contact URI is of no account then; and its flows are one phone."""
+    first = identity_of("sip:a@1.2.3.4", "<urn:uuid:1>", 1)
+    assert first == identity_of("sip:b@5.6.7.8", "<urn:uuid:1>", 1)
+    second = identity_of("sip:a@1.2.3.4", "<urn:uuid:1>", 2)
+    assert first != second
+    assert phone_of(first) == phone_of(second)
+
+
+def test_rows_come_back_as_they_were_with_another_clock() -> None:
+    upstream = Upstream("pbx 10.0.0.20:5060", 2000.0, "alice", ("<sip:sr@10.0.0.20;lr>",), "sip:a@b;gr=x", "")
+    one = bound(
+        upstream=upstream, q=700, instance="<urn:uuid:1>", reg_id=2, outbound=True, nat="Via says 10.0.0.1",
+        seen_at=90.0, gruu="00ff",
+    )  # fmt: skip
+    row = row_of(one, now=100.0, wall=1_000_000.0)
+    again = binding_of(row, now=5.0, wall=1_000_010.0)
+    assert again is not None
+    assert again.expires_at == pytest.approx(5.0 + 50.0)
+    assert again.seen_at == pytest.approx(5.0 - 20.0)
+    assert again.upstream is not None and again.upstream.expires_at == pytest.approx(5.0 + 1890.0)
+    for name in (
+        "user",
+        "identity",
+        "contact",
+        "token",
+        "flow",
+        "call_id",
+        "cseq",
+        "q",
+        "instance",
+        "reg_id",
+        "nat",
+    ):
+        assert getattr(again, name) == getattr(one, name)
+    assert again.dead == ""
+
+
+def test_a_tcp_binding_is_back_but_cannot_be_called() -> None:
+    flow = Flow("public", "tcp", ("192.0.2.10", 5060), HOME, 17)
+    again = binding_of(row_of(bound(flow=flow), 100.0, 1e6), 5.0, 1e6)
+    assert again is not None and again.dead and again.flow.connection == 0
+    locations = Locations()
+    locations.put(again)
+    assert locations.on_flow(flow) == (), "a connection with the number of an old one is not that one"
+
+
+@pytest.mark.parametrize(
+    "data", ["", "{}", "[]", '{"flow": [1]}', '{"flow": ["n", "udp", ["a", 1], ["b", "x"]]}']
+)
+def test_a_row_that_cannot_be_read_is_left_out(data: str) -> None:
+    locations = Locations()
+    assert locations.restore([("alice", "uri x", data)], 0.0, 1e6) == 0
+    assert [(c.user, c.row) for c in locations.take_changes(0.0, 1e6)] == [("alice", None)]
+
+
+def test_restore_drops_what_has_run_out() -> None:
+    rows = [row_of(bound(), 100.0, 1e6), row_of(bound("bob", expires_at=500.0), 100.0, 1e6)]
+    locations = Locations()
+    assert locations.restore(rows, 0.0, 1e6 + 100) == 1
+    assert [one.user for one in locations.all()] == ["bob"]
+    changes = locations.take_changes(0.0, 1e6)
+    assert [(change.user, change.row) for change in changes] == [("alice", None)]
+
+
+def test_changes_are_told_once_and_by_key() -> None:
+    locations = Locations()
+    one = bound()
+    locations.put(one)
+    locations.refresh(one, 170.0, 2, 110.0, None)
+    changes = locations.take_changes(110.0, 1e6)
+    assert len(changes) == 1 and changes[0].row is not None
+    assert not locations.unsaved
+    locations.remove(one)
+    locations.remove(one)
+    assert [change.row for change in locations.take_changes(111.0, 1e6)] == [None]
+
+
+def test_a_lost_flow_is_dead_until_the_phone_is_heard() -> None:
+    locations = Locations()
+    one = bound()
+    locations.put(one)
+    assert locations.lost(udp(), "no answer") == [one]
+    assert locations.lost(udp(), "no answer") == []
+    assert one.dead == "no answer"
+    locations.heard(one, 120.0)
+    assert one.dead == ""
+
+
+def test_bounded() -> None:
+    locations = Locations(max_bindings=2)
+    locations.put(bound("a"))
+    assert not locations.full
+    locations.put(bound("b"))
+    assert locations.full

@@ -1,0 +1,206 @@
+"""The store: what was acknowledged is there after kill -9; a file that cannot be used says why and what to do."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sbc.locations import Change
+from sbc.store.sqlite import SqliteStore, StoreError, read_users, remove_user, write_user
+from sbc.users import User
+
+WAIT_S = 20.0
+
+
+class Acks:
+    """Collects what the writer says, in the thread of the writer."""
+
+    def __init__(self) -> None:
+        self.said: list[str | None] = []
+        self.new = threading.Condition()
+
+    def call(self, work: Callable[[], None]) -> None:
+        with self.new:
+            work()
+            self.new.notify_all()
+
+    def wait(self, count: int) -> None:
+        with self.new:
+            assert self.new.wait_for(lambda: len(self.said) >= count, WAIT_S), self.said
+
+
+def put(user: str, data: str = "{}") -> Change:
+    return Change(user, "uri sip:x", (user, "uri sip:x", data))
+
+
+@pytest.fixture
+def acks() -> Acks:
+    return Acks()
+
+
+@pytest.fixture
+def store(tmp_path: Path, acks: Acks) -> Iterator[SqliteStore]:
+    one = SqliteStore(str(tmp_path / "locations.db"), acks.call)
+    one.open()
+    yield one
+    one.close()
+
+
+def test_written_and_read_again(store: SqliteStore, acks: Acks) -> None:
+    store.write([put("alice", '{"a":1}'), put("bob")], acks.said.append)
+    store.write([Change("bob", "uri sip:x", None)], acks.said.append)
+    acks.wait(2)
+    assert acks.said == [None, None]
+    store.close()
+    again = SqliteStore(store.path, acks.call)
+    stored = again.open()
+    again.close()
+    assert stored.rows == [("alice", "uri sip:x", '{"a":1}')]
+
+
+def test_the_secret_stays(store: SqliteStore, acks: Acks) -> None:
+    store.close()
+    secrets = set()
+    for _ in range(2):
+        again = SqliteStore(store.path, acks.call)
+        secrets.add(again.open().secret)
+        again.close()
+    assert len(secrets) == 1 and len(secrets.pop()) == 32
+
+
+def test_the_file_is_for_its_owner_only(store: SqliteStore) -> None:
+    """It holds the secret that tokens are made of."""
+    assert Path(store.path).stat().st_mode & 0o077 == 0
+
+
+def test_what_waits_is_committed_together(store: SqliteStore, acks: Acks) -> None:
+    for number in range(500):
+        store.write([put(f"user{number}")], acks.said.append)
+    acks.wait(500)
+    assert set(acks.said) == {None}
+    assert store.commits < 400
+
+
+def test_close_writes_what_waits(store: SqliteStore, acks: Acks) -> None:
+    for number in range(50):
+        store.write([put(f"user{number}")], acks.said.append)
+    store.close()
+    assert acks.said == [None] * 50
+    store.write([put("late")], acks.said.append)
+    assert acks.said[-1] == "the store is closed"
+
+
+CHILD = """
+import sys, time
+from sbc.locations import Change
+from sbc.store.sqlite import SqliteStore
+store = SqliteStore(sys.argv[1], lambda work: work())
+store.open()
+for number in range(100000):
+    name = f"user{number}"
+    def done(error, name=name):
+        assert error is None
+        print(name, flush=True)
+    store.write([Change(name, "uri sip:x", (name, "uri sip:x", "{}"))], done)
+    time.sleep(0.0005)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, acks: Acks) -> None:
+    path = str(tmp_path / "locations.db")
+    with subprocess.Popen([sys.executable, "-c", CHILD, path], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        told = [child.stdout.readline().strip() for _ in range(200)]
+        os.kill(child.pid, signal.SIGKILL)
+        told += [
+            line.strip() for line in child.stdout.read().splitlines(keepends=True) if line.endswith("\n")
+        ]
+    assert child.returncode == -signal.SIGKILL
+    again = SqliteStore(path, acks.call)
+    kept = {user for user, _, _ in again.open().rows}
+    again.close()
+    assert len(told) >= 200 and set(told) <= kept
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path: Path, acks: Acks) -> None:
+    path = tmp_path / "locations.db"
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(StoreError, match=r"is damaged .*move it .*away and start again"):
+        SqliteStore(str(path), acks.call).open()
+
+
+def test_damage_inside_is_found(store: SqliteStore, acks: Acks) -> None:
+    for number in range(400):
+        store.write([put(f"user{number}", "x" * 200)], acks.said.append)
+    acks.wait(400)
+    store.close()
+    path = Path(store.path)
+    data = bytearray(path.read_bytes())
+    data[8192:20000] = b"\xa5" * (20000 - 8192)
+    path.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match="is damaged"):
+        SqliteStore(str(path), acks.call).open()
+
+
+def test_a_file_of_a_later_version(store: SqliteStore, acks: Acks) -> None:
+    store.close()
+    with sqlite3.connect(store.path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(StoreError, match="later version"):
+        SqliteStore(store.path, acks.call).open()
+
+
+def test_somebody_elses_database(tmp_path: Path, acks: Acks) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE songs (name TEXT)")
+    database.close()
+    with pytest.raises(StoreError, match="something else"):
+        SqliteStore(str(path), acks.call).open()
+
+
+def test_no_folder(tmp_path: Path, acks: Acks) -> None:
+    with pytest.raises(StoreError, match="make the folder"):
+        SqliteStore(str(tmp_path / "none" / "locations.db"), acks.call).open()
+
+
+def test_a_failed_commit_is_told_and_made_up_for(store: SqliteStore, acks: Acks) -> None:
+    with sqlite3.connect(store.path, isolation_level=None) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON bindings BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+        store.write([put("alice")], acks.said.append)
+        acks.wait(1)
+        assert acks.said == ["disk is full"]
+        other.execute("DROP TRIGGER full")
+        store.write([put("bob")], acks.said.append)
+        acks.wait(2)
+    other.close()
+    assert acks.said[1] is None
+    store.close()
+    again = SqliteStore(store.path, acks.call)
+    assert {user for user, _, _ in again.open().rows} == {"alice", "bob"}
+    again.close()
+
+
+def test_users(tmp_path: Path) -> None:
+    path = str(tmp_path / "users.db")
+    alice = User("alice", {"MD5": "0" * 32, "SHA-256": "1" * 64}, ("+15551234",))
+    write_user(path, "example.com", alice)
+    write_user(path, "example.org", User("alice", {"MD5": "2" * 32}))
+    assert read_users(path, "example.com") == [alice]
+    assert remove_user(path, "example.com", "alice")
+    assert not remove_user(path, "example.com", "alice")
+    assert read_users(path, "example.com") == []
+
+
+def test_users_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not exist"):
+        read_users(str(tmp_path / "users.db"), "example.com")
