@@ -92,6 +92,7 @@ class Counters:
     `malformed`: not RTP at all. `source` the locked RTP source. `last_s` seconds since the last packet, None for
     never. `dropped`: lost in our own receive queue (they are part of `lost` too). `other_protocols`: STUN and
     DTLS from the source. `withheld`: not forwarded, since the other end never showed that it wants them.
+    `in_kernel`: how many of those forwarded the kernel has forwarded by itself.
     """
 
     packets: int = 0
@@ -115,6 +116,7 @@ class Counters:
     dropped: int = 0
     other_protocols: int = 0
     withheld: int = 0
+    in_kernel: int = 0
 
 
 @frozen

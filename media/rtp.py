@@ -22,6 +22,12 @@ DISCONTINUITY_S = 5.0
 _STATIC_RATES = {6: 16000, 10: 44100, 11: 44100, 14: 90000, 16: 11025, 17: 22050}
 _STATIC_RATES.update(dict.fromkeys((25, 26, 28, 31, 32, 33, 34), 90000))
 
+State = tuple[int, ...]
+"""All that a `Reception` has counted, as whole numbers: the second half of `struct flow` in fastpath/rtp.bpf.c."""
+
+_NANO = 1e9
+_MASK_64 = 0xFFFFFFFFFFFFFFFF
+
 
 def plausible(first: int) -> bool:
     """Whether a header can begin with these 16 bits: version 2, and not RTCP (RFC 5761 s.4)."""
@@ -152,6 +158,54 @@ class Reception:
         """Packets expected and not received; negative with duplicates (RFC 3550 s.A.3)."""
         return self.expected - (self.packets - self._not_received) if self.ssrc >= 0 else 0
 
+    @property
+    def tick(self) -> float:
+        """Seconds of one timestamp unit of the last packet, 0.0 where it is not known."""
+        return self._tick
+
+    def state(self) -> State:
+        """All that has been counted so far, for somebody else to go on with."""
+        return (
+            self.packets,
+            self.bytes,
+            int(self.heard * _NANO),
+            # RFC 3550 s.A.8 keeps sixteen times the jitter, so that whole numbers do.
+            int(self.jitter * 16 * _NANO),
+            int(self.max_jitter * 16 * _NANO),
+            self.payload_mask & _MASK_64,
+            self.payload_mask >> 64,
+            self._expected_before,
+            self._not_received,
+            self.ssrc,
+            self._timestamp,
+            self._next,
+            self._base,
+            self._cycles,
+            self._bad_seq,
+            self.reordered,
+            self.resets,
+            self.ssrc_changes,
+            0,
+            int(self._comparable),
+            self.payload_type,
+        )
+
+    def resume(self, state: State) -> None:
+        """Go on from where somebody else has got to."""
+        (self.packets, self.bytes, heard, jitter, max_jitter, low, high) = state[:7]
+        (self._expected_before, self._not_received, self.ssrc, self._timestamp) = state[7:11]
+        (self._next, self._base, self._cycles, self._bad_seq) = state[11:15]
+        (self.reordered, self.resets, self.ssrc_changes, _, comparable, payload_type) = state[15:]
+        self.heard = heard / _NANO
+        self.jitter = jitter / (16 * _NANO)
+        self.max_jitter = max_jitter / (16 * _NANO)
+        self.payload_mask = low | high << 64
+        if payload_type != self.payload_type:
+            self.payload_type = payload_type
+            self._tick = self._tick_of(payload_type)
+        self._comparable = bool(comparable)
+        self.usual_first = -1
+
     def payload_types(self) -> tuple[int, ...]:
         """Every payload type seen, ascending."""
         mask = self.payload_mask
@@ -191,13 +245,17 @@ class Reception:
     def _change_payload_type(self, payload_type: int) -> None:
         self.payload_mask |= 1 << payload_type
         self.payload_type = payload_type
-        tick = self._codec_rates.get(payload_type)
-        if tick is None:
-            tick = 1.0 / _STATIC_RATES.get(payload_type, 8000) if payload_type < 64 else 0.0
+        tick = self._tick_of(payload_type)
         if tick != self._tick:
             # Timestamps of two clocks cannot be compared: begin with the next packet.
             self._comparable = False
         self._tick = tick
+
+    def _tick_of(self, payload_type: int) -> float:
+        tick = self._codec_rates.get(payload_type)
+        if tick is None:
+            tick = 1.0 / _STATIC_RATES.get(payload_type, 8000) if payload_type < 64 else 0.0
+        return tick
 
     def _restart(self, seq: int) -> None:
         self._expected_before = self.expected

@@ -87,9 +87,11 @@ class RelayEnd:
         "direct",
         "dropped",
         "family",
+        "flow",
         "forwarded",
         "gate",
         "heard",
+        "in_kernel",
         "local",
         "malformed",
         "muted",
@@ -149,6 +151,9 @@ class RelayEnd:
         self.send = True
         self.codecs: tuple[tuple[int, str, int], ...] = ()
         self.forwarded = 0
+        # While the kernel forwards what comes from this end, its key in the kernel's table.
+        self.flow: bytes | None = None
+        self.in_kernel = 0
         self.strangers = 0
         self.muted = 0
         self.malformed = 0
@@ -195,6 +200,18 @@ class RelayEnd:
             self.target = None
         use = self.direct is not None and self.target is not None and self.target == self.connected
         self.send_direct = self.direct.sock.send if self.direct is not None and use else None
+
+    def payload_types(self, tick_s: float) -> tuple[int, int]:
+        """Those that were negotiated, as bitmaps: audio or video on a clock of `tick_s` with events, and without."""
+        timed = events = 0
+        for payload_type, name, hz in self.codecs:
+            if not 0 <= payload_type < 128:
+                continue
+            if name.lower() == "telephone-event":
+                events |= 1 << payload_type
+            elif hz > 0 and 1.0 / hz == tick_s:
+                timed |= 1 << payload_type
+        return timed | events, timed
 
     def rtcp_target(self) -> Sockaddr | None:
         """Where RTCP to this end goes: from where it comes, before that where it was signalled."""
@@ -275,13 +292,14 @@ class RelayEnd:
             dropped,
             self.other_protocols,
             self.withheld,
+            self.in_kernel,
         )
 
 
 class RelayStream:
     """An open stream: two ends and its silence limits."""
 
-    __slots__ = ("a", "b", "id", "quiet_since", "reported", "silence_s", "start_s", "udptl")
+    __slots__ = ("a", "b", "id", "layer", "quiet_since", "reported", "silence_s", "start_s", "udptl")
 
     def __init__(self, number: int, udptl: bool, window_s: float, unheard_s: float, now: float) -> None:
         self.id = number
@@ -294,6 +312,8 @@ class RelayStream:
         self.silence_s = 0.0
         self.quiet_since = now
         self.reported = False
+        # Why the kernel does not forward it, "" when it does, None when that is not decided.
+        self.layer: str | None = None
 
     def silence(self, now: float) -> tuple[float, bool] | None:
         """(seconds without a packet, whether there ever was one) if that is over the limit, else None.

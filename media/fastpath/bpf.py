@@ -1,0 +1,297 @@
+"""The bpf(2) system call, as far as a loader and a flow table need it; no library but the C one that Python has.
+
+Attributes are `union bpf_attr` of linux/bpf.h. Whatever the kernel refuses is an OSError, or for the loading of a
+program `Refused`, which says it in one sentence.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator
+
+from media.fastpath.elf import MapDefinition, Program
+
+# arch/*/include/uapi/asm/unistd*.h; the generic table is that of arm64, riscv64 and loongarch64.
+_NUMBERS = {"x86_64": 321, "ppc64le": 361, "ppc64": 361, "s390x": 351}
+_GENERIC = 280
+
+_MAP_CREATE = 0
+_MAP_LOOKUP = 1
+_MAP_UPDATE = 2
+_MAP_DELETE = 3
+_MAP_NEXT_KEY = 4
+_PROG_LOAD = 5
+_PROG_TEST_RUN = 10
+_MAP_TAKE = 21
+_MAP_LOOKUP_BATCH = 24
+_MAP_DELETE_BATCH = 27
+_LINK_CREATE = 28
+
+_SCHED_CLS = 3
+_TCX_INGRESS = 46
+_NAME_BYTES = 15
+_LOG_BYTES = 1 << 20
+_BATCH = 1024
+# What the kernel answers to a command, or to a kind of map, that it does not know: the last is ENOTSUPP, its own.
+_UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP, 524)
+
+
+class Refused(Exception):
+    """The kernel does not take the program; the text says why, for people."""
+
+
+class _System:
+    """The system call with a block of attributes, both made once: a call is then a microsecond."""
+
+    def __init__(self) -> None:
+        # PyDLL: nothing here waits, and to let go of the interpreter would cost more than the call.
+        function = ctypes.PyDLL(None, use_errno=True).syscall
+        function.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_long)
+        function.restype = ctypes.c_long
+        self._call = function
+        self._number = _NUMBERS.get(os.uname().machine, _GENERIC)
+
+    def call(self, command: int, attributes: int, size: int) -> int:
+        """The result of a command; raises OSError."""
+        result: int = self._call(self._number, command, attributes, size)
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result
+
+    def attempt(self, command: int, attributes: int, size: int) -> int:
+        """The same for what fails as a matter of course: the negative error number."""
+        result: int = self._call(self._number, command, attributes, size)
+        return result if result >= 0 else -ctypes.get_errno()
+
+    def run(self, command: int, layout: str, *values: int | bytes) -> int:
+        """A command with attributes packed now."""
+        attributes = ctypes.create_string_buffer(struct.pack(f"={layout}", *values))
+        return self.call(command, ctypes.addressof(attributes), len(attributes) - 1)
+
+
+_system = _System()
+
+
+class Map:
+    """A map of the kernel. Keys and values are bytes of exactly the sizes of its definition."""
+
+    def __init__(self, fd: int, key_bytes: int, value_bytes: int) -> None:
+        self.fd = fd
+        self.key_bytes = key_bytes
+        self.value_bytes = value_bytes
+        self._call = _system.attempt
+        self._key = ctypes.create_string_buffer(key_bytes)
+        self.value = ctypes.create_string_buffer(value_bytes)
+        """Where `lookup` and `take` leave what they find, and what `put` writes."""
+        self._key_view = memoryview(self._key).cast("B")
+        element = struct.pack("=IIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self.value), 0)
+        self._attributes = ctypes.create_string_buffer(element, len(element))
+        self._at = ctypes.addressof(self._attributes)
+        self._size = len(element)
+
+    def close(self) -> None:
+        """Close the descriptor; the map is gone with its last one."""
+        os.close(self.fd)
+
+    def put(self, key: bytes) -> None:
+        """Set the value of `key` to what is in `value`."""
+        self._key_view[:] = key
+        result = self._call(_MAP_UPDATE, self._at, self._size)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+    def lookup(self, key: bytes) -> bool:
+        """Read the value of `key` into `value`; False if there is none."""
+        self._key_view[:] = key
+        return self._found(self._call(_MAP_LOOKUP, self._at, self._size))
+
+    def take(self, key: bytes) -> bool:
+        """Read the value of `key` into `value` and delete it, at once; False if there is none."""
+        self._key_view[:] = key
+        result = self._call(_MAP_TAKE, self._at, self._size)
+        if -result in _UNKNOWN:
+            # Before Linux 5.14: what comes between the two is forwarded, and not counted.
+            return self._found(self._call(_MAP_LOOKUP, self._at, self._size)) and self.delete(key)
+        return self._found(result)
+
+    def delete(self, key: bytes) -> bool:
+        """Delete `key`; False if it was not there."""
+        self._key_view[:] = key
+        return self._found(self._call(_MAP_DELETE, self._at, self._size))
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys with their values; what is added or deleted meanwhile may be missed."""
+        key_bytes, value_bytes = self.key_bytes, self.value_bytes
+        keys = ctypes.create_string_buffer(key_bytes * _BATCH)
+        values = ctypes.create_string_buffer(value_bytes * _BATCH)
+        # The place in the table is a number of the kernel's own for a hash, and a key for an array.
+        place = ctypes.create_string_buffer(max(8, key_bytes))
+        first = True
+        while True:
+            where = ctypes.addressof(place)
+            attributes = _batch(0 if first else where, where, keys, values, _BATCH, self.fd)
+            result = self._call(_MAP_LOOKUP_BATCH, ctypes.addressof(attributes), len(attributes))
+            if result < 0 and -result != errno.ENOENT:
+                raise OSError(-result, os.strerror(-result))
+            (count,) = struct.unpack_from("=I", attributes, 32)
+            for index in range(count):
+                yield (
+                    keys.raw[index * key_bytes : (index + 1) * key_bytes],
+                    values.raw[index * value_bytes : (index + 1) * value_bytes],
+                )
+            if result < 0:
+                return
+            first = False
+
+    def delete_all(self, keys: Iterable[bytes]) -> None:
+        """Delete these keys, as far as they are there."""
+        rest = list(keys)
+        while rest:
+            batch, rest = rest[:_BATCH], rest[_BATCH:]
+            block = ctypes.create_string_buffer(b"".join(batch))
+            attributes = _batch(0, 0, block, None, len(batch), self.fd)
+            result = self._call(_MAP_DELETE_BATCH, ctypes.addressof(attributes), len(attributes))
+            if result < 0:
+                # One that is not there ends the batch.
+                for key in batch:
+                    self.delete(key)
+
+    def _found(self, result: int) -> bool:
+        if result >= 0:
+            return True
+        if -result == errno.ENOENT:
+            return False
+        raise OSError(-result, os.strerror(-result))
+
+
+def _batch(
+    start: int,
+    end: int,
+    keys: "ctypes.Array[ctypes.c_char]",
+    values: "ctypes.Array[ctypes.c_char] | None",
+    count: int,
+    fd: int,
+) -> "ctypes.Array[ctypes.c_char]":
+    block = struct.pack(
+        "=QQQQIIQQ",
+        start,
+        end,
+        ctypes.addressof(keys),
+        0 if values is None else ctypes.addressof(values),
+        count,
+        fd,
+        0,
+        0,
+    )
+    return ctypes.create_string_buffer(block, len(block))
+
+
+def create_map(definition: MapDefinition) -> Map:
+    """A new map."""
+    try:
+        fd = _system.run(
+            _MAP_CREATE,
+            "IIIIIII16s",
+            definition.type,
+            definition.key_bytes,
+            definition.value_bytes,
+            definition.max_entries,
+            definition.flags,
+            0,
+            0,
+            definition.name.encode()[:_NAME_BYTES],
+        )
+    except OSError as error:
+        raise Refused(_sentence(error, f"the map {definition.name!r}")) from error
+    return Map(fd, definition.key_bytes, definition.value_bytes)
+
+
+def load(program: Program, maps: dict[str, Map], name: str) -> int:
+    """Load a tc program; its descriptor. Raises Refused."""
+    code = program.linked({each: table.fd for each, table in maps.items()})
+    instructions = ctypes.create_string_buffer(code, len(code))
+    license_text = ctypes.create_string_buffer(program.license)
+
+    def attempt(log: "ctypes.Array[ctypes.c_char] | None") -> int:
+        return _system.run(
+            _PROG_LOAD,
+            "IIQQIIQII16s",
+            _SCHED_CLS,
+            len(code) // 8,
+            ctypes.addressof(instructions),
+            ctypes.addressof(license_text),
+            0 if log is None else 1,
+            0 if log is None else len(log),
+            0 if log is None else ctypes.addressof(log),
+            0,
+            0,
+            name.encode()[:_NAME_BYTES],
+        )
+
+    try:
+        return attempt(None)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS, errno.ENOMEM):
+            raise Refused(_sentence(error, "the program")) from error
+    # Once more, for the reason: writing the log is dear, so it is not asked for at first.
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        return attempt(log)
+    except OSError as error:
+        raise Refused(verdict(log.value.decode("ascii", "replace"), error)) from error
+
+
+def verdict(log: str, error: OSError) -> str:
+    """What the verifier's log comes down to: its last word before the statistics."""
+    lines = [line.strip() for line in log.splitlines()]
+    words = [
+        line
+        for line in lines
+        if line and not line.startswith(("processed ", "verification time", "stack depth"))
+    ]
+    reason = words[-1] if words else error.strerror
+    return f"the kernel's verifier refuses the program: {reason}"
+
+
+def link(program: int, ifindex: int) -> int:
+    """Attach a program to the ingress of an interface by a TCX link, which ends with its descriptor. Raises OSError."""
+    return _system.run(_LINK_CREATE, "IIIIII", program, ifindex, _TCX_INGRESS, 0, 0, 0)
+
+
+def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
+    """Run a program on a packet, without an interface: (its result, the packet after it, ns on average)."""
+    into = ctypes.create_string_buffer(65536)
+    given = ctypes.create_string_buffer(packet, len(packet))
+    block = struct.pack(
+        "=IIIIQQIIIIQQIII",
+        program,
+        0,
+        len(packet),
+        len(into),
+        ctypes.addressof(given),
+        ctypes.addressof(into),
+        repeat,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
+    attributes = ctypes.create_string_buffer(block, len(block))
+    _system.call(_PROG_TEST_RUN, ctypes.addressof(attributes), len(block))
+    result, _, size = struct.unpack_from("=III", attributes, 4)
+    (duration,) = struct.unpack_from("=I", attributes, 36)
+    return result, into.raw[:size], duration
+
+
+def _sentence(error: OSError, what: str) -> str:
+    if error.errno == errno.EPERM:
+        return f"the process may not load {what}: it needs CAP_BPF and CAP_NET_ADMIN"
+    if error.errno == errno.ENOSYS:
+        return "this kernel has no bpf system call"
+    return f"the kernel does not take {what}: {error.strerror}"

@@ -1,0 +1,175 @@
+"""Loads the kernel program and attaches it where media comes in: the part of the process that owns the workers.
+
+Nothing is pinned: when the process ends, however it ends, its TCX links end with it and the packets come to the
+sockets. A filter by clsact (before Linux 6.6) would stay, but forwards nothing once the leases of the workers are over.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from media.fastpath import bpf, elf, table
+from media.fastpath.build import OBJECT
+from media.fastpath.netlink import Netlink
+
+NAME = "sbc_rtp"
+WORKERS_MAX = 1024
+
+
+class Unavailable(Exception):
+    """There is no fast path; the text says why, for people."""
+
+
+class Loaded:
+    """The kernel program and its maps, attached to nothing. Raises Unavailable."""
+
+    def __init__(self, path: Path = OBJECT) -> None:
+        self._maps: dict[str, bpf.Map] = {}
+        self.program = -1
+        try:
+            program = elf.read(path.read_bytes())
+            for definition in program.maps:
+                self._maps[definition.name] = bpf.create_map(definition)
+            self.program = bpf.load(program, self._maps, NAME)
+            self.flows = self._maps["flows"]
+            self.leases = self._maps["leases"]
+            if (self.flows.key_bytes, self.flows.value_bytes) != (table.KEY_BYTES, table.FLOW_BYTES):
+                raise Unavailable(f"{path.name} is of another version than the rest of this installation")
+        except FileNotFoundError:
+            raise Unavailable(
+                f"{path.name} is not there: it is compiled when the package is built where clang is installed"
+            ) from None
+        except OSError as error:
+            self.close()
+            raise Unavailable(f"{path.name} cannot be read: {error.strerror}") from error
+        except elf.ObjectError as error:
+            raise Unavailable(f"{path.name} is damaged: {error}") from error
+        except KeyError as error:
+            self.close()
+            raise Unavailable(f"{path.name} has no map {error}") from error
+        except (bpf.Refused, Unavailable) as error:
+            self.close()
+            raise Unavailable(str(error)) from error
+
+    def close(self) -> None:
+        """Free everything."""
+        if self.program >= 0:
+            os.close(self.program)
+        for each in self._maps.values():
+            each.close()
+        self.program, self._maps = -1, {}
+
+
+class FastPath:
+    """The kernel program on the interfaces that have `hosts`. Raises Unavailable when it cannot run on any of them."""
+
+    def __init__(self, hosts: Iterable[str], path: Path = OBJECT, tcx: bool = True) -> None:
+        self._links: dict[int, int] = {}
+        self._filters: list[int] = []
+        self._next_worker = 0
+        self.interfaces: tuple[str, ...] = ()
+        self.without: tuple[str, ...] = ()
+        """Why some of the addresses do without."""
+        self._loaded = Loaded(path)
+        try:
+            self._attach(dict.fromkeys(hosts), tcx)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def flows(self) -> bpf.Map:
+        """The table of flows."""
+        return self._loaded.flows
+
+    @property
+    def leases(self) -> bpf.Map:
+        """Until when each worker's flows are good."""
+        return self._loaded.leases
+
+    @property
+    def indexes(self) -> tuple[int, ...]:
+        """The interfaces that it is attached to."""
+        return (*self._links, *self._filters)
+
+    @property
+    def way(self) -> str:
+        """How it is attached, for people."""
+        return "tcx" if self._links else "clsact"
+
+    def employ(self) -> int:
+        """A number for a new worker, that none of the last thousand had."""
+        number = self._next_worker
+        self._next_worker = (number + 1) % WORKERS_MAX
+        return number
+
+    def dismiss(self, worker: int) -> int:
+        """The worker is dead: from now on its packets go to the sockets. How many flows it had."""
+        leases, flows = self.leases, self.flows
+        leases.value.raw = bytes(leases.value_bytes)
+        leases.put(worker.to_bytes(4, sys.byteorder))
+        stale = [key for key, flow in flows.items() if table.worker_of(flow) == worker]
+        flows.delete_all(stale)
+        return len(stale)
+
+    def close(self) -> None:
+        """Detach and free everything."""
+        for fd in self._links.values():
+            os.close(fd)
+        if self._filters:
+            netlink = Netlink()
+            for ifindex in self._filters:
+                # Where the interface is gone, so is the filter.
+                with contextlib.suppress(OSError):
+                    netlink.delete_filter(ifindex, os.getpid())
+            netlink.close()
+        self._links, self._filters = {}, []
+        self._loaded.close()
+
+    def _attach(self, hosts: Iterable[str], tcx: bool) -> None:
+        netlink = Netlink()
+        try:
+            interfaces, owners = netlink.interfaces(), netlink.owners()
+            without: list[str] = []
+            names: list[str] = []
+            for host in hosts:
+                interface = interfaces.get(owners.get(host, 0))
+                if interface is None:
+                    without.append(f"no interface has the address {host}")
+                elif not interface.ethernet:
+                    without.append(f"{interface.name}, which has {host}, is not Ethernet")
+                elif interface.index not in self.indexes:
+                    try:
+                        self._attach_to(netlink, interface.index, tcx)
+                        names.append(interface.name)
+                    except OSError as error:
+                        without.append(f"{interface.name} does not take the kernel program: {error.strerror}")
+        finally:
+            netlink.close()
+        self.interfaces, self.without = tuple(names), tuple(without)
+        if not names:
+            raise Unavailable("; ".join(without) or "there is no address to attach it to")
+
+    def _attach_to(self, netlink: Netlink, ifindex: int, tcx: bool) -> None:
+        if tcx:
+            try:
+                self._links[ifindex] = bpf.link(self._loaded.program, ifindex)
+                return
+            except OSError as error:
+                # Before Linux 6.6 there is no such kind of link.
+                if error.errno != errno.EINVAL:
+                    raise
+        netlink.add_filter(ifindex, self._loaded.program, NAME, os.getpid())
+        self._filters.append(ifindex)
+
+
+def obstacle(path: Path = OBJECT) -> str | None:
+    """Why there can be no fast path here whatever the addresses, None if there can: loads the program and frees it."""
+    try:
+        Loaded(path).close()
+    except Unavailable as error:
+        return str(error)
+    return None

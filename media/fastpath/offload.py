@@ -1,0 +1,124 @@
+"""Which streams go down into the kernel and when they come up again: the worker's side of the fast path.
+
+An end is *down* while the kernel forwards what comes from it. Then the kernel has the counters: `refresh` reads them,
+`take_up` reads them and ends the flow. Everything that the kernel does not forward still comes to the sockets, and a
+packet of the locked source that does brings its end up; the next tick takes it down again. Order is kept on the way
+down by the kernel, which begins with the packet that follows the last one forwarded here, and on the way up by
+deleting the flow before that packet is looked at.
+"""
+
+from collections.abc import Callable, Iterable
+
+from media.fastpath import table
+from media.fastpath.bpf import Map
+from media.fastpath.netlink import Hop
+from media.fastpath.ways import Ways
+from media.rtp import State
+from media.stream import RelayEnd, RelayStream
+
+KERNEL = ""
+"""What is told of a stream that the kernel forwards: no reason why not."""
+
+
+class Offload:
+    """The flows of a worker. `tell` hears of a stream's layer when it changes: KERNEL, or why it is not the kernel."""
+
+    def __init__(
+        self,
+        flows: Map,
+        leases: Map,
+        worker: int,
+        interfaces: Iterable[int],
+        dscp: int,
+        tell: Callable[[int, str], None],
+    ) -> None:
+        self._table = table.FlowTable(flows, leases, worker)
+        self._interfaces = frozenset(interfaces)
+        self._tos = dscp << 2
+        self._tell = tell
+        self.ways = Ways()
+
+    def settle(self, stream: RelayStream) -> None:
+        """Something about the stream has changed: up with it, and down again with what holds now."""
+        for end in (stream.a, stream.b):
+            self.take_up(end)
+        self._take_down(stream)
+
+    def refresh(self, end: RelayEnd) -> None:
+        """Bring the counters of an end up to date."""
+        if end.flow is not None:
+            state = self._table.read(end.flow)
+            if state is not None:
+                self._resume(end, state)
+
+    def take_up(self, end: RelayEnd) -> None:
+        """Let what comes from this end come to its socket from now on."""
+        if end.flow is not None:
+            flow, end.flow = end.flow, None
+            state = self._table.take(flow)
+            if state is not None:
+                self._resume(end, state)
+
+    def tick(self, streams: Iterable[RelayStream], now: float) -> None:
+        """Once a second: the worker is alive; routes may have changed; what has come up goes down again."""
+        self._table.renew(now)
+        moved = self.ways.changed()
+        for stream in streams:
+            if moved and (stream.a.flow is not None or stream.b.flow is not None):
+                self.settle(stream)
+            elif stream.a.flow is None or stream.b.flow is None:
+                self._take_down(stream)
+
+    def _resume(self, end: RelayEnd, state: State) -> None:
+        forwarded = state[0] - end.reception.packets
+        end.forwarded += forwarded
+        end.in_kernel += forwarded
+        end.reception.resume(state)
+
+    def _take_down(self, stream: RelayStream) -> None:
+        a, b = stream.a, stream.b
+        if a.gate.source is None or b.gate.source is None:
+            return
+        why = self._end_down(a) or self._end_down(b)
+        if why is not None and why != stream.layer:
+            stream.layer = why
+            self._tell(stream.id, why)
+
+    def _end_down(self, end: RelayEnd) -> str | None:
+        """Take an end down; None if it is not the time yet, KERNEL if it is down, else why it cannot be."""
+        if end.flow is not None:
+            return KERNEL
+        out, seen, source = end.other, end.reception, end.gate.source
+        if end.udptl:
+            return "it is not RTP"
+        if end.family != out.family:
+            return "its sides are of two address families"
+        if source is None or out.target is None or not end.receive or seen.ssrc < 0 or end.rtp_port is None:
+            return None
+        if out.target != out.gate.source:
+            return None
+        incoming = self.ways.interface_of(end.local[0])
+        if incoming is None or incoming.index not in self._interfaces:
+            return f"the kernel program is not attached where {end.local[0]} is"
+        way = self.ways.find(out.local[0], out.target[0])
+        if isinstance(way, str):
+            return way
+        return self._put(end, out, way)
+
+    def _put(self, end: RelayEnd, out: RelayEnd, way: Hop) -> str | None:
+        seen, source, target = end.reception, end.gate.source, out.target
+        assert source is not None and target is not None
+        allowed, timed = end.payload_types(seen.tick)
+        if not timed >> seen.payload_type & 1:
+            # An event or comfort noise, of which the kernel cannot tell the jitter: audio will follow.
+            return None
+        flow = table.key(end.local[:2], source[:2])
+        course = table.Course(out.local[:2], target[:2], way.address, way.ifindex, way.mtu, self._tos)
+        try:
+            self._table.put(flow, course, allowed, timed, seen.tick, seen.state())
+        except OSError as error:
+            return f"the kernel does not take the flow: {error.strerror}"
+        end.flow = flow
+        # From now on every packet that comes here all the same is out of the ordinary.
+        seen.usual_first = -1
+        return KERNEL

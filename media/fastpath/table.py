@@ -1,0 +1,124 @@
+"""The flow table, as one worker writes it: `struct flow_key` and `struct flow` of rtp.bpf.c as bytes.
+
+A flow is one direction of a stream. While it is in the table the kernel counts what it forwards, beginning with the
+state of `media.rtp.Reception` that it was given; to read it on is to take that state back.
+"""
+
+import socket
+import struct
+from collections.abc import Iterable
+
+from config.frozen import frozen
+from media.fastpath.bpf import Map
+from media.rtp import State
+
+_KEY = struct.Struct("=16s16s2s2sI")
+_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIBBxx")
+_STATE = struct.Struct("=QQQQQQQqqIIIIIiIIIBBBx")
+KEY_BYTES = _KEY.size
+FLOW_BYTES = _SETTINGS.size + _STATE.size
+_WORKER_AT = 96
+_LEASE = struct.Struct("=Q")
+_SLOT = struct.Struct("=I")
+
+# A worker that has not come round for so long is dead or stuck: its flows fall back to its sockets.
+LEASE_S = 5.0
+
+# linux/socket.h, in the kernel program too; Python's numbers are those of this machine, which is Linux.
+_FAMILIES = {socket.AF_INET: 2, socket.AF_INET6: 10}
+
+Address = tuple[str, int]
+
+
+@frozen
+class Course:
+    """Where the packets of a flow go and what they look like there."""
+
+    source: Address
+    target: Address
+    next_hop: str
+    ifindex: int
+    mtu: int
+    tos: int
+
+
+def key(local: Address, remote: Address) -> bytes:
+    """The key of what comes from `remote` to `local`."""
+    family = _family(local[0])
+    return _KEY.pack(
+        socket.inet_pton(family, local[0]),
+        socket.inet_pton(family, remote[0]),
+        local[1].to_bytes(2, "big"),
+        remote[1].to_bytes(2, "big"),
+        _FAMILIES[family],
+    )
+
+
+def bitmap(payload_types: Iterable[int]) -> int:
+    """Payload types as the set that the kernel looks them up in."""
+    mask = 0
+    for payload_type in payload_types:
+        mask |= 1 << payload_type
+    return mask
+
+
+def worker_of(flow: bytes) -> int:
+    """The worker that wrote a flow."""
+    number: int = _SLOT.unpack_from(flow, _WORKER_AT)[0]
+    return number
+
+
+class FlowTable:
+    """The flows of one worker, which is `worker` in the table of leases."""
+
+    def __init__(self, flows: Map, leases: Map, worker: int) -> None:
+        self._flows = flows
+        self._leases = leases
+        self._worker = worker
+        self._slot = _SLOT.pack(worker)
+
+    def renew(self, now: float) -> None:
+        """The worker is alive: its flows are good for another while."""
+        _LEASE.pack_into(self._leases.value, 0, int((now + LEASE_S) * 1e9))
+        self._leases.put(self._slot)
+
+    def put(self, flow: bytes, course: Course, allowed: int, timed: int, tick_s: float, state: State) -> None:
+        """Forward what comes by the key `flow` and has one of the `allowed` payload types.
+
+        `timed` are those of them whose timestamps count in `tick_s`, so that their jitter can be measured. The first
+        packet to be forwarded is the one that follows `state`. Raises OSError (ENOSPC or E2BIG: the table is full).
+        """
+        family = _family(course.source[0])
+        _SETTINGS.pack_into(
+            self._flows.value,
+            0,
+            allowed & 0xFFFFFFFFFFFFFFFF,
+            allowed >> 64,
+            timed & 0xFFFFFFFFFFFFFFFF,
+            timed >> 64,
+            socket.inet_pton(family, course.source[0]),
+            socket.inet_pton(family, course.target[0]),
+            socket.inet_pton(_family(course.next_hop), course.next_hop),
+            course.source[1].to_bytes(2, "big"),
+            course.target[1].to_bytes(2, "big"),
+            course.ifindex,
+            course.mtu,
+            int(tick_s * 256e9),
+            self._worker,
+            course.tos,
+            _FAMILIES[_family(course.next_hop)],
+        )
+        _STATE.pack_into(self._flows.value, _SETTINGS.size, *state)
+        self._flows.put(flow)
+
+    def read(self, flow: bytes) -> State | None:
+        """How far the kernel has come with a flow; None if it is not in the table."""
+        return _STATE.unpack_from(self._flows.value, _SETTINGS.size) if self._flows.lookup(flow) else None
+
+    def take(self, flow: bytes) -> State | None:
+        """End a flow: what comes from now on comes to the socket. How far the kernel came with it."""
+        return _STATE.unpack_from(self._flows.value, _SETTINGS.size) if self._flows.take(flow) else None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,67 @@
+"""Ways out: from an address of ours to a host, remembered until a route, an address or a link changes."""
+
+from media.fastpath.netlink import Changes, Hop, Interface, Netlink
+
+# A flood of peers must not make us remember them all.
+MAX_WAYS = 16384
+
+
+class Ways:
+    """The routes of this network namespace, as the kernel would choose them for packets of ours."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink()
+        self._changes = Changes()
+        self._interfaces: dict[int, Interface] = {}
+        self._owners: dict[str, int] = {}
+        self._known: dict[tuple[str, str], Hop | str] = {}
+
+    def fileno(self) -> int:
+        """Readable when something has changed."""
+        return self._changes.fileno()
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._netlink.close()
+        self._changes.close()
+
+    def changed(self) -> bool:
+        """Whether anything has changed since the last time; then all is asked anew."""
+        if not self._changes.happened():
+            return False
+        self._known.clear()
+        self._interfaces.clear()
+        self._owners.clear()
+        return True
+
+    def find(self, local: str, remote: str) -> Hop | str:
+        """The way, with the MTU that holds on it, or why packets on it cannot be left to the kernel."""
+        way = self._known.get((local, remote))
+        if way is None:
+            if len(self._known) >= MAX_WAYS:
+                self._known.clear()
+            way = self._known[(local, remote)] = self._ask(local, remote)
+        return way
+
+    def interface_of(self, local: str) -> Interface | None:
+        """The interface that has an address."""
+        if not self._interfaces:
+            try:
+                self._interfaces = self._netlink.interfaces()
+                self._owners = self._netlink.owners()
+            except OSError:
+                return None
+        return self._interfaces.get(self._owners.get(local, 0))
+
+    def _ask(self, local: str, remote: str) -> Hop | str:
+        if self.interface_of(local) is None:
+            return f"no interface has the address {local}"
+        found = self._netlink.route(local, remote)
+        if isinstance(found, str):
+            return found
+        out = self._interfaces.get(found.ifindex)
+        if out is None or not out.up:
+            return f"the interface towards {remote} is down"
+        if not out.ethernet:
+            return f"{out.name}, the interface towards {remote}, is not Ethernet"
+        return Hop(found.ifindex, found.address, min(found.mtu or out.mtu, out.mtu))

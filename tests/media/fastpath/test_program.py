@@ -1,0 +1,350 @@
+"""What the kernel program does with each kind of packet, and that it counts as media/rtp.py does."""
+
+import struct
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from media.fastpath import bpf, table
+from media.rtp import Reception
+from tests.harness.rtp import receiver_report, rtp_packet
+from tests.media.fastpath.kernel import (
+    FAR_PEER,
+    FAR_PEER6,
+    FAR_US,
+    FAR_US6,
+    FORWARDED,
+    PASSED,
+    PEER,
+    PEER6,
+    US,
+    US6,
+    Kernel,
+    check_sums,
+    frame,
+    reception,
+)
+
+NEXT = rtp_packet(101, 160, 0xABCD)
+STUN = struct.pack("!HHI", 1, 0, 0x2112A442) + bytes(12)
+DTLS = b"\x16\xfe\xfd" + bytes(40)
+# RFC 6189 s.5: the first octet is that of an RTP version 0 packet with the extension bit.
+ZRTP = b"\x10\x00\x00\x01ZRTP" + bytes(40)
+
+# Everything that must come to the socket, each differing in one thing from what is forwarded.
+PASSED_UP: dict[str, dict[str, Any]] = {
+    "stun": {"payload": STUN},
+    "dtls": {"payload": DTLS},
+    "zrtp": {"payload": ZRTP},
+    "version 1": {"payload": b"\x40" + NEXT[1:]},
+    "version 3": {"payload": b"\xc0" + NEXT[1:]},
+    "multiplexed rtcp": {"payload": receiver_report(0xABCD)},
+    "lowest rtcp": {"payload": NEXT[:1] + b"\xc0" + NEXT[2:]},
+    "highest rtcp": {"payload": NEXT[:1] + b"\xdf" + NEXT[2:]},
+    "payload type that is not allowed": {"payload": rtp_packet(101, 160, 0xABCD, payload_type=8)},
+    "the same, upper half": {"payload": rtp_packet(101, 160, 0xABCD, payload_type=96)},
+    "too short for rtp": {"payload": NEXT[:11]},
+    "empty": {"payload": b""},
+    "first fragment": {"fragment": 0x2000},
+    "later fragment": {"fragment": 0x0010},
+    "ip options": {"options": b"\x01\x01\x01\x00"},
+    "other protocol": {"protocol": 136},
+    "udp length beyond the packet": {"udp_length": 8 + len(NEXT) + 1},
+    "udp length within the packet": {"udp_length": 8 + len(NEXT) - 1},
+    "source port": {"source": (PEER[0], PEER[1] + 1)},
+    "source address": {"source": ("203.0.113.22", PEER[1])},
+    "target port": {"target": (US[0], US[1] + 2)},
+    "target address": {"target": ("203.0.113.2", US[1])},
+    "the other direction": {"source": US, "target": PEER},
+    "ip version": {"first": 0x55},
+}
+
+
+@pytest.mark.parametrize("kind", PASSED_UP)
+def test_what_is_not_rtp_of_the_flow_comes_to_the_socket(kernel: Kernel, kind: str) -> None:
+    seen = reception()
+    flow = kernel.put(seen)
+    given_frame = frame(**PASSED_UP[kind])
+    assert kernel.run(given_frame) == (PASSED, given_frame)
+    assert kernel.table.take(flow) == seen.state()
+
+
+PASSED_UP6: dict[str, dict[str, Any]] = {
+    kind: {**what, "source": PEER6, "target": US6}
+    for kind, what in PASSED_UP.items()
+    if "payload" in what or "udp length" in kind or kind == "other protocol"
+}
+PASSED_UP6["fragment header"] = {
+    "source": PEER6,
+    "target": US6,
+    "protocol": 44,
+    "options": b"\x11" + bytes(7),
+}
+PASSED_UP6["destination options"] = {
+    "source": PEER6,
+    "target": US6,
+    "protocol": 60,
+    "options": b"\x11" + bytes(7),
+}
+PASSED_UP6["no checksum"] = {"source": PEER6, "target": US6, "checksum": False}
+PASSED_UP6["source port"] = {"source": (PEER6[0], 1), "target": US6}
+PASSED_UP6["source address"] = {"source": ("2001:db8:a::22", PEER6[1]), "target": US6}
+
+
+@pytest.mark.parametrize("kind", PASSED_UP6)
+def test_the_same_for_ipv6(kernel: Kernel, kind: str) -> None:
+    seen = reception()
+    flow = kernel.put(seen, six=True)
+    given_frame = frame(**PASSED_UP6[kind])
+    assert kernel.run(given_frame) == (PASSED, given_frame)
+    assert kernel.table.take(flow) == seen.state()
+
+
+def test_a_packet_larger_than_the_way_out_takes_comes_to_the_socket(kernel: Kernel) -> None:
+    for size, verdict in ((1000 - 40, FORWARDED), (1001 - 40, PASSED)):
+        kernel.put(reception(), mtu=1000)
+        assert kernel.run(frame(payload=rtp_packet(101, 160, 0xABCD, bytes(size))))[0] == verdict
+
+
+def test_a_vlan_tag_belongs_to_the_interface_of_the_vlan(kernel: Kernel) -> None:
+    kernel.put(reception())
+    plain = frame()
+    tagged = plain[:12] + b"\x81\x00\x00\x64" + plain[12:]
+    assert kernel.run(tagged) == (PASSED, tagged)
+
+
+def test_a_frame_for_another_host_is_not_ours(kernel: Kernel) -> None:
+    kernel.put(reception())
+    other = b"\x02\x00\x00\x00\x00\x09" + frame()[6:]
+    assert kernel.run(other) == (PASSED, other)
+
+
+def test_ipv4_is_forwarded_as_a_packet_of_ours(kernel: Kernel) -> None:
+    kernel.put(reception(), tos=0xB8)
+    verdict, after = kernel.run(frame())
+    assert verdict == FORWARDED
+    check_sums(after)
+    expected = frame(FAR_US, FAR_PEER, NEXT, ttl=64, tos=0xB8, fragment=0x4000)
+    # The identification is zero, and the checksum goes with it.
+    assert after[14:18] == expected[14:18] and after[18:20] == b"\0\0"
+    assert after[20:24] == expected[20:24] and after[26:] == expected[26:]
+
+
+def test_ipv6_is_forwarded_as_a_packet_of_ours(kernel: Kernel) -> None:
+    kernel.put(reception(), six=True, tos=0xB8)
+    verdict, after = kernel.run(frame(PEER6, US6))
+    assert verdict == FORWARDED
+    check_sums(after)
+    expected = frame(FAR_US6, FAR_PEER6, NEXT, ttl=64, tos=0xB8)
+    assert after[14:18] == b"\x6b\x80\x00\x00"
+    assert after[18:] == expected[18:]
+
+
+def test_no_checksum_stays_no_checksum(kernel: Kernel) -> None:
+    kernel.put(reception())
+    verdict, after = kernel.run(frame(checksum=False))
+    assert (verdict, after[40:42]) == (FORWARDED, b"\0\0")
+    check_sums(after)
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_a_sum_of_zero_is_told_as_ffff(kernel: Kernel, six: bool) -> None:
+    # The last word of the payload makes the sum after translation what it is to be; all values near zero are tried.
+    ends = ((PEER6, US6), (FAR_US6, FAR_PEER6)) if six else ((PEER, US), (FAR_US, FAR_PEER))
+    at = 60 if six else 40
+    zeros = 0
+    plain = frame(*ends[1], NEXT[:-2] + b"\0\0")
+    before = int.from_bytes(plain[at : at + 2], "big")
+    for word in range(before - 2, before + 3):
+        payload = NEXT[:-2] + (word & 0xFFFF).to_bytes(2, "big")
+        kernel.put(reception(), six=six)
+        verdict, after = kernel.run(frame(*ends[0], payload))
+        assert verdict == FORWARDED
+        check_sums(after)
+        zeros += after[at : at + 2] == b"\xff\xff"
+    assert zeros
+
+
+def test_a_wrong_checksum_stays_wrong(kernel: Kernel) -> None:
+    """The receiver must find out, not be told that all is well."""
+    kernel.put(reception())
+    damaged = bytearray(frame())
+    damaged[-1] ^= 0x10
+    after = kernel.run(bytes(damaged))[1]
+    with pytest.raises(AssertionError):
+        check_sums(after)
+    kernel.put(reception())
+    damaged = bytearray(frame())
+    damaged[24] ^= 0x10
+    after = kernel.run(bytes(damaged))[1]
+    with pytest.raises(AssertionError):
+        check_sums(after)
+
+
+def test_what_is_behind_the_ip_packet_does_not_cross(kernel: Kernel) -> None:
+    kernel.put(reception())
+    verdict, after = kernel.run(frame(trailer=b"secret"))
+    assert verdict == FORWARDED
+    assert b"secret" not in after and len(after) == len(frame())
+
+
+# When it begins, when it ends
+
+
+def test_forwarding_begins_with_the_packet_after_the_last_one(kernel: Kernel) -> None:
+    kernel.put(reception())
+    for seq in (103, 102, 100, 99):
+        assert kernel.run(frame(payload=rtp_packet(seq, 160, 0xABCD)))[0] == PASSED
+    assert kernel.run(frame(payload=rtp_packet(101, 160, 0xABCE)))[0] == PASSED
+    assert kernel.run(frame())[0] == FORWARDED
+    # From then on whatever comes.
+    for seq in (105, 104, 103, 40000):
+        assert kernel.run(frame(payload=rtp_packet(seq, 160, 0xABCD)))[0] == FORWARDED
+
+
+def test_the_sequence_wraps_at_the_very_beginning(kernel: Kernel) -> None:
+    kernel.put(reception(1, seq=65535))
+    assert kernel.run(frame(payload=rtp_packet(0, 160, 0xABCD)))[0] == FORWARDED
+
+
+def test_flows_end_with_the_lease_of_their_worker(kernel: Kernel) -> None:
+    kernel.put(reception())
+    kernel.table.renew(time.monotonic() - table.LEASE_S - 0.001)
+    assert kernel.run(frame())[0] == PASSED
+    kernel.table.renew(time.monotonic())
+    assert kernel.run(frame())[0] == FORWARDED
+
+
+def test_a_flow_that_was_taken_is_gone(kernel: Kernel) -> None:
+    flow = kernel.put(reception())
+    assert kernel.run(frame())[0] == FORWARDED
+    assert kernel.table.take(flow) is not None
+    assert kernel.table.take(flow) is None and kernel.table.read(flow) is None
+    assert kernel.run(frame())[0] == PASSED
+
+
+# Counting
+
+_STEPS = st.one_of(
+    st.just(1),
+    st.integers(-120, 20),
+    st.sampled_from([2999, 3000, 3001, -99, -100, -101, 32768, 65535]),
+)
+_PACKETS = st.lists(
+    st.tuples(
+        _STEPS, st.sampled_from([0xABCD] * 8 + [0xABCE]), st.sampled_from([0] * 6 + [101]), st.integers(0, 30)
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.integers(0, 65535), packets=_PACKETS, down_after=st.integers(0, 20))
+def test_the_kernel_counts_as_the_relay_does(
+    kernel: Kernel, start: int, packets: list[tuple[int, int, int, int]], down_after: int
+) -> None:
+    """The same packets to `Reception` alone, and to one that hands over to the kernel after a few, and goes on."""
+    codecs = ((0, "PCMU", 8000), (101, "telephone-event", 8000))
+    alone, shared = Reception(), Reception()
+    alone.codecs(codecs)
+    shared.codecs(codecs)
+    now = time.monotonic()
+    seq, timestamp, flow = start, 0, None
+    packets = [(0, 0xABCD, 0, 0), *packets]
+    for index, (step, ssrc, payload_type, size) in enumerate(packets):
+        seq = seq + step & 0xFFFF
+        timestamp += 160
+        packet = rtp_packet(seq, timestamp, ssrc, bytes(size), payload_type)
+        values = len(packet), 0x8000 | payload_type, seq, timestamp, ssrc, now
+        alone.receive(*values)
+        if flow is None and index > down_after and shared.payload_type == 0:
+            flow = kernel.put(shared)
+        forwarded = flow is not None and kernel.run(frame(payload=packet))[0] == FORWARDED
+        if not forwarded:
+            if flow is not None:
+                state = kernel.table.take(flow)
+                assert state is not None
+                shared.resume(state)
+                flow = None
+            shared.receive(*values)
+    if flow is not None:
+        state = kernel.table.take(flow)
+        assert state is not None
+        shared.resume(state)
+    assert _counted(shared) == _counted(alone)
+
+
+def _counted(seen: Reception) -> tuple[object, ...]:
+    return (
+        seen.packets,
+        seen.bytes,
+        seen.lost,
+        seen.expected,
+        seen.reordered,
+        seen.resets,
+        seen.ssrc_changes,
+        seen.payload_types(),
+        seen.payload_type,
+        seen.tick,
+        [seen.follows(seen.ssrc, seq) for seq in range(0, 65536, 4096)],
+    )
+
+
+def test_jitter_is_that_of_rfc_3550(kernel: Kernel) -> None:
+    """The clock of the kernel cannot be set: what is compared is what the same arrival times make of it here."""
+    seen = reception()
+    flow = kernel.put(seen)
+    state = after = seen.state()
+    jitter, heard, timestamp, tick = state[3] / 16e9, state[2] / 1e9, 0, 1 / 8000
+    for index in range(20):
+        step = (0, 160, 320, 80)[index % 4]
+        now_timestamp = timestamp + step
+        assert kernel.run(frame(payload=rtp_packet(101 + index, now_timestamp, 0xABCD)))[0] == FORWARDED
+        read = kernel.table.read(flow)
+        assert read is not None
+        after = read
+        now = after[2] / 1e9
+        jitter += (abs(now - heard - step * tick) - jitter) / 16
+        heard, timestamp = now, now_timestamp
+        assert after[3] / 16e9 == pytest.approx(jitter, abs=1e-7)
+    assert after[4] >= after[3] > 0
+
+
+def test_the_beginning_of_another_file_is_no_jitter(kernel: Kernel) -> None:
+    flow = kernel.put(reception())
+    kernel.run(frame(payload=rtp_packet(101, 8000 * 3600, 0xABCD)))
+    kernel.run(frame(payload=rtp_packet(102, 0, 0xABCD)))
+    state = kernel.table.read(flow)
+    assert state is not None and state[4] / 16e9 < 1
+
+
+# Cost
+
+
+def test_a_flow_is_added_and_ended_in_microseconds(kernel: Kernel) -> None:
+    seen = reception()
+    course = table.Course(FAR_US, FAR_PEER, FAR_PEER[0], 1, 1500, 184)
+    keys = [table.key(US, ("203.0.113.21", 1024 + index)) for index in range(4000)]
+    begin = time.perf_counter()
+    for flow in keys:
+        kernel.table.put(flow, course, 1, 1, 1 / 8000, seen.state())
+    added = time.perf_counter()
+    assert {key for key, _ in kernel.loaded.flows.items()} == set(keys)
+    read = time.perf_counter()
+    assert all(kernel.table.take(flow) == seen.state() for flow in keys)
+    taken = time.perf_counter()
+    print(f"add {(added - begin) / 4e-3:.1f} us, take {(taken - read) / 4e-3:.1f} us")
+    # Ten on a machine that does nothing else; what is caught here is another order of magnitude.
+    assert (added - begin) / len(keys) < 100e-6 and (taken - read) / len(keys) < 100e-6
+
+
+def test_a_packet_costs_less_than_a_microsecond(kernel: Kernel) -> None:
+    kernel.put(reception(), allowed=(0,))
+    up, _, ns_up = bpf.test_run(kernel.loaded.program, frame(source=(PEER[0], 9)), repeat=100_000)
+    assert up == PASSED
+    print(f"a stranger's packet: {ns_up} ns")
+    assert ns_up < 5000
