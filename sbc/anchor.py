@@ -153,7 +153,10 @@ class LocalAnchor:
     # -- the verbs -----------------------------------------------------------------------------------------
 
     def offer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
-        """An offer from `source`, rewritten for `target`. The session in force stays until the answer."""
+        """An offer from `source`, rewritten for `target`. The session in force stays until the answer.
+
+        Offered to several targets, each that is not dropped may answer: what is in force is the latest answer.
+        """
         session = parse(sdp)
         state = self._calls.get(call)
         if state is None:
@@ -170,7 +173,10 @@ class LocalAnchor:
         lines.extend(Line(replace(media, port=0), Use.DISABLED) for media in state.places[asked:])
         self._admit(state, source, lines)
         if pending is not None:
-            self._abandon(state, pending, side_of(source.leg))
+            if pending.source.leg == source.leg and pending.target.leg != target.leg:
+                state.set_aside(pending)
+            else:
+                self._abandon(state, pending, side_of(source.leg))
         fresh: set[PortPair] = set()
         try:
             plans = [
@@ -207,7 +213,7 @@ class LocalAnchor:
         state = self._calls.get(call)
         if state is None:
             raise UsageError(f"no offer in call {call}")
-        exchange = state.exchange
+        exchange = state.resume(source.leg) if state.branches else state.exchange
         if exchange is None or exchange.source.leg != target.leg or exchange.target.leg != source.leg:
             leg = state.legs.get(target.leg)
             if leg is None or not leg.version:
@@ -227,6 +233,7 @@ class LocalAnchor:
             side_of(target.leg): offerer.origin not in (None, origin_of(exchange.session)),
             side_of(source.leg): answerer.origin not in (None, origin_of(session)),
         }
+        vacant = state.replaced(source, target)
         streams: list[Stream | None] = []
         sections: list[Section] = []
         refusals: list[Refusal] = []
@@ -234,7 +241,7 @@ class LocalAnchor:
             plan = exchange.plans[place]
             joined = None
             if place < len(answers):
-                earlier = Earlier(state.session[place], state.vacant, renewed)
+                earlier = Earlier(state.session[place], vacant, renewed)
                 joined = join(exchange, place, answers[place], earlier, state.decisions)
             if isinstance(joined, Stream) and plan is not None:
                 streams.append(joined)
@@ -250,7 +257,7 @@ class LocalAnchor:
         self._refuse_loops(state, streams)
         self._apply(state, MediaSession(self._limited(state, streams)))
         exchange.answered = True
-        state.vacant = None
+        state.holder = source.leg if side_of(source.leg) == "b" else target.leg
         state.places = [
             Media(media.kind, media.port, media.count, media.proto, media.formats)
             for media in (line.media for line in exchange.lines)
@@ -283,17 +290,17 @@ class LocalAnchor:
             self._relay.limits(stream.id, stream.limits.start_s, stream.limits.silence_s)
 
     def drop(self, call: str, leg: str) -> None:
-        """This leg will not come to be (failover): free what was made for it alone."""
+        """This leg of side b will not come to be (failover, forking): free what was made for it alone."""
         state = self._calls.get(call)
         if state is None or state.legs.pop(leg, None) is None:
             return
-        side = side_of(leg)
-        exchange = state.exchange
-        if exchange is not None and leg in (exchange.source.leg, exchange.target.leg):
-            self._abandon(state, exchange, "b" if side == "a" else "a")
-            if any(state.session):
-                self._apply(state, state.session.muted(side))
-                state.vacant = side
+        branch, exchange = state.branches.pop(leg, None), state.exchange
+        if branch is not None:
+            self._ports.free(branch.fresh)
+        elif exchange is not None and leg in (exchange.source.leg, exchange.target.leg):
+            self._abandon(state, exchange, "a")
+        if leg == state.holder and any(state.session):
+            self._apply(state, state.session.muted("b"))
 
     def delete(self, call: str) -> bool:
         """The call is over: close its streams, free its ports.
@@ -306,8 +313,10 @@ class LocalAnchor:
             return False
         if state.exchange is not None:
             self._ports.free(state.exchange.fresh)
+        for branch in state.branches.values():
+            self._ports.free(branch.fresh)
         self._ports.free(state.kept.values())
-        state.exchange, state.kept = None, {}
+        state.exchange, state.kept, state.branches = None, {}, {}
         self._apply(state, MediaSession())
         if not state.closing:
             return False
@@ -458,6 +467,7 @@ class LocalAnchor:
         stream = state.session[place]
         if stream is not None and stream.kind != line.use.value:
             stream = None
+        vacant = state.replaced(source, target)
         pairs: dict[Side, PortPair] = {}
         hosts: dict[Side, str] = {}
         for party, own in ((source, line), (target, None)):
@@ -467,7 +477,7 @@ class LocalAnchor:
             side = side_of(party.leg)
             hosts[side] = address.advertised
             pair = None
-            if stream is not None and side != state.vacant:
+            if stream is not None and side != vacant:
                 pair = stream.end(side).local
             if pair is None or pair.network != address.pool:
                 pair = state.kept.get((place, side))
@@ -500,10 +510,7 @@ class LocalAnchor:
 
     def _abandon(self, state: CallMedia, exchange: Exchange, keep: Side) -> None:
         """Free what an exchange took and no stream uses; what it took for side `keep` stays with the call."""
-        for place, plan in enumerate(exchange.plans):
-            if plan is not None and plan.pairs[keep] in exchange.fresh:
-                exchange.fresh.remove(plan.pairs[keep])
-                state.kept[place, keep] = plan.pairs[keep]
+        state.keep(exchange, keep)
         self._ports.free(exchange.fresh)
         state.exchange = None
 
@@ -574,7 +581,10 @@ class LocalAnchor:
                 case Change(number, side, end, old):
                     if end.local != old.local:
                         fresh.discard(end.local)
-                        state.retired.setdefault(number, []).append(old.local)
+                        retired = state.retired.setdefault(number, [])
+                        if end.local in retired:
+                            retired.remove(end.local)
+                        retired.append(old.local)
                     self._relay.change(number, side, end)
                 case Limit(number, limits):
                     self._relay.limits(number, limits.start_s, limits.silence_s)

@@ -31,8 +31,9 @@ from sbc.routing import CallRequest, Refusal, Router
 from sbc.sites import Sites
 from sbc.switchboard import REPORT_S, Live, Switchboard, dialog_key
 from sbc.trunks import Ping, Trunks
-from signaling.b2bua import Call, OnLeg, user_of
+from signaling.b2bua import Call, user_of
 from signaling.b2bua import State as CallState
+from signaling.call_effects import OnLeg
 from signaling.caller import CallerLeg
 from signaling.errors import ParseError, PeerError
 from signaling.events import Offered

@@ -94,9 +94,10 @@ class Exchange:
 class CallMedia:
     """The media of one call.
 
-    `session` has the streams in force and `places` the m= lines that they (or nothing) stand for. `kept` are ports
-    of a party that stays while the other is replaced (failover), `vacant` the side whose party was dropped when
-    its streams were open already, `retired` ports that an open stream has moved away from, `closing` ports of
+    `session` has the streams in force, `places` the m= lines that they (or nothing) stand for, and `holder` is the
+    leg whose answer or offer made side b of them. `branches` are the offers that wait for legs that ring beside the
+    one of `exchange`. `kept` are ports of a party that stays while the other is replaced (failover, or another
+    branch answers), `retired` ports that an open stream has moved away from, `closing` ports of
     streams that the relay has yet to close. `past` and `final` make the last report.
     """
 
@@ -108,12 +109,52 @@ class CallMedia:
     legs: dict[str, LegSdp] = field(default_factory=dict)
     exchange: Exchange | None = None
     kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
-    vacant: Side | None = None
+    holder: str = ""
+    branches: dict[str, Exchange] = field(default_factory=dict)
     retired: dict[int, list[PortPair]] = field(default_factory=dict)
     closing: dict[int, list[PortPair]] = field(default_factory=dict)
     past: dict[int, MediaLine] = field(default_factory=dict)
     final: dict[int, StreamCounters] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
+
+    def replaced(self, source: Party, target: Party) -> Side | None:
+        """Side b, when what is in force there is of another leg than either of these."""
+        return None if self.holder in ("", source.leg, target.leg) else "b"
+
+    def keep(self, exchange: Exchange, side: Side) -> None:
+        """What an exchange took for one side and no stream uses stays with the call."""
+        for place, plan in enumerate(exchange.plans):
+            if plan is not None and plan.pairs[side] in exchange.fresh:
+                exchange.fresh.remove(plan.pairs[side])
+                self.kept[place, side] = plan.pairs[side]
+
+    def set_aside(self, exchange: Exchange) -> None:
+        """Another leg is asked, or answers, beside the target of this offer: all of them share the offerer's ports."""
+        self.keep(exchange, side_of(exchange.source.leg))
+        self.branches[exchange.target.leg] = exchange
+        self.exchange = None
+
+    def resume(self, leg: str) -> Exchange | None:
+        """The offer that waits for `leg` is the one in question again."""
+        exchange = self.branches.pop(leg, None)
+        if exchange is None:
+            return self.exchange
+        if self.exchange is not None:
+            self.set_aside(self.exchange)
+        side = side_of(exchange.source.leg)
+        for place, plan in enumerate(exchange.plans):
+            if plan is None:
+                continue
+            pair, stream = plan.pairs[side], self.session[place]
+            if stream is not None and stream.end(side).local == pair:
+                exchange.plans[place] = Plan(stream.id, plan.pairs, plan.hosts)
+            elif self.kept.get((place, side)) == pair:
+                del self.kept[place, side]
+                exchange.fresh.add(pair)
+            else:
+                exchange.plans[place] = None  # its stream was given up with the answer of another leg
+        self.exchange = exchange
+        return exchange
 
     def snapshot(self) -> dict[str, Any]:
         """The call as plain data that JSON can carry (design.md s.4.4); what is under negotiation is left out."""
@@ -134,7 +175,9 @@ class CallMedia:
         streams = [None if stream is None else replace(stream, id=number()) for stream in session.streams]
         legs = {name: LegSdp(*values) for name, values in data["legs"].items()}
         places = [Media(kind, 0, 1, proto, tuple(formats)) for kind, proto, formats in data["places"]]
-        return cls(data["call"], policy, policy.allowed, MediaSession(tuple(streams)), places, legs)
+        holder = next((name for name in legs if name != "a"), "")
+        session = MediaSession(tuple(streams))
+        return cls(data["call"], policy, policy.allowed, session, places, legs, holder=holder)
 
 
 def side_of(leg: str) -> Side:
@@ -217,8 +260,8 @@ def nat_decision(party: Party, line: Line, learn: Learn, expect: str | None, why
 
 @frozen
 class Earlier:
-    """What was in force where a new stream is made: the stream there, the side whose party has been replaced
-    since, and the sides whose o= line has changed."""
+    """What was in force where a new stream is made: the stream there, the side whose party is another one now,
+    and the sides whose o= line has changed."""
 
     stream: Stream | None
     vacant: Side | None

@@ -18,8 +18,8 @@ from sbc.routing import Router, Target
 from sbc.sites import Sites, leg_settings
 from sbc.trunks import Trunks
 from sbc.wakeups import Wakeups
-from signaling.b2bua import (
-    Call,
+from signaling.b2bua import Call
+from signaling.call_effects import (
     Cross,
     Dial,
     DropLeg,
@@ -31,7 +31,7 @@ from signaling.b2bua import (
     RejectOffer,
     SettleMedia,
 )
-from signaling.b2bua import Effect as CallEffect
+from signaling.call_effects import Effect as CallEffect
 from signaling.callee import CalleeLeg
 from signaling.errors import PeerError
 from signaling.events import Offered
@@ -43,6 +43,7 @@ from signaling.message import Request, Response
 from signaling.topology import Guard
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import Transactions, Transmit
+from signaling.usage import same_flow
 
 # How long the relay may take to report the final counters of a call before the CDR is written without them.
 REPORT_S = 2.0
@@ -328,13 +329,15 @@ class Switchboard:
     def _dial(self, live: Live, dial: Dial, now: float) -> Sequence[CallEffect]:
         call, target = live.call, dial.target
         assert call is not None and isinstance(target, Target)
-        flow = self._sites.flow_to(target.network, target.transport, target.address)
+        if not call.awaits(dial.name):
+            return []
+        flow = target.flow or self._sites.flow_to(target.network, target.transport, target.address)
         live.record.try_target(dial.name, target, self._wall())
         self.occupy(live, target.trunk)
         if flow is None:
             family = "IPv6" if ":" in target.address[0] else "IPv4"
             reason = f"no {target.transport} listener for {family} on network {target.network}"
-            return call.not_dialled(PeerError(500, reason, "no-listener"), now)
+            return call.not_dialled(dial.name, PeerError(500, reason, "no-listener"), now)
         offered = dial.offered
         party = Party(dial.name, target.network, target.address[0], target.nat)
         live.parties[dial.name] = party
@@ -343,7 +346,7 @@ class Switchboard:
             if sdp is not None:
                 sdp = self._anchor.offer(call.id, live.parties["a"], party, sdp)
         except PeerError as error:
-            return call.not_dialled(error, now)
+            return call.not_dialled(dial.name, error, now)
         finally:
             self.note(live)
         to_send = Offered(
@@ -351,9 +354,11 @@ class Switchboard:
         )
         leg, effects = CalleeLeg.calling(
             dial.name, self.settings, self._sites.site(flow), flow, target.host, target.user, to_send,
-            self._tag, now, self.accounts.of(target.trunk),
+            self._tag, now, self.accounts.of(target.trunk), target.contact,
         )  # fmt: skip
         self.own(live, leg)
+        if target.flow is not None:
+            leg.destination = same_flow  # it is reached by no other way than the one that it registered by
         live.record.add_leg(dial.name, flow, target.trunk, leg.dialog.call_id)
         return call.dialled(leg, effects, now)
 
@@ -369,9 +374,7 @@ class Switchboard:
             ),
             self._wall(),
         )
-        if not targets:
-            return call.not_followed(now)
-        return call.begin(targets, now)
+        return call.followed(follow.name, targets, now)
 
     def _cross(self, live: Live, cross: Cross, now: float) -> Sequence[CallEffect]:
         call = live.call
@@ -401,11 +404,12 @@ class Switchboard:
             case "tried":
                 live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
                 self.on_event("tried", live.record)
-                call = live.call
-                if call is not None and isinstance(call.target, Target):
+                if isinstance(milestone.target, Target):
                     self._trunks.attempted(
-                        call.target, milestone.status, milestone.rule, now, milestone.retry_after_s
+                        milestone.target, milestone.status, milestone.rule, now, milestone.retry_after_s
                     )
+            case "lost":
+                live.record.tried(milestone.leg, milestone.status, milestone.reason, milestone.rule, wall)
 
     def _finished(self, live: Live, finished: Finished, now: float) -> None:
         wall = self._wall()

@@ -1,18 +1,32 @@
 """A call: two legs and what passes between them (RFC 3261 s.6, RFC 7092).
 
-The caller's leg is "a"; each target that is tried gets a leg "b1", "b2", ... and the last one is the other
-side of the call. An event of one leg is delivered to the other after its SDP, if any, has crossed the border:
-the `Cross` effect asks for that, `crossed` and `not_crossed` answer it, at once or later. While an answer is
-outstanding everything else waits in order, so that events never overtake each other.
+The caller's leg is "a"; each target that is tried gets a leg "b1", "b2", ... and the one that answers is the other
+side of the call. Who is tried, and when, is a `Hunt` (`signaling.hunt`). An event of one leg is delivered to the
+other after its SDP, if any, has crossed the border: the `Cross` effect asks for that, `crossed` and `not_crossed`
+answer it, at once or later. While an answer is outstanding everything else waits in order, so that events never
+overtake each other.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Literal, Protocol, assert_never
+from typing import Any, Literal, TypeVar, assert_never
 
 from config.frozen import frozen
+from signaling.call_effects import (
+    Cross,
+    Dial,
+    DropLeg,
+    Effect,
+    Finished,
+    Follow,
+    Gone,
+    Milestone,
+    OnLeg,
+    RejectOffer,
+    SettleMedia,
+)
 from signaling.errors import PeerError
 from signaling.events import (
     Answered,
@@ -31,31 +45,17 @@ from signaling.events import (
     UpdateRejected,
 )
 from signaling.exchange import Effect as LegEffect
-from signaling.exchange import Ended, Raise, crossing_status
+from signaling.exchange import Ended, Raise
 from signaling.exchange import State as LegState
+from signaling.hunt import MAX_REDIRECTED, UNREACHABLE, Branch, Hunt, Target
 from signaling.leg import Leg
-from signaling.topology import Carried, clean_user, reason_phrase
+from signaling.reason import ELSEWHERE, reason_of, sip_reason
+from signaling.topology import clean_user
 from signaling.uri import SipUri, TelUri, parse_uri
 
 EARLY_PER_LEG = 16
 # A full port pool has room again as soon as somebody hangs up (RFC 3261 s.20.33).
 RETRY_AFTER_S = 5
-
-
-class Target(Protocol):
-    """One place to send the call to, as policy chose it."""
-
-    @property
-    def trunk(self) -> str:
-        """Its name for people."""
-
-    @property
-    def failover_on(self) -> frozenset[int]:
-        """Final answers that make the call go on to the next target."""
-
-    @property
-    def redirects(self) -> str:
-        """ "follow" or "pass" for 3xx answers."""
 
 
 class State(Enum):
@@ -65,88 +65,6 @@ class State(Enum):
     CALLING = "calling"
     UP = "up"
     OVER = "over"
-
-
-@frozen
-class OnLeg:
-    """An effect of one leg."""
-
-    leg: Leg
-    effect: LegEffect
-
-
-@frozen
-class Dial:
-    """Make the leg `name` towards `target` with what was offered; answered by `dialled` or `not_dialled`."""
-
-    name: str
-    target: Target
-    offered: Offered
-
-
-@frozen
-class Cross:
-    """Rewrite `sdp`, an offer or an answer of `source`, for `target`."""
-
-    kind: Literal["offer", "answer"]
-    source: Leg
-    target: Leg
-    sdp: bytes
-
-
-@frozen
-class RejectOffer:
-    """The offer that crossed last was refused: the media session in force stays."""
-
-
-@frozen
-class SettleMedia:
-    """The answer that crossed last was the final one: nothing more is kept for another."""
-
-
-@frozen
-class DropLeg:
-    """The media made for this leg is not needed."""
-
-    name: str
-
-
-@frozen
-class Follow:
-    """A 3xx is to be followed: turn its contacts into targets; answered by `begin` or `refuse`."""
-
-    target: Target
-    contacts: tuple[str, ...]
-
-
-@frozen
-class Milestone:
-    """Something for the call's record: "ringing", "answered", or how a target ended ("tried")."""
-
-    what: Literal["ringing", "answered", "tried"]
-    leg: str
-    status: int = 0
-    reason: str = ""
-    rule: str = ""
-    retry_after_s: int | None = None
-
-
-@frozen
-class Finished:
-    """The call is over; the legs may still have goodbyes to say. `by` is "a", "b" or "sbc"."""
-
-    by: str
-    cause: str
-    text: str
-    status: int
-
-
-@frozen
-class Gone:
-    """No leg is left: forget the call."""
-
-
-Effect = OnLeg | Dial | Cross | RejectOffer | SettleMedia | DropLeg | Follow | Milestone | Finished | Gone
 
 
 @frozen
@@ -162,19 +80,16 @@ class Call:
 
     __slots__ = (
         "a",
-        "attempt",
         "b",
         "crossing",
         "deadline",
+        "hunt",
         "id",
         "late",
         "legs",
         "max_call_s",
         "offered",
-        "redirected",
         "state",
-        "target",
-        "targets",
         "updating",
         "waiting",
     )
@@ -186,10 +101,7 @@ class Call:
         self.legs: list[Leg] = [a]
         self.offered: Offered | None = offered
         self.state = State.ROUTING
-        self.targets: deque[Target] = deque()
-        self.target: Target | None = None
-        self.attempt = 0
-        self.redirected = 0
+        self.hunt: Hunt | None = None  # until somebody has answered
         self.late = offered.sdp is None
         self.updating: Updated | None = None
         self.crossing: Crossing | None = None
@@ -200,12 +112,12 @@ class Call:
     # -- inputs --------------------------------------------------------------------------------------------
 
     def begin(self, targets: Sequence[Target], now: float) -> list[Effect]:
-        """Policy has chosen: try `targets` in order, those of a redirect before those that were left."""
-        if self.state not in (State.ROUTING, State.CALLING):
+        """Policy has chosen: try `targets`, in their order and groups."""
+        if self.state is not State.ROUTING:
             return []
-        self.targets.extendleft(reversed(targets))
+        self.hunt = Hunt(targets)
         self.state = State.CALLING
-        return self._next_target(now)
+        return self._next_group(self.hunt, now)
 
     def refuse(self, rejected: Rejected, now: float, by: str = "sbc") -> list[Effect]:
         """Policy refuses the call, or no target is left."""
@@ -214,27 +126,37 @@ class Call:
         effects = self._to_leg(self.a, rejected, now)
         return [*effects, *self._finish(by, rejected.rule, rejected.reason, rejected.status)]
 
-    def not_followed(self, now: float) -> list[Effect]:
-        """The redirect that `Follow` asked for leads nowhere."""
-        if self.state is not State.CALLING:
+    def followed(self, name: str, targets: Sequence[Target], now: float) -> list[Effect]:
+        """Where the redirect that `Follow` asked for leads; `targets` come before those that were left."""
+        branch = self._branch(name)
+        if branch is None:
             return []
-        if self.targets:
-            return self._next_target(now)
-        return self.refuse(Rejected(480, "Temporarily Unavailable", "redirect-unusable"), now)
+        branch.rest.extendleft(reversed(targets))
+        if branch.rest:
+            return self._again(branch, now)
+        return self._branch_failed(branch, Rejected(480, "Temporarily Unavailable", "redirect-unusable"), now)
+
+    def awaits(self, name: str) -> bool:
+        """Whether the leg that `Dial` asked for is still wanted."""
+        return self._branch(name) is not None
 
     def dialled(self, leg: Leg, effects: Sequence[LegEffect], now: float) -> list[Effect]:
         """The leg that `Dial` asked for."""
-        if self.state is not State.CALLING:
-            return []
-        self.b = leg
+        branch = self._branch(leg.name)
+        if branch is None:
+            return [DropLeg(leg.name), OnLeg(leg, Ended())]
+        branch.leg = leg
         self.legs.append(leg)
         return self.on_leg(leg, effects, now)
 
-    def not_dialled(self, error: PeerError, now: float) -> list[Effect]:
+    def not_dialled(self, name: str, error: PeerError, now: float) -> list[Effect]:
         """The leg that `Dial` asked for cannot be made."""
+        branch = self._branch(name)
+        if branch is None:
+            return []
         retry_s = error.retry_after_s or (RETRY_AFTER_S if error.status == 503 else None)
         rejected = Rejected(error.status, error.reason, error.rule, retry_after_s=retry_s)
-        return self._target_failed(rejected, now, local=True)
+        return self._branch_failed(branch, rejected, now, local=True)
 
     def crossed(self, sdp: bytes, now: float) -> list[Effect]:
         """The SDP of the outstanding `Cross`, rewritten."""
@@ -243,11 +165,14 @@ class Call:
             return []
         self.crossing = None
         effects: list[Effect] = []
-        if isinstance(crossing.event, Answered):
+        answered = isinstance(crossing.event, Answered)
+        if answered:
             effects.append(Milestone("answered", crossing.cross.source.name, 200, "OK"))
         if crossing.cross.kind == "answer" and not isinstance(crossing.event, Progressed):
             effects.append(SettleMedia())
         effects.extend(self._deliver(crossing.cross.target, with_sdp(crossing.event, sdp), now))
+        if answered:
+            effects.extend(self._taken(now))
         return [*effects, *self._go_on(now)]
 
     def not_crossed(self, error: PeerError, now: float) -> list[Effect]:
@@ -278,9 +203,11 @@ class Call:
         if self.state is State.OVER:
             return []
         if self.state is not State.UP:
-            return self._give_up(Rejected(503, "Service Unavailable", cause), text, now)
+            effects = self._release_branches(Released(cause, text), now)
+            return [*effects, *self.refuse(Rejected(503, "Service Unavailable", cause), now)]
         released = Released(cause, text, reason_of(cause))
         effects = [effect for leg in self._joined() for effect in self._to_leg(leg, released, now)]
+        effects.extend(self._release_branches(released, now))
         return [*effects, *self._finish("sbc", cause, text, 200)]
 
     def next_timer(self) -> float | None:
@@ -288,6 +215,8 @@ class Call:
         times = [at for leg in self.legs if (at := leg.next_timer()) is not None]
         if self.deadline is not None:
             times.append(self.deadline)
+        if self.hunt is not None and (at := self.hunt.next_timer()) is not None:
+            times.append(at)
         return min(times) if times else None
 
     def handle_timer(self, now: float) -> list[Effect]:
@@ -297,6 +226,9 @@ class Call:
             effects = leg.handle_timer(now)
             if effects:
                 out.extend(self.on_leg(leg, effects, now))
+        if self.hunt is not None and self.crossing is None:
+            for branch in self.hunt.overdue(now):
+                out.extend(self._rung_out(branch, now))
         if self.deadline is not None and now >= self.deadline:
             self.deadline = None
             out.extend(self.hang_up("max-duration", f"longer than {self.max_call_s:g} s", now))
@@ -309,15 +241,16 @@ class Call:
             return []
         if leg is self.a:
             return self._from_a(event, now)
-        if leg is self.b:
-            return self._from_b(leg, event, now)
-        return []  # a target that was given up
+        if self.state is State.UP:
+            return self._from_b(leg, event, now) if leg is self.b else []
+        branch = None if self.hunt is None else self.hunt.branch_of(leg)
+        return [] if branch is None else self._from_branch(branch, leg, event, now)
 
     def _from_a(self, event: Event, now: float) -> list[Effect]:
         if isinstance(event, Released):
             if self.state is State.UP:
                 return self._released(self.a, event, now)
-            effects = [] if self.b is None else self._to_leg(self.b, event, now)
+            effects = self._release_branches(event, now)
             return [*effects, *self._finish("a", event.cause, event.text, 487)]
         if isinstance(event, Confirmed):
             self.offered = None
@@ -329,34 +262,44 @@ class Call:
         return self._inside(self.a, self.b, event, now)
 
     def _from_b(self, leg: Leg, event: Event, now: float) -> list[Effect]:
+        if isinstance(event, Released):
+            return self._released(leg, event, now)
+        return self._inside(leg, self.a, event, now)
+
+    def _from_branch(self, branch: Branch, leg: Leg, event: Event, now: float) -> list[Effect]:
         match event:
             case Progressed():
-                if self.attempt > 1:
-                    event = replace(event, early=event.early + EARLY_PER_LEG * (self.attempt - 1))
-                effects: list[Effect] = [Milestone("ringing", leg.name, event.status, event.reason)]
-                if event.sdp is not None:
-                    return [*effects, *self._cross("answer", leg, self.a, event, event.sdp, now)]
-                return [*effects, *self._to_leg(self.a, event, now)]
+                return self._progressed(branch, leg, event, now)
             case Answered():
-                if self.attempt > 1:
-                    event = replace(event, early=event.early + EARLY_PER_LEG * (self.attempt - 1))
-                self.state = State.UP
-                self.targets.clear()
-                self.deadline = now + self.max_call_s if self.max_call_s else None
                 if event.sdp is None:
                     return []  # a leg answers with SDP or not at all
+                self.state, self.b = State.UP, leg
                 kind: Literal["offer", "answer"] = "offer" if self.late else "answer"
-                return self._cross(kind, leg, self.a, event, event.sdp, now)
+                return self._cross(kind, leg, self.a, numbered(event, branch), event.sdp, now)
             case Rejected():
-                return self._target_failed(event, now)
+                return self._branch_failed(branch, event, now)
             case Redirected():
-                return self._redirected(event, now)
+                return self._redirected(branch, event, now)
             case Released():
-                if self.state is State.UP:
-                    return self._released(leg, event, now)
-                return self._target_failed(Rejected(480, "Temporarily Unavailable", event.cause), now)
+                rejected = Rejected(480, "Temporarily Unavailable", event.cause)
+                return self._branch_failed(branch, rejected, now)
+            case Informed():
+                answer = InformAnswered(event.number, 480, "Temporarily Unavailable")
+                return self._to_leg(leg, answer, now)
             case _:
-                return self._inside(leg, self.a, event, now)
+                return []
+
+    def _progressed(self, branch: Branch, leg: Leg, event: Progressed, now: float) -> list[Effect]:
+        effects: list[Effect] = [Milestone("ringing", leg.name, event.status, event.reason)]
+        event, hunt = numbered(event, branch), self.hunt
+        if event.sdp is not None and hunt is not None:
+            if hunt.early not in hunt.branches:
+                hunt.early = branch.name
+            if hunt.early == branch.name:
+                return [*effects, *self._cross("answer", leg, self.a, event, event.sdp, now)]
+            # One can be heard at a time: the first who plays something to the caller.
+            event = replace(event, sdp=None)
+        return [*effects, *self._to_leg(self.a, event, now)]
 
     def _inside(self, source: Leg, other: Leg, event: Event, now: float) -> list[Effect]:
         """An event of an established call; the same in both directions."""
@@ -424,15 +367,21 @@ class Call:
         match event:
             case Progressed():
                 # Early media that we cannot use is no reason to lose the call: ring without it.
+                if self.hunt is not None:
+                    self.hunt.early = ""
                 return self._deliver(crossing.cross.target, replace(event, sdp=None), now)
             case Updated():
                 self.updating = None
-                rejected = UpdateRejected(error.status, error.reason, error.rule)
-                return self._to_leg(source, rejected, now)
+                refused = UpdateRejected(error.status, error.reason, error.rule)
+                return self._to_leg(source, refused, now)
             case Answered():
-                self.state = State.CALLING
+                self.state, self.b = State.CALLING, None
                 effects = self._to_leg(source, Released(error.rule, error.reason), now)
-                return [*effects, *self.refuse(Rejected(error.status, error.reason, error.rule), now)]
+                branch = self._branch(source.name)
+                if branch is None:
+                    return effects
+                rejected = Rejected(error.status, error.reason, error.rule)
+                return [*effects, *self._branch_failed(branch, rejected, now)]
             case UpdateAccepted() | Confirmed():
                 # One side already has the new session and the other cannot: no session is left to keep.
                 return self.hang_up(error.rule, error.reason, now)
@@ -441,52 +390,113 @@ class Call:
 
     # -- targets -------------------------------------------------------------------------------------------
 
-    def _next_target(self, now: float) -> list[Effect]:
-        if not self.targets or self.offered is None:
-            return self.refuse(Rejected(503, "Service Unavailable", "no-target"), now)
-        self.target = self.targets.popleft()
-        self.attempt += 1
-        self.b = None
-        return [Dial(f"b{self.attempt}", self.target, self.offered)]
+    def _branch(self, name: str) -> Branch | None:
+        return None if self.hunt is None else self.hunt.branches.get(name)
 
-    def _target_failed(self, event: Rejected, now: float, local: bool = False) -> list[Effect]:
-        name = f"b{self.attempt}"
-        tried = Milestone("tried", name, event.status, event.reason, event.rule, event.retry_after_s)
-        out: list[Effect] = [tried, DropLeg(name)]
-        target = self.target
-        if self.targets and target is not None:
-            unreachable = event.rule in ("server-timeout", "server-unreachable")
-            if unreachable or event.status in target.failover_on:
-                return [*out, *self._next_target(now)]
-        if event.status in (401, 407):
-            # The challenge is between the trunk and us; the caller has no credentials for it.
-            event = Rejected(403, "Forbidden", "trunk-wants-credentials")
-        elif (status := crossing_status(event.status)) != event.status:
-            event = replace(event, status=status, reason=reason_phrase(status))
-        if self.state is State.UP:
-            self.state = State.CALLING
-        return [*out, *self.refuse(event, now, "sbc" if local or event.rule != "peer-rejected" else "b")]
+    def _next_group(self, hunt: Hunt, now: float) -> list[Effect]:
+        branches = hunt.next_group(now)
+        if not branches or self.offered is None:
+            return self._nobody(hunt, now)
+        return [Dial(branch.name, branch.target, self.offered) for branch in branches]
 
-    def _redirected(self, event: Redirected, now: float) -> list[Effect]:
-        target = self.target
-        name = f"b{self.attempt}"
-        if target is not None and target.redirects == "follow" and self.redirected < 5:
-            self.redirected += 1
-            tried = Milestone("tried", name, event.status, event.reason, "redirected")
-            return [tried, DropLeg(name), Follow(target, event.contacts)]
+    def _again(self, branch: Branch, now: float) -> list[Effect]:
+        """The next server of a branch."""
+        hunt = self.hunt
+        if hunt is None or self.offered is None:
+            return []
+        branch = hunt.again(branch, now)
+        return [Dial(branch.name, branch.target, self.offered)]
+
+    def _branch_failed(
+        self, branch: Branch, event: Rejected, now: float, local: bool = False
+    ) -> list[Effect]:
+        hunt, target = self.hunt, branch.target
+        if hunt is None:
+            return []
         out: list[Effect] = [
-            Milestone("tried", name, event.status, event.reason, "peer-redirected"),
+            Milestone(
+                "tried", branch.name, event.status, event.reason, event.rule, event.retry_after_s, target
+            ),
+            DropLeg(branch.name),
+        ]
+        goes_on = event.rule in UNREACHABLE or event.status in target.failover_on
+        if goes_on and branch.rest:
+            return [*out, *self._again(branch, now)]
+        hunt.failed(branch, event, local)
+        if event.status >= 600:
+            # RFC 3261 s.16.7 step 5: nobody else is to answer either.
+            out.extend(self._release_branches(Released("declined", event.reason, sip_reason(event)), now))
+            return [*out, *self._nobody(hunt, now)]
+        return [*out, *self._after(hunt, goes_on or branch.group > 0, now)]
+
+    def _after(self, hunt: Hunt, goes_on: bool, now: float) -> list[Effect]:
+        """A branch is over: wait for the others, or try the next group, or that was all."""
+        if hunt.branches:
+            return []
+        return self._next_group(hunt, now) if goes_on and hunt.more else self._nobody(hunt, now)
+
+    def _nobody(self, hunt: Hunt, now: float) -> list[Effect]:
+        """Nobody takes the call."""
+        failure = hunt.verdict()
+        event = failure.event
+        if isinstance(event, Rejected):
+            return self.refuse(event, now, failure.by)
+        users = tuple(user for contact in event.contacts if (user := user_of(contact)))
+        effects = self._to_leg(self.a, replace(event, contacts=(), users=users), now)
+        return [*effects, *self._finish("b", "peer-redirected", event.reason, event.status)]
+
+    def _redirected(self, branch: Branch, event: Redirected, now: float) -> list[Effect]:
+        hunt, target, name = self.hunt, branch.target, branch.name
+        if hunt is None:
+            return []
+        follow = target.redirects == "follow" and hunt.redirected < MAX_REDIRECTED
+        rule = "redirected" if follow else "peer-redirected"
+        out: list[Effect] = [
+            Milestone("tried", name, event.status, event.reason, rule, target=target),
             DropLeg(name),
         ]
-        users = tuple(user for contact in event.contacts if (user := user_of(contact)))
-        out.extend(self._to_leg(self.a, replace(event, contacts=(), users=users), now))
-        return [*out, *self._finish("b", "peer-redirected", event.reason, event.status)]
+        if follow:
+            hunt.redirected += 1
+            return [*out, Follow(name, target, event.contacts)]
+        hunt.failed(branch, event)
+        return [*out, *self._after(hunt, branch.group > 0, now)]
 
-    def _give_up(self, rejected: Rejected, text: str, now: float) -> list[Effect]:
+    def _rung_out(self, branch: Branch, now: float) -> list[Effect]:
+        """It has rung for as long as the next group lets it."""
+        if self._branch(branch.name) is not branch:
+            return []
+        branch.ring_until = None
+        branch.rest.clear()
+        released = Released("no-answer", f"no answer within {branch.target.ring_s:g} s")
+        out = [] if branch.leg is None else self._to_leg(branch.leg, released, now)
+        rejected = Rejected(480, "Temporarily Unavailable", "no-answer")
+        return [*out, *self._branch_failed(branch, rejected, now)]
+
+    def _taken(self, now: float) -> list[Effect]:
+        """Somebody has answered, and the caller has been told: the others need not ring any more."""
+        hunt, self.hunt = self.hunt, None
+        if self.state is not State.UP or hunt is None:
+            return []
+        self.deadline = now + self.max_call_s if self.max_call_s else None
         out: list[Effect] = []
-        if self.b is not None:
-            out.extend(self._to_leg(self.b, Released(rejected.rule, text), now))
-        return [*out, *self.refuse(rejected, now)]
+        for branch in hunt.branches.values():
+            if branch.leg is not self.b:
+                name = branch.name
+                out += [
+                    Milestone("lost", name, 487, "Request Terminated", "answered-elsewhere"),
+                    DropLeg(name),
+                ]
+                if branch.leg is not None:
+                    out.extend(self._to_leg(branch.leg, ELSEWHERE, now))
+        return out
+
+    def _release_branches(self, released: Released, now: float) -> list[Effect]:
+        """Nobody is to answer any more."""
+        if self.hunt is None:
+            return []
+        legs = [branch.leg for branch in self.hunt.branches.values() if branch.leg is not None]
+        self.hunt.branches.clear()
+        return [effect for leg in legs if leg is not self.b for effect in self._to_leg(leg, released, now)]
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -506,7 +516,7 @@ class Call:
         self.offered = None
         self.crossing = None
         self.waiting.clear()
-        self.targets.clear()
+        self.hunt = None
         out: list[Effect] = [Finished(by, cause, text, status)]
         if not self.legs:
             out.append(Gone())
@@ -529,8 +539,10 @@ class Call:
             self.state is State.UP
             and self.crossing is None
             and self.updating is None
+            and self.hunt is None
             and all(
-                leg.state is LegState.UP and leg.asked is None and leg.served is None for leg in self.legs
+                leg.state is LegState.UP and leg.asked is None and leg.served is None
+                for leg in self._joined()
             )
         )
 
@@ -550,29 +562,21 @@ class Call:
         call.id = data["id"]
         call.a, call.b, call.legs = a, b, [a, b]
         call.offered, call.state, call.late = None, State.UP, False
-        call.targets, call.target, call.attempt, call.redirected = deque(), None, 1, 0
-        call.updating, call.crossing, call.waiting = None, None, deque()
+        call.hunt, call.updating, call.crossing, call.waiting = None, None, None, deque()
         call.max_call_s = data["max_call_s"]
         remaining = data["remaining_s"]
         call.deadline = None if remaining is None else now + remaining
         return call
 
 
-# What the peers are told of why we end a call (RFC 3326), by ITU-T Q.850 s.2.2.7: the nearest cause there is.
-_Q850 = {
-    "bug": (41, "Temporary failure"),
-    "drain": (16, "Normal call clearing"),
-    "operator": (16, "Normal call clearing"),
-    "max-duration": (31, "Normal, unspecified"),
-    "peer-lost": (27, "Destination out of order"),
-}
-_TIMER_EXPIRED = (102, "Recovery on timer expiry")
+Early = TypeVar("Early", Progressed, Answered)
 
 
-def reason_of(cause: str) -> Carried:
-    """The Reason of a BYE that we send for `cause`; a timer of ours unless the table says otherwise."""
-    number, text = _Q850.get(cause, _TIMER_EXPIRED)
-    return Carried((("Reason", f'Q.850;cause={number};text="{text}"'),))
+def numbered(event: Early, branch: Branch) -> Early:
+    """The event with the number that its early dialog has among those of all branches."""
+    if branch.number == 1:
+        return event
+    return replace(event, early=event.early + EARLY_PER_LEG * (branch.number - 1))
 
 
 def user_of(text: str) -> str:

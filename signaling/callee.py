@@ -62,14 +62,18 @@ class CalleeLeg(Leg):
         tag: Callable[[], str],
         now: float,
         authorizer: Authorizer | None = None,
+        contact: str = "",
     ) -> "tuple[CalleeLeg, list[Effect]]":
-        """A leg that calls `user` at `host` by `flow` with what the other leg offered."""
+        """A leg that calls `user` at `host` by `flow` with what the other leg offered.
+
+        `contact` is the Request-URI of a phone: its own, to the letter (RFC 3261 s.16.6 step 2).
+        """
         domain = f"[{host}]" if ":" in host else host
         userinfo = f"{user}@" if user else ""
         transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
         dialog = Dialog(tag() + tag(), offered.caller.render(site), tag(), f"<sip:{userinfo}{domain}>", "")
         address: Address = (host, flow.remote[1])
-        dialog.remote_target = f"sip:{userinfo}{host_port(address)}{transport}"
+        dialog.remote_target = contact or f"sip:{userinfo}{host_port(address)}{transport}"
         leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
         leg.owns_call_id = True
         leg.forks, leg.early_sdp, leg.declined = {}, {}, {}

@@ -21,6 +21,7 @@ A = Party("a", "public", "198.51.100.9", nat=True)
 B1 = Party("b1", "private", "10.0.0.20")
 B2 = Party("b2", "private", "10.0.0.21")
 FAR = Party("b2", "trunks", "2001:db8:5::1")
+THIRD = Party("b3", "trunks", "2001:db8:5::1")
 
 
 def sdp(*media: str, host: str = "192.0.2.50", version: int = 1, name: str = "alice") -> bytes:
@@ -756,12 +757,96 @@ def test_the_last_target_fails(bench: Bench) -> None:
     bench.at_rest()
 
 
-def test_an_offer_to_the_next_target_replaces_the_unanswered_one(bench: Bench) -> None:
+# -- forking -----------------------------------------------------------------------------------------------
+
+
+def test_targets_that_ring_at_once_have_ports_of_their_own_and_share_those_of_the_caller(
+    bench: Bench,
+) -> None:
+    ports = [media_of(bench.offer(target=target)).port for target in (B1, B2, THIRD)]
+    assert len(set(ports)) == 3
+    assert (bench.pool.in_use("public"), bench.anchor.ports_in_use()) == (1, 4)
+    answer = bench.answer(of_b(host="10.0.0.88"), source=B2)
+    assert media_of(answer).port == 20000
+    assert (bench.stream.b.remote, bench.stream.b.local.rtp) == (("10.0.0.88", 5000), ports[1])
+    bench.anchor.settle("c")
+    bench.anchor.drop("c", "b1")
+    bench.anchor.drop("c", "b3")
+    assert bench.anchor.ports_in_use() == 2
+    bench.at_rest()
+
+
+def test_early_media_of_one_target_and_the_answer_of_another(bench: Bench) -> None:
+    """RFC 3261 s.13.2.2.4: two dialogs, and each has its own answer to the offer."""
+    bench.offer()
+    offered = media_of(bench.offer(target=B2)).port
+    early = bench.answer()
+    before = bench.stream
+    answer = bench.answer(of_b("audio 5004 RTP/AVP 8", host="10.0.0.88"), source=B2)
+    assert media_of(answer).port == media_of(early).port == 20000
+    assert media_of(answer).formats == ("8",)
+    stream = changed(bench, before)
+    assert (stream.b.remote, stream.b.local.rtp) == (("10.0.0.88", 5004), offered)
+    assert stream.b.epoch > before.b.epoch
+    assert stream.a.local == before.a.local
+    assert list(bench.relay.streams) == [before.id], (
+        "what the caller sends goes to the same port all the time"
+    )
+    bench.anchor.settle("c")
+    bench.anchor.drop("c", "b1")
+    assert changed(bench, before) == stream, "the loser takes nothing of the winner along"
+    bench.at_rest()
+
+
+def test_a_target_that_takes_the_place_of_another_beside_early_media(bench: Bench) -> None:
     bench.offer()
     bench.offer(target=B2)
-    assert bench.anchor.ports_in_use() == 2
-    answer = bench.answer(source=B2)
-    assert media_of(answer).port == 20000
+    bench.answer()
+    before = bench.stream
+    bench.anchor.drop("c", "b2")
+    offered = media_of(bench.offer(target=FAR)).port
+    assert bench.relay.changes == [], "the early media of the other goes on"
+    bench.answer(of_b(host="2001:db8:5::77"), source=FAR)
+    assert changed(bench, before).b.local.rtp == offered
+    bench.at_rest()
+
+
+def test_early_media_goes_from_one_target_to_the_other_and_back(bench: Bench) -> None:
+    ports = [media_of(bench.offer(target=target)).port for target in (B1, B2)]
+    bench.answer()
+    before = bench.stream
+    for source, host, port in ((B2, "10.0.0.88", ports[1]), (B1, "10.0.0.77", ports[0])):
+        bench.answer(of_b(host=host), source=source)
+        assert changed(bench, before).b.local.rtp == port
+    bench.anchor.drop("c", "b1")
+    muted = changed(bench, before)
+    assert (muted.b.remote, muted.b.receive) == (None, False)
+    bench.answer(of_b(host="10.0.0.88"), source=B2)
+    assert changed(bench, before).b.remote == ("10.0.0.88", 5000)
+    bench.at_rest()
+
+
+def test_one_target_wants_the_line_that_another_gave_up(bench: Bench) -> None:
+    two = sdp("audio 4000 RTP/AVP 0", "video 4002 RTP/AVP 34")
+    bench.offer(two)
+    bench.offer(two, target=B2)
+    both = of_b("audio 5000 RTP/AVP 0", "video 5002 RTP/AVP 34")
+    bench.answer(both)
+    bench.answer(of_b("audio 5000 RTP/AVP 0", "video 0 RTP/AVP 34"))
+    answer = bench.answer(of_b("audio 5000 RTP/AVP 0", "video 5002 RTP/AVP 34", host="10.0.0.88"), source=B2)
+    assert [line.port > 0 for line in parse(answer).media] == [True, False], "its ports rest"
+    bench.anchor.settle("c")
+    bench.anchor.drop("c", "b1")
+    bench.at_rest()
+
+
+def test_a_bad_answer_of_one_target_leaves_the_others(bench: Bench) -> None:
+    bench.offer()
+    bench.offer(target=B2)
+    with pytest.raises(PeerError):
+        bench.answer(of_b("audio 5000 RTP/SAVP 0"), source=B2)
+    bench.anchor.drop("c", "b2")
+    assert media_of(bench.answer()).port == 20000
     bench.at_rest()
 
 
