@@ -75,7 +75,8 @@ class _Question:
 class BindingClient:
     """One search for our address. `begin`, `receive` and `handle_timer` return what is to be sent.
 
-    `token(n)` gives n unguessable bytes. `mapped` is the answer; `failures` says of each server what was wrong.
+    `token(n)` gives n unguessable bytes. `mapped` is the answer of `server`; `failures` says what was wrong with
+    each of the others.
     """
 
     def __init__(self, servers: Sequence[Address], token: Callable[[int], bytes]) -> None:
@@ -85,6 +86,7 @@ class BindingClient:
         self._next_at = math.inf
         self.state = State.ASKING
         self.mapped: Address | None = None
+        self.server: Address | None = None
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ class BindingClient:
             else:
                 mapped = mapped_address(message)
                 if _is_ours(mapped[0], source[0]):
-                    self.mapped, self.state = mapped, State.ANSWERED
+                    self.mapped, self.server, self.state = mapped, source, State.ANSWERED
                     return []
                 question.failure = f"says that we are {mapped[0]}"
         except StunError as error:

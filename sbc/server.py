@@ -23,7 +23,9 @@ from config.problems import ConfigError
 from media.ports import PortPool
 from media.relay import RelayEvent, StreamCounters, WorkerRestarted
 from media.workers import WorkerRelay
+from nat.binding import BindingServer
 from nat.interfaces import resolve
+from nat.stun import is_stun
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
 from sbc.cdr import CdrWriter
@@ -33,6 +35,7 @@ from sbc.log import LogFile, get_log
 from sbc.media_policy import media_ranges
 from sbc.names import LOOKUPS, resolver_for
 from sbc.operator import Operator
+from sbc.own_address import OwnAddresses
 from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
 from sbc.sites import Sites
@@ -99,21 +102,25 @@ class Server:
             on_event=self._journal.event,
         )
         self._relay.on_event = self._relay_event
+        self._own_addresses = OwnAddresses(config, self._own_address_changed)
+        self._stun = BindingServer()
 
     # -- life ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Open everything, serve until `stop`, drain, close everything. Raises StartError; called once."""
         try:
+            await self._own_addresses.first()
             with contextlib.closing(self._open()) as control:
                 async with asyncio.TaskGroup() as tasks:
                     attending = tasks.create_task(control.serve())
                     living = tasks.create_task(self._supervisor.keep_alive(self._status))
                     asking = tasks.create_task(self._resolve_names())
+                    looking = tasks.create_task(self._own_addresses.run())
                     self._announce()
                     await self._stopping.wait()
                     await self._drain()
-                    for task in (attending, living, asking):
+                    for task in (attending, living, asking, looking):
                         task.cancel()
         finally:
             await self._close()
@@ -223,6 +230,9 @@ class Server:
         self._wires.send(data, flow)
 
     def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
+        if data[0] < 4 and is_stun(data):
+            self._answer_stun(data, flow)
+            return
         debugging = self._log.debugging
         if debugging:
             self._journal.begin(data, flow, age_s)
@@ -234,6 +244,15 @@ class Server:
         if debugging:
             self._journal.finish(self._known())
         self._rearm()
+
+    def _answer_stun(self, data: bytes, flow: Flow) -> None:
+        # RFC 5626 s.4.4.2: STUN beside SIP on one UDP port, told apart by the first byte.
+        if not self.config.networks[flow.network].stun or flow.reliable:
+            self._stun.dropped += 1
+            return
+        answer = self._stun.receive(data, flow.remote, self._loop.time())
+        if answer is not None:
+            self._wires.send(answer, flow)
 
     def _known(self) -> list[CallRecord]:
         return [*self.calls.live.values(), *reversed(self.calls.recent)]
@@ -295,6 +314,14 @@ class Server:
         if self._cdr is not None:
             self._cdr.write(record)
 
+    # -- our own address -----------------------------------------------------------------------------------
+
+    def _own_address_changed(self, network: str, address: str) -> None:
+        """STUN has told another address than before: new calls have it, those in progress keep theirs."""
+        self.config = self._own_addresses.apply(self.config)
+        self.calls.reload(self.config, self._loop.time())
+        self._rearm()
+
     # -- what the operator asks ----------------------------------------------------------------------------
 
     def reload(self) -> list[str]:
@@ -303,7 +330,7 @@ class Server:
         if report.config is None:
             raise ControlError("\n".join(["nothing was changed:", *map(str, report.problems)]))
         try:
-            fresh = self._adapt(resolve(report.config))
+            fresh = self._own_addresses.apply(self._adapt(resolve(report.config)))
         except ConfigError as error:
             raise ControlError(f"nothing was changed:\n{error}") from error
         changes = difference(self.config, fresh)
@@ -321,6 +348,7 @@ class Server:
         self.calls.reload(fresh, self._loop.time())
         self.config, old_cdr, self._cdr = fresh, self._cdr, cdr
         self._names_changed.set()
+        self._own_addresses.reconfigure(fresh)
         if old_cdr is not None:
             old_cdr.close()
         self._rearm()
@@ -353,7 +381,8 @@ class Server:
         """Counters since the start: calls and refusals, transports, the log."""
         transports = {f"transport.{name}": count for name, count in asdict(self._wires.counters).items()}
         dropped = 0 if self._log_file is None else self._log_file.dropped
-        return {**self.calls.stats, **self._journal.bugs, **transports, "log.dropped": dropped}
+        stun = {"stun.answered": self._stun.answered, "stun.dropped": self._stun.dropped}
+        return {**self.calls.stats, **self._journal.bugs, **transports, **stun, "log.dropped": dropped}
 
     def _status(self) -> str:
         return f"{len(self.calls.live)} calls"

@@ -18,12 +18,14 @@ import pytest
 
 from config.load import load
 from config.model import Config
+from nat.stun import binding_request, mapped_address, parse
 from sbc.control import ControlError, ask
 from sbc.names import LOOKUPS
 from sbc.phone import CallFailed, Phone, Talk
 from sbc.preflight import StartError
 from sbc.server import Server
 from signaling.resolver import ResolveError
+from tests.harness.stun import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +48,7 @@ class Ports:
 
 
 def text(ports: Ports, folder: Path, **changes: str) -> str:
-    values = {"drain_s": "30", "max_calls": "20", "extra": "", **changes}
+    values = {"drain_s": "30", "max_calls": "20", "extra": "", "public": "", **changes}
     return f"""
 networks:
   public:
@@ -54,6 +56,7 @@ networks:
     listen: [udp:{ports.public}, tcp:{ports.public}]
     media_ports: {ports.media}-{ports.media + 49}
     nat: far-end
+    {values["public"]}
   private:
     address: 127.0.2.1
     listen: [udp:{ports.private}]
@@ -374,3 +377,57 @@ def test_run_refuses_what_check_refuses(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "nonsense: unknown key" in errors
     assert "Traceback" not in errors
+
+
+def test_the_address_that_stun_finds_is_told_in_new_calls(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ports = Ports()
+        async with serving() as stun:
+            stun.says = "127.0.1.77"
+            public = f"advertise: auto\n    stun_servers: 127.0.0.1:{stun.port}"
+            config = written(ports, tmp_path, public=public)
+            async with (
+                phone("alice", "127.0.1.2", 0, 600, 1) as alice,
+                phone("bob", "127.0.2.2", ports.pbx, 1000, 2) as bob,
+                running(config) as server,
+            ):
+                first, other = await talking(alice, bob, ports)
+                assert "@127.0.1.77:" in first.target
+                assert other.target.endswith(f"@127.0.2.1:{ports.private}")
+                assert "advertise" not in "".join(server.reload())
+                stun.says = "127.0.1.78"
+                server._own_addresses.reconfigure(config.model_copy(update={"networks": asked_again(config)}))
+                await until(lambda: server.config.networks["public"].advertised == "127.0.1.78")
+                await other.hang_up()
+                await first.ended.wait()
+                second, _ = await talking(alice, bob, ports)
+                assert "@127.0.1.78:" in second.target
+
+    asyncio.run(scenario())
+
+
+def asked_again(config: Config) -> dict[str, object]:
+    """The networks with another question, so that it is asked at once and not in a minute."""
+    public = config.networks["public"]
+    twice = public.model_copy(update={"stun_servers": public.stun_servers * 2})
+    return {**config.networks, "public": twice}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_stun_is_answered_beside_sip_where_it_is_wanted(tmp_path: Path, wanted: bool) -> None:
+    async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setblocking(False)
+            client.bind(("127.0.1.2", 0))
+            for request in (binding_request(bytes(12), 24), binding_request(bytes(12))):
+                client.sendto(request.encode(), ("127.0.1.1", ports.public))
+            await until(lambda: server.counts()["stun.dropped"] == (1 if wanted else 2))
+            if wanted:
+                answer, source = await loop.sock_recvfrom(client, 2048)
+                assert source == ("127.0.1.1", ports.public)
+                assert mapped_address(parse(answer)) == client.getsockname()
+                # The bare request would have been answered with more than it was.
+                assert server.counts()["stun.answered"] == 1
+
+    with_phones(tmp_path, scenario, public="stun: true" if wanted else "")
