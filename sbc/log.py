@@ -24,8 +24,13 @@ LEVELS = {
 }
 
 _SECRETS = (
-    # Digest answers and bearer tokens (RFC 3261 s.20.7, s.20.28): the scheme may be read.
-    re.compile(r"(?im)^(?P<keep>(?:[<>] )?(?:proxy-)?authorization[ \t]*:[ \t]*[\w-]{1,32}[ \t]+)[^\r\n]+"),
+    # Digest answers and bearer tokens (RFC 3261 s.20.7, s.20.28): the scheme may be read. A tab may have been made
+    # visible before, and a folded value goes on in the next line.
+    re.compile(
+        r"(?im)^(?P<keep>(?:[<>] )?(?:proxy-)?authorization(?:[ \t]|\\t)*+:(?:[ \t]|\\t)*+"
+        r"(?:[\w-]{1,32}(?:[ \t]|\\t)+)?)"
+        r"(?:[^\r\n]+|(?=\r?\n(?:[<>] )?(?:[ \t]|\\t)))(?:\r?\n(?:[<>] )?(?:[ \t]|\\t)[^\r\n]*)*+"
+    ),
     re.compile(
         r"(?i)(?P<keep>\b(?:password|passwd|secret|token|auth_pass|response|cnonce)=)"
         r"(?:\"[^\"]{0,1024}\"|[^\s,;\"]{1,1024})"

@@ -85,6 +85,9 @@ def test_a_newline_in_the_message_itself_is_escaped(sink: Sink) -> None:
         ('Authorization: Digest username="bob", response="6629fae49393a05397450978507c4ef1"', "6629fae"),
         ('> Proxy-Authorization: Digest username="bob", nonce="abc"', "abc"),
         ("< authorization : Bearer eyJhbGciOi", "eyJhbGciOi"),
+        ('Authorization:\tDigest\tusername="bob", nonce="abc"', "abc"),
+        ('< Proxy-Authorization \t:\t Digest username="bob"', "bob"),
+        ("> Authorization: c2VjcmV0", "c2VjcmV0"),
         ("Contact: <sip:alice:hunter2@192.0.2.1>", "hunter2"),
         ("password=hunter2 user=bob", "hunter2"),
         ('password="two words"', "two words"),
@@ -119,6 +122,31 @@ def test_redaction_holds_in_traced_messages(sink: Sink) -> None:
     log.message("<", b'REGISTER sip:x SIP/2.0\r\nAuthorization: Digest response="deadbeef"\r\n\r\n')
     assert "deadbeef" not in stream.getvalue()
     assert "< Authorization: Digest [redacted]" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'Authorization:\tDigest username="bob", nonce="deadbeef"',
+        b'Authorization\t:\tDigest\tnonce="deadbeef"',
+        b'AUTHORIZATION: Digest username="bob",\r\n\tnonce="deadbeef"',
+        b'Proxy-Authorization:\r\n Digest username="bob",\r\n  nonce="deadbeef"',
+        b"Authorization: Basic\r\n deadbeef",
+        b"Authorization:deadbeef",
+        b"Authorization:\tdeadbeef",
+    ],
+)
+@pytest.mark.parametrize("direction", ["<", ">"])
+def test_credentials_are_redacted_however_they_are_written(sink: Sink, line: bytes, direction: str) -> None:
+    stream, file, log = sink
+    file.change("debug", None)
+    log.message(
+        direction, b"REGISTER sip:x SIP/2.0\r\nCSeq: 7 REGISTER\r\n" + line + b"\r\nExpires: 60\r\n\r\n"
+    )
+    text = stream.getvalue()
+    assert "deadbeef" not in text and "bob" not in text
+    assert "[redacted]" in text
+    assert f"{direction} CSeq: 7 REGISTER\n" in text and f"{direction} Expires: 60\n" in text
 
 
 def test_an_error_brings_its_traceback(sink: Sink) -> None:
