@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from config.frozen import frozen
-from config.model import Config, Route, Trunk
+from config.model import PHONES, Config, Route, Trunk
 from sbc.decisions import Decision
 from signaling.errors import ParseError
 from signaling.flow import Address, Flow, host_port
@@ -41,26 +42,36 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9\-_.!~*'()&=+$,;?/]")
 
 @frozen
 class Source:
-    """Who sent a request: `host` is its address, `trunk` None for one that belongs to no trunk."""
+    """Who sent a request: `host` is its address, `trunk` None for one that belongs to no trunk.
+
+    `phone` is the user of the phone that it is; "" for one that may call without having registered, None for none.
+    """
 
     network: str
     trunk: str | None
     host: str
+    phone: str | None = None
 
     def __str__(self) -> str:
+        if self.phone is not None:
+            return f"phone of {self.phone or 'nobody'} in network {self.network}"
         owner = "no trunk" if self.trunk is None else f"trunk {self.trunk}"
         return f"{owner} in network {self.network}"
 
 
 @frozen
 class CallRequest:
-    """What routing looks at: called user and host of the Request-URI ("" for a tel: URI), calling user of From."""
+    """What routing looks at: called user and host of the Request-URI ("" for a tel: URI), calling user of From.
+
+    `gruu` is the parameter gr of the Request-URI (RFC 5627), None where there is none.
+    """
 
     source: Source
     user: str
     host: str = ""
     caller: str = ""
     emergency: bool = False
+    gruu: str | None = None
 
 
 @frozen
@@ -103,6 +114,18 @@ class Refusal:
     reason: str
     rule: str
     retry_after_s: int | None = None
+
+
+class Phones(Protocol):
+    """The registered phones, as routes ask for them (`sbc.phonebook`). `user` is the called user, without escapes."""
+
+    def registered(self, request: CallRequest, user: str, now: float) -> bool:
+        """Whether there is a phone to call."""
+
+    def targets(
+        self, request: CallRequest, user: str, now: float
+    ) -> "tuple[tuple[Target, ...], Decision, Refusal | None]":
+        """The phones to ring, or why there is none."""
 
 
 class Health(Enum):
@@ -160,6 +183,7 @@ class _Pick:
     full: int = 0
     unresolved: int = 0
     back_s: list[float] = field(default_factory=list)
+    absent: Refusal | None = None
 
 
 class Router:
@@ -224,11 +248,17 @@ class Router:
     # -- where it goes -------------------------------------------------------------------------------------
 
     def route(
-        self, request: CallRequest, servers: ServersSnapshot, calls: Mapping[str, int] | None = None
+        self,
+        request: CallRequest,
+        servers: ServersSnapshot,
+        calls: Mapping[str, int] | None = None,
+        phones: Phones | None = None,
+        now: float = 0.0,
     ) -> tuple[Plan | Refusal, tuple[Decision, ...]]:
-        """The servers to try, or the refusal, with everything that was considered.
+        """The servers and phones to try, or the refusal, with everything that was considered.
 
-        `calls` are the calls in progress by trunk, for `trunks.*.max_calls` of the trunks called.
+        `calls` are the calls in progress by trunk, for `trunks.*.max_calls` of the trunks called; `phones` those that
+        are registered at `now`.
         """
         called = _called(request)
         number = called.partition(";")[0]
@@ -241,12 +271,16 @@ class Router:
         looped = False
         for rule in self._rules:
             misfit = _misfit(rule, request, number)
+            if misfit is None and rule.route.when == "registered" and PHONES in rule.route.to:
+                user = _plain(rule.route, called)
+                if phones is None or not phones.registered(request, user, now):
+                    misfit = "when"
             if misfit is None:
                 decisions.append(_fits(rule, request, number))
                 if rule.route.reject is not None:
                     reject = rule.route.reject
                     return Refusal(reject.status, reject.reason, "rejected-by-route"), tuple(decisions)
-                pick = self._pick(rule, request, called, servers, calls or {})
+                pick = self._pick(rule, request, called, servers, calls or {}, phones, now)
                 decisions.extend(pick.decisions)
                 if pick.looped == len(rule.route.to):
                     # Every trunk of it is where the call came from: as if the route did not fit.
@@ -276,10 +310,18 @@ class Router:
         called: str,
         servers: ServersSnapshot,
         calls: Mapping[str, int],
+        phones: Phones | None,
+        now: float,
     ) -> _Pick:
         route, pick = rule.route, _Pick()
         user = _rewritten(route, called)
         for name in route.to:
+            if name == PHONES:
+                if phones is not None:
+                    targets, decision, pick.absent = phones.targets(request, _plain(route, called), now)
+                    pick.up.extend(targets)
+                    pick.decisions.append(decision)
+                continue
             trunk = self._trunks[name]
             if name == request.source.trunk and route.from_ != name:
                 pick.looped += 1
@@ -345,6 +387,8 @@ class Router:
         targets = (pick.up + pick.suspect)[:MAX_TARGETS]
         if targets:
             return Plan(tuple(targets), rule.name)
+        if pick.absent is not None and not pick.back_s and not pick.unresolved:
+            return pick.absent
         if pick.full:
             return Refusal(503, "Trunk Is Full", "trunk-max-calls", RETRY_AFTER_S)
         if pick.unresolved and not pick.back_s:
@@ -442,7 +486,10 @@ def _called(request: CallRequest) -> str:
 def _misfit(rule: _Rule, request: CallRequest, number: str) -> str | None:
     """The key of the route that does not fit, None when all do."""
     wanted = rule.route.from_
-    if wanted not in ("any", request.source.network, request.source.trunk):
+    if wanted == PHONES:
+        if request.source.phone is None:
+            return "from"
+    elif wanted not in ("any", request.source.network, request.source.trunk):
         return "from"
     if rule.match is not None and rule.match.search(number) is None:
         return "match"
@@ -457,6 +504,8 @@ def _comparison(rule: _Rule, request: CallRequest, number: str, key: str) -> tup
             return (("from", rule.route.from_), ("source", str(request.source)))
         case "match":
             return (("match", rule.route.match or ""), ("called", number))
+        case "when":
+            return (("when", rule.route.when), ("called", number))
         case _:
             return (("from_match", rule.route.from_match or ""), ("caller", request.caller))
 
@@ -465,6 +514,7 @@ _MISFITS = {
     "from": "does not fit: the call comes from elsewhere",
     "match": "does not fit: the called user does not match",
     "from_match": "does not fit: the calling user does not match",
+    "when": "does not fit: the called user has no registered phone",
 }
 
 
@@ -488,9 +538,14 @@ def _fits(rule: _Rule, request: CallRequest, number: str) -> Decision:
     return Decision("routing", rule.name, compared, f"fits: to {', '.join(route.to)}")
 
 
+def _plain(route: Route, called: str) -> str:
+    """The called user after strip and prepend, without escapes."""
+    return f"{route.prepend}{called[route.strip :]}"
+
+
 def _rewritten(route: Route, called: str) -> str:
     """The called user after strip and prepend, escaped for a URI."""
-    user = f"{route.prepend}{called[route.strip :]}"
+    user = _plain(route, called)
     if _UNSAFE.search(user) is None:
         return user
     return _UNSAFE.sub(_escaped, user)

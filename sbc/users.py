@@ -22,6 +22,7 @@ class Users:
     def __init__(self, realm: str, users: Iterable[User] = ()) -> None:
         self.realm = realm
         self._users = {user.name: user for user in users}
+        self._numbers = {number: user for user in self._users.values() for number in user.numbers}
         # What is offered must not depend on who asks, so it is what every user can answer.
         common = [set(user.secrets) for user in self._users.values()]
         shared = set.intersection(*common) if common else set(ALGORITHMS)
@@ -33,6 +34,10 @@ class Users:
     def get(self, name: str) -> User | None:
         """The user of that name."""
         return self._users.get(name)
+
+    def by_number(self, number: str) -> User | None:
+        """The user whose number that is."""
+        return self._numbers.get(number)
 
     def stranded(self) -> list[str]:
         """Users that cannot answer any challenge, because they share no algorithm with the others."""

@@ -1,0 +1,182 @@
+"""Which phones a call is for, and which phone it is from: pure functions of the bindings and the users.
+
+A user is called by name or by number, a phone alone by the token that the registrar behind us has for it, or by its
+GRUU (RFC 5627). Who calls is whose registered flow the call comes by; what From says has to fit that.
+"""
+
+from collections.abc import Collection, Iterable
+
+from config.frozen import frozen
+from config.model import PHONES, Config
+from sbc.decisions import Decision
+from sbc.gruu import Gruus
+from sbc.locations import Binding, Locations
+from sbc.routing import CallRequest, Refusal, Target
+from sbc.users import Users
+from signaling.flow import Flow, host_port
+
+ANONYMOUS = "anonymous"
+
+
+@frozen
+class Found:
+    """The phones of a called user, the preferred first: one flow for each, those that can be called.
+
+    `how` is what it was found by: token, gruu, user or number; "" when nobody has that name. `away` are bindings that
+    cannot be called just now.
+    """
+
+    user: str
+    how: str
+    bindings: tuple[Binding, ...] = ()
+    away: tuple[Binding, ...] = ()
+
+
+@frozen
+class Caller:
+    """Who calls from the phones' network: `user` "" for one who has not registered and may call all the same.
+
+    `challenge`: he may say who he is by his password (407). `compared` is for the record.
+    """
+
+    user: str
+    rule: str
+    compared: tuple[tuple[str, str], ...]
+    refusal: Refusal | None = None
+    challenge: bool = False
+
+
+class Phonebook:
+    """The phones of one configuration, as routing sees them."""
+
+    def __init__(self, config: Config, locations: Locations, users: Users, gruus: Gruus | None) -> None:
+        phones = config.phones
+        self._locations = locations
+        self._users = users
+        self._gruus = gruus
+        self._registrar = None if phones is None or phones.local else phones.registrar
+        self._calls = "any" if phones is None else phones.calls
+        self.network = "" if phones is None else phones.network
+        self._nat = phones is not None and config.networks[phones.network].nat == "far-end"
+        self._domain = config.phones_domain
+        self._ring_s = 0.0 if phones is None else float(phones.ring_s)
+        self._parallel = phones is None or phones.fork == "parallel"
+
+    # -- who is called -------------------------------------------------------------------------------------
+
+    def find(self, request: CallRequest, user: str, now: float) -> Found:
+        """The phones of `user`, which is the called user as the route has made it."""
+        locations = self._locations
+        if self._registrar is not None and request.source.trunk == self._registrar:
+            bindings = locations.by_token(request.user)
+            if bindings:
+                return _found(bindings[0].user, "token", bindings, now)
+        if self._gruus is not None and request.gruu is not None:
+            return self._by_gruu(request, user, now)
+        bindings = locations.of(user)
+        if bindings:
+            return _found(user, "user", bindings, now)
+        owner = self._users.by_number(user)
+        if owner is not None:
+            return _found(owner.name, "number", locations.of(owner.name), now)
+        # With a registrar behind us nobody here knows who is a user.
+        known = self._registrar is not None or self._users.get(user) is not None
+        return Found(user, "user" if known else "")
+
+    def _by_gruu(self, request: CallRequest, user: str, now: float) -> Found:
+        handle = None if self._gruus is None else self._gruus.open(request.user)
+        if handle is not None:
+            binding = self._locations.by_gruu(handle)
+            return _found(user if binding is None else binding.user, "gruu", _some(binding), now)
+        name = (request.gruu or "").lower()
+        bindings = [one for one in self._locations.of(user) if one.instance.strip("<>").lower() == name]
+        return _found(user, "gruu", bindings, now)
+
+    def registered(self, request: CallRequest, user: str, now: float) -> bool:
+        """Whether there is a phone to call (`when: registered`)."""
+        return bool(self.find(request, user, now).bindings)
+
+    def targets(
+        self, request: CallRequest, user: str, now: float
+    ) -> tuple[tuple[Target, ...], Decision, Refusal | None]:
+        """The phones to ring, in groups of those that ring at once; or why there is none."""
+        found = self.find(request, user, now)
+        compared = [("called", user), ("found by", found.how or "nothing")]
+        compared += [(f"{_flow(one)} q={one.q / 1000:g}", "registered") for one in found.bindings]
+        compared += [(_flow(one), one.dead or "run out") for one in found.away]
+        refusal = None if found.bindings else _absent(found)
+        if refusal is not None:
+            outcome = f"no phone: {refusal.status} {refusal.rule}"
+            return (), Decision("routing", "phones", tuple(compared), outcome), refusal
+        targets: list[Target] = []
+        group, q = 0, -1
+        for binding in found.bindings:
+            if not self._parallel or binding.q != q:
+                group, q = group + 1, binding.q
+            flow = binding.flow
+            targets.append(
+                Target(
+                    PHONES, flow.network, flow.transport, flow.remote, self._domain, found.user,
+                    nat=self._nat, flow=flow, contact=binding.contact, group=group, ring_s=self._ring_s,
+                )
+            )  # fmt: skip
+        way = (
+            "all at once" if group == 1 and len(targets) > 1 else "one by one" if len(targets) > 1 else "one"
+        )
+        outcome = f"{', '.join(_flow(one) for one in found.bindings)} ({way})"
+        return tuple(targets), Decision("routing", "phones", tuple(compared), outcome), None
+
+    # -- who calls -----------------------------------------------------------------------------------------
+
+    def caller(self, flow: Flow, sender: str, now: float) -> Caller:
+        """Who sends a call by `flow` with `sender` as the user of From."""
+        bindings = [one for one in self._locations.on_flow(flow) if one.expires_at > now]
+        users = sorted({one.user for one in bindings})
+        compared = (("from", sender), ("registered on this flow", ", ".join(users) or "nobody"))
+        rule = f"phones.calls: {self._calls}"
+        for user in users:
+            if sender in self.names(user) or (sender == ANONYMOUS and len(users) == 1):
+                return Caller(user, rule, compared)
+        if self._calls == "any":
+            return Caller("", rule, compared)
+        if self._calls == "challenge":
+            return Caller("", rule, compared, None, True)
+        if users:
+            refusal = Refusal(403, "Not Your Identity", "not-your-identity")
+        else:
+            refusal = Refusal(403, "Register First", "not-registered")
+        return Caller("", rule, compared, refusal)
+
+    def names(self, user: str) -> Collection[str]:
+        """What a user may call himself."""
+        known = self._users.get(user)
+        return (user,) if known is None else (user, *known.numbers)
+
+
+def _flow(binding: Binding) -> str:
+    return f"{binding.flow.transport} {host_port(binding.flow.remote)}"
+
+
+def _absent(found: Found) -> Refusal:
+    """Why nobody rings. RFC 3261 s.21.4.5, s.21.4.18: 404 for a user that there is not, 480 for one who is away."""
+    if found.away:
+        return Refusal(480, "Temporarily Unavailable", "phone-away")
+    if not found.how:
+        return Refusal(404, "Not Found", "no-such-user")
+    return Refusal(480, "Temporarily Unavailable", "phone-not-registered")
+
+
+def _some(binding: Binding | None) -> Iterable[Binding]:
+    return () if binding is None else (binding,)
+
+
+def _found(user: str, how: str, bindings: Iterable[Binding], now: float) -> Found:
+    """Of each phone the flow that was heard last: several are for when one fails, not to ring twice (RFC 5626 s.7)."""
+    up: dict[str, Binding] = {}
+    away: list[Binding] = []
+    for binding in bindings:
+        if binding.dead or binding.expires_at <= now:
+            away.append(binding)
+        else:
+            up.setdefault(binding.token, binding)
+    return Found(user, how, tuple(up.values()), tuple(away))
