@@ -53,20 +53,22 @@ def check(
     ask_dns: Annotated[
         bool,
         typer.Option(
-            "--resolve", help="Ask the DNS for servers that have a name, and warn of those not found."
+            "--resolve",
+            help="Ask the DNS for servers that have a name, and STUN servers for our address; warn of failures.",
         ),
     ] = False,
 ) -> None:
     """Check configuration files: every mistake at once, with file, line and column.
 
     What depends on this host is a warning, since the file may be meant for another one: addresses and interfaces
-    that it lacks, too few open files. The network is left alone: names of servers are looked up with --resolve only.
+    that it lacks, too few open files. The network is left alone: names of servers are looked up, and STUN servers
+    asked, with --resolve only.
 
     Exit status: 0 when every file can be used, warnings or not; 1 when one has a mistake.
     """
     from config.check import foreign_packages
     from config.load import examine
-    from sbc.preflight import examine_host, few_descriptors, names_of_servers, summary
+    from sbc.preflight import examine_host, few_descriptors, names_of_servers, own_addresses, summary
 
     failed = False
     for problem in foreign_packages():
@@ -85,7 +87,8 @@ def check(
         if config is None:
             failed = True
             continue
-        for warning in (*few_descriptors(config), *names_of_servers(config, ask_dns)):
+        found = (*names_of_servers(config, ask_dns), *own_addresses(config, ask_dns))
+        for warning in (*few_descriptors(config), *found):
             typer.echo(warning, err=True)
         typer.echo(f"{file}: ok: {summary(config)}")
     raise typer.Exit(1 if failed else 0)
@@ -237,6 +240,52 @@ def stats(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
         return
     for name, value in answer.items():
         typer.echo(f"{name:32} {value}")
+
+
+@app.command("turn-credentials")
+def turn_credentials(
+    file: File,
+    user: Annotated[str, typer.Option("--user", help="Who the credentials are for.", metavar="USER")],
+    ttl: Annotated[
+        int | None,
+        typer.Option(
+            "--ttl", min=1, max=604_800, help="Seconds that they are good for. Default: phones.turn.ttl_s."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print short-lived credentials for the TURN servers of phones.turn, made from their shared secret.
+
+    For coturn with use-auth-secret and the same static-auth-secret. Nothing has to be running.
+
+    Exit status: 0 when they were printed; 1 when the file or the user is wrong, or the file has no phones.turn.
+    """
+    import time
+
+    from config.load import load
+    from config.problems import ConfigError
+    from nat.turn import issue
+
+    try:
+        phones = load(file).phones
+    except ConfigError as error:
+        sys.exit(str(error))
+    turn = None if phones is None else phones.turn
+    if turn is None:
+        sys.exit(f"sbc: {file}: there is no phones.turn; write it with servers: and secret:")
+    ttl_s = ttl or turn.ttl_s
+    try:
+        found = issue(turn.secret.get_secret_value(), user, time.time(), ttl_s)
+    except ValueError as error:
+        sys.exit(f"sbc: --user: {error}")
+    uris = [str(server) for server in turn.servers]
+    if as_json:
+        _print_json({"username": found.username, "password": found.password, "ttl": ttl_s, "uris": uris})
+        return
+    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.expires))
+    rows = [("username", found.username), ("password", found.password), ("good until", until)]
+    for name, value in (*rows, *(("server", uri) for uri in uris)):
+        typer.echo(f"{name:11} {value}")
 
 
 @app.command()

@@ -6,15 +6,19 @@ import resource
 import socket
 from dataclasses import replace
 
-from config.model import Config
+from config.check import check
+from config.model import AUTO, Config, Network
 from config.problems import ConfigError
 from nat.interfaces import addresses_of, resolve
 from sbc.names import look_up
+from sbc.own_address import NotFoundError, find
 from sbc.trunks import Trunks
 
 SOCKETS_PER_CALL = 4
 """RTP and RTCP on each side."""
 SOCKETS_SPARE = 200
+STUN_S = 5.0
+"""How long STUN servers may take to tell our address."""
 
 
 class StartError(Exception):
@@ -53,6 +57,35 @@ def names_of_servers(config: Config, ask: bool) -> list[str]:
         f"{config.path}: warning: trunks.{found.lookup.trunk}.servers: {found.lookup.host}: {found.why}"
         for found in asyncio.run(look_up(config, lookups))
         if not found.hops
+    ]
+
+
+def own_addresses(config: Config, ask: bool) -> list[str]:
+    """What is to be said of `advertise: auto`: that nobody was asked, or what STUN servers see of us."""
+    networks = [network for network in config.networks.values() if network.advertise == AUTO]
+    if not networks:
+        return []
+    if not ask:
+        names = ", ".join(network.name for network in networks)
+        return [f"{config.path}: note: STUN servers were not asked (--resolve does), for networks: {names}"]
+    return [line for network in networks for line in asyncio.run(_own_address(config, network))]
+
+
+async def _own_address(config: Config, network: Network) -> list[str]:
+    key = f"networks.{network.name}.advertise"
+    if not network.address:
+        return []  # its interface is not on this host, which has been said
+    try:
+        async with asyncio.timeout(STUN_S):
+            address, server = await find(network)
+    except (NotFoundError, TimeoutError) as error:
+        why = str(error) or f"no answer within {STUN_S:g} s"
+        return [f"{config.path}: warning: {key}: STUN servers do not tell our address: {why}"]
+    learned = network.model_copy(update={"learned": address})
+    known = config.model_copy(update={"networks": {**config.networks, network.name: learned}})
+    return [
+        f"{config.path}: note: {key}: peers see us as {address} (asked {server})",
+        *(str(problem) for problem in check(known) if problem.key == key),
     ]
 
 

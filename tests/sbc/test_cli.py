@@ -1,13 +1,20 @@
 """The command line: exit statuses, sentences instead of tracebacks, and what it does not load."""
 
+import base64
+import hashlib
+import hmac
 import json
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from nat.stun import binding_success, parse
 from sbc import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,3 +199,68 @@ def test_the_command_line_loads_only_what_a_command_needs() -> None:
         "print([name for name in ('pydantic', 'asyncio', 'sbc.calls', 'rich.live') if name in sys.modules])"
     )
     assert child(code=code).stdout.strip() == "[]"
+
+
+TURN = """
+phones:
+  network: public
+  registrar: pbx
+  turn: {servers: "turn:turn.example.com?transport=udp", secret: "${TURN_SECRET}", ttl_s: 600}
+"""
+
+
+def test_turn_credentials_are_printed_and_the_secret_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURN_SECRET", "first we take manhattan")
+    file = tmp_path / "turn.yaml"
+    file.write_text(GOOD + TURN)
+    result = run("turn-credentials", str(file), "--user", "alice", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    expires, _, user = found["username"].partition(":")
+    assert user == "alice" and 0 < int(expires) - time.time() <= 600
+    key = b"first we take manhattan"
+    digest = hmac.new(key, found["username"].encode(), hashlib.sha1).digest()
+    assert base64.b64decode(found["password"]) == digest
+    assert (found["ttl"], found["uris"]) == (600, ["turn:turn.example.com?transport=udp"])
+    plain = run("turn-credentials", str(file), "--user", "alice", "--ttl", "60")
+    assert "manhattan" not in plain.stdout
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == [
+        "username",
+        "password",
+        "good",
+        "server",
+    ]
+
+
+def test_turn_credentials_need_a_section_and_a_user(good: str, tmp_path: Path) -> None:
+    assert "there is no phones.turn" in str(run("turn-credentials", good, "--user", "alice").exception)
+    file = tmp_path / "turn.yaml"
+    file.write_text(GOOD + TURN.replace("${TURN_SECRET}", "x"))
+    assert "without spaces and colons" in str(run("turn-credentials", str(file), "--user", "a:b").exception)
+
+
+def test_check_asks_stun_servers_only_with_resolve(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        file = tmp_path / "auto.yaml"
+        stun = f"advertise: auto, stun_servers: 127.0.0.1:{server.getsockname()[1]}, listen"
+        file.write_text(GOOD.replace("listen", stun, 1))
+        assert (
+            "STUN servers were not asked (--resolve does), for networks: public"
+            in run("check", str(file)).stderr
+        )
+
+        def answer(says: str) -> None:
+            data, source = server.recvfrom(2048)
+            server.sendto(binding_success(parse(data), (says, 1)).encode(), source)
+
+        for says, private in (("198.51.100.7", False), ("192.168.1.7", True)):
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(answer, says)
+                result = run("check", "--resolve", str(file))
+            assert result.exit_code == 0
+            assert f"peers see us as {says} (asked 127.0.0.1)" in result.stderr
+            assert ("is private" in result.stderr) is private
