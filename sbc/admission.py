@@ -5,7 +5,9 @@ elsewhere for so long, and the called user was never asked, as 480 and 486 would
 """
 
 import math
+import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from config.model import Config
@@ -20,8 +22,42 @@ MAX_SPREAD_S = 300.0
 """Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
 DEFAULT_SPREAD = 100.0
 """Phones a second that are called back where no rate is set."""
+# RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
+SEPARATORS = str.maketrans("", "", "-.()")
 # A place becomes free when somebody hangs up; nobody knows when.
 FULL_RETRY_S = 5
+
+
+class Emergencies:
+    """Which calls pass limits: those to emergency numbers, and those of a configured priority (RFC 4412)."""
+
+    def __init__(self, config: Config) -> None:
+        self._numbers = frozenset(config.emergency.numbers)
+        self._priorities = frozenset(one.lower() for one in config.emergency.priority)
+        self._raw = _raw_emergency(config.emergency.numbers, config.emergency.priority)
+
+    def is_one(self, user: str, priorities: Sequence[str]) -> bool:
+        """Whether a call to `user` with these values of Resource-Priority is one."""
+        if user.partition(";")[0].translate(SEPARATORS) in self._numbers or user in self._numbers:
+            return True
+        return any(value.strip().lower() in self._priorities for value in priorities)
+
+    def looks_like_one(self, data: bytes) -> bool:
+        """The same of a raw INVITE, when there is no time to parse: at worst a few too many pass."""
+        return self._raw is not None and self._raw.search(data) is not None
+
+
+def _raw_emergency(numbers: Sequence[str], priorities: Sequence[str]) -> re.Pattern[bytes] | None:
+    ways: list[bytes] = []
+    if numbers:
+        listed = b"|".join(re.escape(number.encode()) for number in numbers)
+        ways.append(rb"\AINVITE (?:sips?|tel):(?:" + listed + rb")[@; ]")
+    if priorities:
+        listed = b"|".join(re.escape(priority.encode()) for priority in priorities)
+        ways.append(
+            rb"\r\nresource-priority[ \t]*:[^\r]*?(?<![a-z0-9.\-])(?:" + listed + rb")(?![a-z0-9.\-])"
+        )
+    return re.compile(b"|".join(ways), re.IGNORECASE) if ways else None
 
 
 @dataclass(slots=True)

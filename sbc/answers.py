@@ -37,11 +37,11 @@ def error_fields(error: PeerError, reference: str, min_se_s: int) -> list[tuple[
     return fields
 
 
-def raw_fields(status: int, rule: str) -> list[tuple[str, str]]:
+def raw_fields(status: int, rule: str, retry_after_s: int = RETRY_AFTER_S) -> list[tuple[str, str]]:
     """The same for a message that is refused without having been parsed."""
     fields = [("Warning", f'399 sbc "{rule}"')]
     if status == 503:
-        fields.append(("Retry-After", str(RETRY_AFTER_S)))
+        fields.append(("Retry-After", str(retry_after_s)))
     return fields
 
 

@@ -8,14 +8,16 @@ itself: bytes go out by `send`, time and bytes come in as arguments, so the in-m
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from config.model import Config
 from media.relay import BindFailed, RelayEvent, Silence, Withheld, WorkerRestarted
-from sbc.admission import Admission
+from sbc.admission import Admission, Emergencies
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.answers import (
     OPTIONS_FIELDS,
+    RETRY_AFTER_S,
     bug_answer,
     error_fields,
     in_dialog,
@@ -25,12 +27,16 @@ from sbc.answers import (
     rejection,
 )
 from sbc.decisions import Decision
+from sbc.keepalive import KeepAlive
 from sbc.media_policy import MediaPolicy
+from sbc.phones import Phones, Store
 from sbc.record import CallRecord
+from sbc.registration_effects import Happened, Relayed
 from sbc.routing import CallRequest, Refusal, Router
 from sbc.sites import Sites
 from sbc.switchboard import REPORT_S, Live, Switchboard, dialog_key
 from sbc.trunks import Ping, Trunks
+from sbc.users import Users
 from signaling.b2bua import Call, user_of
 from signaling.b2bua import State as CallState
 from signaling.call_effects import OnLeg
@@ -57,7 +63,7 @@ from signaling.transaction import (
     Transmit,
 )
 from signaling.transaction import Effect as TransactionEffect
-from signaling.uri import SipUri, parse_uri
+from signaling.uri import SipUri, parse_uri, unescape
 
 __all__ = ["REPORT_S", "Calls"]
 
@@ -71,7 +77,8 @@ class Calls:
     identifiers (bytes of randomness in, text out), `on_record` gets the record of each call when it is complete,
     `on_event` the record at what happens on the way: "came", "ringing", "answered", "tried" (a server that did not
     take the call). `on_bug` gets an exception that is our own fault: the one call that met it is ended. Without
-    `on_bug` it is raised.
+    `on_bug` it is raised. `on_phone` hears of registrations, `store` writes them and `phones.stored` has to follow,
+    `secret` is what their names are made of and `users` those of `registrar: local` (None: what the file has).
     """
 
     def __init__(
@@ -85,6 +92,10 @@ class Calls:
         on_record: Callable[[CallRecord], None],
         on_bug: Callable[[Exception], None] | None = None,
         on_event: Callable[[str, CallRecord], None] = lambda event, record: None,
+        on_phone: Callable[[Happened], None] = lambda happened: None,
+        store: Store | None = None,
+        secret: bytes | None = None,
+        users: Users | None = None,
     ) -> None:
         self.anchor = anchor
         self.stats: Counter[str] = Counter()
@@ -113,15 +124,28 @@ class Calls:
             on_record=on_record,
             on_event=on_event,
         )
-        self._configure(config)
+        self.phones = Phones(
+            self.transactions,
+            self.stats,
+            send=send,
+            perform=self._perform,
+            wall=wall,
+            token=token,
+            store=store,
+            secret=secret,
+            on_happened=on_phone,
+        )
+        self._configure(config, users)
 
-    def _configure(self, config: Config) -> None:
+    def _configure(self, config: Config, users: Users | None, now: float | None = None) -> None:
         self.config = config
         self.sites = Sites(config)
         self.router = Router(config)
         self.trunks = Trunks(config)
         self.admission = Admission(config)
+        self.emergencies = Emergencies(config)
         self.board.configure(config, self.sites, self.router, self.trunks)
+        self.phones.configure(config, self.sites, self.trunks, users, now)
         self.transactions.max_transactions = config.limits.max_transactions
         self.transactions.symmetric = self.sites.symmetric
         limits = config.limits
@@ -173,10 +197,10 @@ class Calls:
         """The media of a live call, without counters."""
         return self.anchor.query(call)
 
-    def reload(self, config: Config, now: float) -> None:
-        """Swap the configuration; calls in progress keep the numbers they began with."""
+    def reload(self, config: Config, now: float, users: Users | None = None) -> None:
+        """Swap the configuration; calls in progress keep the numbers they began with, phones stay registered."""
         trunks, admission = self.trunks, self.admission
-        self._configure(config)
+        self._configure(config, users, now)
         self.trunks.adopt(trunks, now)
         self.admission.adopt(admission, now)
         self.anchor.configure(MediaPolicy.of_config(config))
@@ -214,9 +238,11 @@ class Calls:
 
     def receive(self, data: bytes, flow: Flow, now: float, age_s: float = 0.0) -> None:
         """One SIP message as it came; `age_s` is how long it waited for us."""
-        if age_s > self.queue_age_s and data.startswith(b"INVITE ") and not in_dialog(data):
+        if age_s > self.queue_age_s and self._can_wait(data):
             # RFC 7339 s.1, RFC 3261 s.21.5.4: refusing must stay cheaper than serving.
-            self._refuse_raw(data, flow, 503, "Service Unavailable", "overload")
+            self._refuse_raw(
+                data, flow, 503, "Service Unavailable", "overload", self.phones.retry_after_s(data, now)
+            )
             return
         try:
             message = parse(data, self.parse_limits)
@@ -224,14 +250,23 @@ class Calls:
         except ParseError as error:
             self._refuse_raw(data, flow, error.status, error.reason, error.rule)
 
-    def _refuse_raw(self, data: bytes, flow: Flow, status: int, reason: str, rule: str) -> None:
+    def _can_wait(self, data: bytes) -> bool:
+        """Whether a raw message is refused when we are late: new calls but those for help, and registrations."""
+        if data.startswith(b"INVITE "):
+            return not in_dialog(data) and not self.emergencies.looks_like_one(data)
+        return data.startswith(b"REGISTER ")
+
+    def _refuse_raw(
+        self, data: bytes, flow: Flow, status: int, reason: str, rule: str, retry_after_s: int = RETRY_AFTER_S
+    ) -> None:
         self.stats[f"refused:{rule}"] += 1
-        answer = refuse(data, status, reason, raw_fields(status, rule))
+        answer = refuse(data, status, reason, raw_fields(status, rule, retry_after_s))
         if answer is not None:
             self._send(answer, flow)
 
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Bytes for this flow cannot be sent."""
+        self.phones.transport_failed(flow, now)
         self._perform(self.transactions.transport_failed(flow, now), now)
 
     def _perform(self, effects: Sequence[TransactionEffect], now: float) -> None:
@@ -283,7 +318,7 @@ class Calls:
             if request.method == "INVITE":
                 self._new_call(tx, request, flow, now)
             else:
-                self._outside(tx, request, now)
+                self._outside(tx, request, flow, now)
             return
         known = self._dialog(request, tag, flow)
         if known is None:
@@ -309,12 +344,12 @@ class Calls:
         self._return_paths.prove(flow.network, flow.remote[0])
         return known
 
-    def _outside(self, tx: ServerTx, request: Request, now: float) -> None:
+    def _outside(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         """A request outside any dialog that is no call (RFC 3261 s.11, s.8.2.1)."""
         if request.method == "OPTIONS":
             answer = respond(request, 200, "OK", self._token(6), OPTIONS_FIELDS)
             self._perform(self.transactions.respond(tx, answer, now), now)
-        else:
+        elif request.method != "REGISTER" or not self.phones.register(tx, request, flow, now):
             self._answer(tx, outside(request.method), "-", now)
 
     def _response(self, tx: ClientTx, response: Response, now: float) -> None:
@@ -322,6 +357,13 @@ class Calls:
         if isinstance(asked, Ping):
             if response.status >= 200:
                 self.trunks.answered(asked, response.status, now)
+            return
+        if isinstance(asked, Relayed):
+            self.phones.answered(asked, response, now)
+            return
+        if isinstance(asked, KeepAlive):
+            if response.status >= 200:
+                self.phones.kept(asked, now)
             return
         if not isinstance(asked, Asked):
             return
@@ -370,6 +412,12 @@ class Calls:
         if isinstance(owner, Ping):
             self.trunks.unanswered(owner, cause, now)
             return
+        if isinstance(owner, Relayed):
+            self.phones.failed(owner, cause, now)
+            return
+        if isinstance(owner, KeepAlive):
+            self.phones.lost(owner)
+            return
         if not isinstance(owner, Asked):
             return
         owner.tx = None
@@ -404,18 +452,38 @@ class Calls:
 
     def _new_call(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         wall = self._wall()
+        source, decision = self.router.source_of(flow, self.trunks.snapshot(now))
+        caller = None
+        if source.trunk is None:
+            caller, challenge = self.phones.caller(flow, request, now)
+            if challenge:
+                # No call yet, so no record of one: the phone has not said who it is (RFC 3261 s.22.3).
+                answer = respond(request, 407, "Proxy Authentication Required", self._token(6), challenge)
+                self._perform(self.transactions.respond(tx, answer, now), now)
+                return
         record = CallRecord(
             f"c-{self._token(4)}", wall, self.config.limits.trace_messages, self.config.log.trace
         )
         live = Live(None, record)
         board = self.board
+        uri = parse_uri(request.uri)
+        emergency = self.emergencies.is_one(
+            unescape(user_of(request.uri)), request.values("Resource-Priority")
+        )
         try:
-            source, decision = self.router.source_of(flow, self.trunks.snapshot(now))
             record.decide(decision, wall)
+            if caller is not None:
+                record.decide(caller.decision, wall)
+                if caller.refusal is not None:
+                    refused = caller.refusal
+                    raise PeerError(refused.status, refused.reason, refused.rule)
+                source = replace(source, phone=caller.user)
             if request.max_forwards == 0:
                 raise PeerError(483, "Too Many Hops", "too-many-hops")
             busy = board.on_trunk[source.trunk] if source.trunk is not None else 0
-            refusal, admitted = self.admission.admit(source, now, board.in_progress, busy, self.draining)
+            refusal, admitted = self.admission.admit(
+                source, now, board.in_progress, busy, self.draining, emergency
+            )
             record.decide(admitted, wall)
             if refusal is not None:
                 raise PeerError(refusal.status, refusal.reason, refusal.rule, refusal.retry_after_s)
@@ -441,11 +509,17 @@ class Calls:
         board.on_event("came", record)
         board.learn(live, leg, request)
         board.run(live, [OnLeg(leg, effect) for effect in effects if isinstance(effect, Opened)], now)
-        uri = parse_uri(request.uri)
         wanted = CallRequest(
-            source, offered.user, uri.host if isinstance(uri, SipUri) else "", offered.caller.user, False
+            source,
+            offered.user,
+            uri.host if isinstance(uri, SipUri) else "",
+            offered.caller.user,
+            emergency,
+            uri.param("gr") if isinstance(uri, SipUri) else None,
         )
-        outcome, decisions = self.router.route(wanted, self.trunks.snapshot(now), board.on_trunk)
+        outcome, decisions = self.router.route(
+            wanted, self.trunks.snapshot(now), board.on_trunk, self.phones.book, now
+        )
         for choice in decisions:
             record.decide(choice, wall)
         if isinstance(outcome, Refusal):
@@ -478,7 +552,7 @@ class Calls:
         """When `handle_timer` is due."""
         board = self.board
         due = self.transactions.next_timer()
-        for at in (self.trunks.next_timer(), board.wakeups.next()):
+        for at in (self.trunks.next_timer(), board.wakeups.next(), self.phones.next_timer()):
             if at is not None and (due is None or at < due):
                 due = at
         if board.closing:
@@ -505,6 +579,7 @@ class Calls:
             board.report(call_id)
         for ping in self.trunks.handle_timer(now):
             self._ping(ping, now)
+        self.phones.handle_timer(now)
 
     def _ping(self, ping: Ping, now: float) -> None:
         flow = self.sites.flow_to(ping.network, ping.transport, ping.address)

@@ -36,14 +36,13 @@ class Found:
 class Caller:
     """Who calls from the phones' network: `user` "" for one who has not registered and may call all the same.
 
-    `challenge`: he may say who he is by his password (407). `compared` is for the record.
+    `unproven`: only his password can tell (407). `decision` is for the record.
     """
 
     user: str
-    rule: str
-    compared: tuple[tuple[str, str], ...]
+    decision: Decision
     refusal: Refusal | None = None
-    challenge: bool = False
+    unproven: bool = False
 
 
 class Phonebook:
@@ -133,19 +132,40 @@ class Phonebook:
         bindings = [one for one in self._locations.on_flow(flow) if one.expires_at > now]
         users = sorted({one.user for one in bindings})
         compared = (("from", sender), ("registered on this flow", ", ".join(users) or "nobody"))
-        rule = f"phones.calls: {self._calls}"
         for user in users:
             if sender in self.names(user) or (sender == ANONYMOUS and len(users) == 1):
-                return Caller(user, rule, compared)
+                return self._caller(user, compared)
         if self._calls == "any":
-            return Caller("", rule, compared)
-        if self._calls == "challenge":
-            return Caller("", rule, compared, None, True)
+            return self._caller("", compared)
         if users:
             refusal = Refusal(403, "Not Your Identity", "not-your-identity")
         else:
             refusal = Refusal(403, "Register First", "not-registered")
-        return Caller("", rule, compared, refusal)
+        return self._caller("", compared, refusal, self._calls == "challenge")
+
+    def authenticated(self, user: str, sender: str) -> Caller:
+        """The same for one who has proven that he is `user`."""
+        compared = (("from", sender), ("credentials of", user))
+        if sender in (*self.names(user), ANONYMOUS):
+            return self._caller(user, compared)
+        return self._caller("", compared, Refusal(403, "Not Your Identity", "not-your-identity"))
+
+    def _caller(
+        self,
+        user: str,
+        compared: tuple[tuple[str, str], ...],
+        refusal: Refusal | None = None,
+        unproven: bool = False,
+    ) -> Caller:
+        outcome = f"{refusal.status} {refusal.rule}" if refusal else f"user {user}" if user else "anybody"
+        return Caller(
+            user, Decision("source", f"phones.calls: {self._calls}", compared, outcome), refusal, unproven
+        )
+
+    @property
+    def anybody(self) -> bool:
+        """Whether nobody has to show who he is (`phones.calls: any`)."""
+        return self._calls == "any"
 
     def names(self, user: str) -> Collection[str]:
         """What a user may call himself."""

@@ -34,6 +34,10 @@ class Registrar:
         # Answers that wait until what they say is stored.
         self._waiting: dict[int, tuple[Effect, ...]] = {}
 
+    def adopt(self, old: "Registrar") -> None:
+        """Take over what waits for the store."""
+        self._ticket, self._waiting = old._ticket, old._waiting
+
     # -- names ---------------------------------------------------------------------------------------------
 
     def mac(self, *words: str) -> bytes:

@@ -32,6 +32,12 @@ class LocalRegistrar(Registrar):
         self._nonces = nonces
         self._token = token
 
+    def adopt(self, old: Registrar) -> None:
+        """Take over what waits for the store, and the nonces."""
+        super().adopt(old)
+        if isinstance(old, LocalRegistrar):
+            self._nonces = old._nonces
+
     # -- who it is -----------------------------------------------------------------------------------------
 
     def challenge(self, now: float, stale: bool = False, proxy: bool = False) -> list[Field]:

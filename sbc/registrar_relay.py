@@ -71,6 +71,13 @@ class RelayRegistrar(Registrar):
         """REGISTERs that wait for the registrar."""
         return len(self._pending)
 
+    def adopt(self, old: Registrar) -> None:
+        """Take over what waits for the store and for the registrar."""
+        super().adopt(old)
+        if isinstance(old, RelayRegistrar):
+            self._number, self._pending, self._cseqs = old._number, old._pending, old._cseqs
+            self._least_s = old._least_s
+
     # -- REGISTER ------------------------------------------------------------------------------------------
 
     def cached(self, asking: Asking, now: float) -> list[Effect] | None:

@@ -24,6 +24,7 @@ class RegistrationPolicy:
     outbound: bool = True
     gruu: bool = True
     path: bool = False
+    upstream_network: str = ""
     upstream_domain: str | None = None
     wait_s: float = 8.0
 
@@ -55,5 +56,6 @@ class RegistrationPolicy:
             phones.outbound,
             phones.gruu,
             trunk is not None and trunk.path,
+            "" if trunk is None else trunk.network,
             None if trunk is None else trunk.domain or phones.domain,
         )

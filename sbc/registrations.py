@@ -59,6 +59,15 @@ class Registrations:
             nonces = Nonces(bytes.fromhex(token(32)))
             self.local = LocalRegistrar(policy, locations, users, nonces, secret, token)
 
+    def adopt(self, old: "Registrations") -> None:
+        """Take over from the configuration before: who waits for an answer gets it, and no nonce becomes stale."""
+        self.stats = old.stats
+        self._admitted = old._admitted
+        if self.local is not None and old.local is not None:
+            self.local.adopt(old.local)
+        if self.relay is not None and old.relay is not None:
+            self.relay.adopt(old.relay)
+
     # -- REGISTER ------------------------------------------------------------------------------------------
 
     def receive(

@@ -1,0 +1,309 @@
+"""The phones of a process: performs what the registration cores decide, for `Calls` (design.md s.2).
+
+It does no I/O itself: what is to be stored goes out by `store`, and `stored` says when it is on the disk.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from config.model import Config
+from sbc.answers import RETRY_AFTER_S
+from sbc.keepalive import CRLF, KeepAlive, KeepAlives
+from sbc.locations import Binding, Change, Locations, Row, shown
+from sbc.phonebook import Caller, Phonebook
+from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
+from sbc.registration_policy import RegistrationPolicy
+from sbc.registrations import Registrations
+from sbc.routing import ServerView, Target
+from sbc.sites import Sites
+from sbc.trunks import Trunks
+from sbc.users import Users
+from signaling.errors import ParseError
+from signaling.flow import Address, Flow
+from signaling.message import Field, Request, Response
+from signaling.transaction import Effect as TransactionEffect
+from signaling.transaction import ServerTx, Transactions
+from signaling.uri import SipUri, TelUri, unescape
+
+ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
+"""What says who calls and is for the trusted to say: From does, and is checked."""
+
+Store = Callable[[int, tuple[Change, ...]], None]
+Perform = Callable[[Sequence[TransactionEffect], float], None]
+
+
+class Phones:
+    """Registrations, where they lead, and what keeps them alive.
+
+    `store` is given a ticket and what to write; `stored` has to follow. Without it bindings are in memory only.
+    `perform` carries out what transactions want, `on_happened` hears of each change, for the log.
+    """
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        stats: Counter[str],
+        *,
+        send: Callable[[bytes, Flow], None],
+        perform: Perform,
+        wall: Callable[[], float],
+        token: Callable[[int], str],
+        store: Store | None,
+        secret: bytes | None,
+        on_happened: Callable[[Happened], None],
+    ) -> None:
+        self.locations = Locations()
+        self._transactions = transactions
+        self._stats = stats
+        self._send = send
+        self._perform = perform
+        self._wall = wall
+        self._token = token
+        self._store = store
+        self._secret = secret or bytes.fromhex(token(32))
+        self._happened = on_happened
+        self.registrations: Registrations | None = None
+        self.book: Phonebook | None = None
+        self._keeps: KeepAlives | None = None
+        self._sites: Sites | None = None
+        self._trunks: Trunks | None = None
+
+    def configure(
+        self, config: Config, sites: Sites, trunks: Trunks, users: Users | None, now: float | None = None
+    ) -> None:
+        """Serve by this configuration from now on; the bindings stay."""
+        self._sites, self._trunks = sites, trunks
+        policy = RegistrationPolicy.of_config(config)
+        if policy is None:
+            self.registrations = self.book = self._keeps = None
+            return
+        users = Users.of_config(config) if users is None else users
+        before = self.registrations
+        fresh = Registrations(policy, self.locations, users, self._secret, self._token, self._own)
+        if before is not None:
+            fresh.adopt(before)
+        self.registrations = fresh
+        self.book = Phonebook(
+            config, self.locations, users, None if fresh.local is None else fresh.local.gruus
+        )
+        self._keeps = KeepAlives(self.locations, policy.keepalive, policy.keepalive_s)
+        if now is not None:
+            self._watch_all(now)
+
+    def _own(self, view: ServerView) -> tuple[Address, str | None] | None:
+        """Our address and User-Agent as a server of the registrar's trunk sees them."""
+        flow = self._flow_to(view)
+        if flow is None or self._sites is None:
+            return None
+        site = self._sites.site(flow)
+        return site.contact, site.user_agent
+
+    def _flow_to(self, view: ServerView) -> Flow | None:
+        if self._sites is None or self.registrations is None:
+            return None
+        network = self.registrations.policy.upstream_network
+        return self._sites.flow_to(network, view.transport, view.address)
+
+    # -- what was stored -----------------------------------------------------------------------------------
+
+    def restore(self, rows: Sequence[Row], now: float) -> int:
+        """Take over the bindings of the store; UDP flows can be used at once."""
+        count = self.locations.restore(rows, now, self._wall())
+        self._watch_all(now)
+        self._save(now)
+        return count
+
+    def _watch_all(self, now: float) -> None:
+        if self._keeps is not None:
+            for binding in self.locations.all():
+                self._keeps.watch(binding, now)
+
+    # -- REGISTER ------------------------------------------------------------------------------------------
+
+    def register(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> bool:
+        """A REGISTER came; False when there is no registrar at all."""
+        if self.registrations is None or self._trunks is None:
+            return False
+        servers = self._trunks.snapshot(now)
+        self._run(self.registrations.receive(tx, request, flow, now, self._wall(), servers), now)
+        return True
+
+    def answered(self, relayed: Relayed, response: Response, now: float) -> None:
+        """The registrar's answer."""
+        if self.registrations is not None:
+            if response.status >= 200:
+                self._tried(relayed, response.status, "peer-rejected", now)
+            self._run(self.registrations.answered(relayed, response, now, self._wall()), now)
+
+    def failed(self, relayed: Relayed, cause: str, now: float) -> None:
+        """A relayed REGISTER was not answered or could not be sent."""
+        if self.registrations is not None:
+            self._tried(relayed, 408, f"server-{'timeout' if cause == 'timeout' else 'unreachable'}", now)
+            self._run(self.registrations.failed(relayed, cause, now, self._wall()), now)
+
+    def stored(self, ticket: int, error: str | None, now: float) -> None:
+        """What `store` was given is on the disk, or is not because of `error`."""
+        if self.registrations is not None and ticket:
+            self._run(self.registrations.stored(ticket, error), now)
+
+    def _run(self, effects: Sequence[Effect], now: float) -> None:
+        for effect in effects:
+            match effect:
+                case Reply():
+                    self._perform(self._transactions.respond(effect.tx, effect.response, now), now)
+                case Forward():
+                    self._forward(effect, now)
+                case Persist():
+                    self._persist(effect.ticket, now)
+                case Happened():
+                    self._stats[f"registrations.{effect.what}"] += 1
+                    self._happened(effect)
+        self._save(now)
+
+    def _forward(self, forward: Forward, now: float) -> None:
+        flow = self._flow_to(forward.relayed.server)
+        if flow is None:
+            self.failed(forward.relayed, "transport", now)
+            return
+        _, effects = self._transactions.send_request(forward.request, flow, forward.relayed, now)
+        self._perform(effects, now)
+
+    def _persist(self, ticket: int, now: float) -> None:
+        changes = self.locations.take_changes(now, self._wall())
+        self._watch(changes, now)
+        if self._store is None:
+            self.stored(ticket, None, now)
+        else:
+            self._store(ticket, changes)
+
+    def _save(self, now: float) -> None:
+        """Changes that nobody waits for."""
+        if self.locations.unsaved:
+            self._persist(0, now)
+
+    def _watch(self, changes: Sequence[Change], now: float) -> None:
+        if self._keeps is not None:
+            for change in changes:
+                binding = self.locations.get(change.user, change.identity)
+                if binding is not None:
+                    self._keeps.watch(binding, now)
+
+    def _tried(self, relayed: Relayed, status: int, rule: str, now: float) -> None:
+        """What a REGISTER says of the health of a server, as a call does."""
+        if self._trunks is not None and self.registrations is not None:
+            view = relayed.server
+            network = self.registrations.policy.upstream_network
+            target = Target(relayed.trunk, network, view.transport, view.address, view.host, "")
+            self._trunks.attempted(target, status, rule, now)
+
+    def retry_after_s(self, data: bytes, now: float) -> int:
+        """When what is refused for overload may come back; phones that register one after the other."""
+        if self.registrations is None or not data.startswith(b"REGISTER "):
+            return RETRY_AFTER_S
+        return self.registrations.spread.later(now)
+
+    # -- calls of phones -----------------------------------------------------------------------------------
+
+    def caller(self, flow: Flow, request: Request, now: float) -> tuple[Caller | None, list[Field]]:
+        """Who calls, when it is from the network of the phones, and the fields of the 407 that asks for proof.
+
+        What such a caller asserts of himself is taken out of the request unless anybody may call (RFC 3325 s.5).
+        ParseError for credentials that cannot be read.
+        """
+        book = self.book
+        if book is None or flow.network != book.network:
+            return None, []
+        sender = sender_of(request)
+        caller = book.caller(flow, sender, now)
+        if not book.anybody:
+            for name in ASSERTED:
+                if request.get(name) is not None:
+                    request.remove(name)
+        registrar = None if self.registrations is None else self.registrations.local
+        if not caller.unproven or registrar is None:
+            return caller, []
+        user, why = registrar.authenticate(request, now, proxy=True)
+        if user is not None:
+            return book.authenticated(user.name, sender), []
+        self._stats[f"refused:{why}"] += 1
+        return caller, registrar.challenge(now, why == "stale-nonce", proxy=True)
+
+    # -- flows and time ------------------------------------------------------------------------------------
+
+    def transport_failed(self, flow: Flow, now: float) -> None:
+        """A flow is no more; a phone on a stream is gone until it comes back with another."""
+        if flow.reliable and flow.connection:
+            for binding in self.locations.lost(flow, "its connection has closed"):
+                self._gone(binding)
+
+    def kept(self, keep: KeepAlive, now: float) -> None:
+        """An OPTIONS was answered."""
+        if self._keeps is not None:
+            self._keeps.answered(keep, now)
+
+    def lost(self, keep: KeepAlive) -> None:
+        """An OPTIONS was not answered."""
+        if self._keeps is not None:
+            for binding in self._keeps.unanswered(keep):
+                self._gone(binding)
+
+    def _gone(self, binding: Binding) -> None:
+        self._stats["registrations.dead"] += 1
+        self._happened(Happened("dead", binding.user, binding.flow, binding.dead))
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is due."""
+        due = None
+        for core in (self.registrations, self._keeps):
+            at = None if core is None else core.next_timer()
+            if at is not None and (due is None or at < due):
+                due = at
+        return due
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        if self.registrations is not None:
+            effects, late = self.registrations.handle_timer(now, self._wall())
+            for relayed in late:
+                self._tried(relayed, 408, "server-timeout", now)
+            self._run(effects, now)
+        if self._keeps is not None:
+            for keep in self._keeps.handle_timer(now):
+                self._keep(keep, now)
+
+    def _keep(self, keep: KeepAlive, now: float) -> None:
+        self._stats[f"keepalive.{keep.kind}"] += 1
+        if keep.kind == "crlf":
+            self._send(CRLF, keep.flow)
+            return
+        if self._sites is None:
+            return
+        site = self._sites.site(keep.flow)
+        uri = keep.contact
+        fields = [
+            ("Max-Forwards", "70"),
+            ("From", f"<sip:{site.domain}>;tag={self._token(6)}"),
+            ("To", f"<{uri}>"),
+            ("Call-ID", self._token(12)),
+            ("CSeq", "1 OPTIONS"),
+        ]
+        request = Request("OPTIONS", uri, fields)
+        _, effects = self._transactions.send_request(request, keep.flow, keep, now)
+        self._perform(effects, now)
+
+    # -- for operators -------------------------------------------------------------------------------------
+
+    def rows(self, now: float) -> list[dict[str, object]]:
+        """A line for each binding."""
+        return [shown(binding, now) for binding in self.locations.all()]
+
+
+def sender_of(request: Request) -> str:
+    """The calling user, "" where From names none."""
+    try:
+        uri = request.from_.uri
+    except ParseError:
+        return ""
+    if isinstance(uri, TelUri):
+        return uri.digits
+    return unescape(uri.user) if isinstance(uri, SipUri) else ""
