@@ -12,6 +12,7 @@ from config.frozen import frozen
 from sbc.anchor import MediaReport
 from sbc.decisions import Decision
 from sbc.ladder import summary_of
+from sbc.log import redact
 from sbc.routing import Target
 from signaling.errors import ParseError
 from signaling.exchange import KNOWN
@@ -244,7 +245,7 @@ class CallRecord:
             return
         kept: bytes | None = None
         if self._mode == "full":
-            kept = (message.encode() if data is None else data)[:MAX_BYTES]
+            kept = _without_secrets(message.encode() if data is None else data)[:MAX_BYTES]
         summary = printable(summary_of(message))
         if _usual(message):
             # The same few lines stand in thousands of calls: interned, they are there once.
@@ -331,6 +332,13 @@ def _message_json(message: TracedMessage) -> dict[str, object]:
         "summary": message.summary,
         "data": None if message.data is None else message.data.decode("utf-8", "replace"),
     }
+
+
+def _without_secrets(data: bytes) -> bytes:
+    """What may be shown of a message: `sbc explain` and the API give it to whoever asks."""
+    text = data.decode("utf-8", "surrogateescape")
+    shown = redact(text)
+    return data if shown is text else shown.encode("utf-8", "surrogateescape")
 
 
 def _add(items: list[T], item: T, limit: int) -> int:

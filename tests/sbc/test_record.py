@@ -137,6 +137,17 @@ def test_trace_of_lines_keeps_no_bytes() -> None:
     ]
 
 
+def test_trace_in_full_keeps_no_credentials() -> None:
+    one = record(mode="full")
+    for name in ("Authorization", "Proxy-Authorization"):
+        request = Request("INVITE", "sip:bob@x", [(name, 'Digest username="bob", response="0123456789"')])
+        one.trace(0.0, "a", "<", request, None)
+        one.trace(0.0, "b1", ">", request, request.encode())
+    shown = [message.data for message in one.messages]
+    assert len(shown) == 4
+    assert all(data is not None and b"0123456789" not in data and b"[redacted]" in data for data in shown)
+
+
 def test_trace_in_full_keeps_the_bytes_up_to_a_limit() -> None:
     one = record(mode="full")
     one.trace(1.0, "a", "<", invite(), None)
