@@ -10,11 +10,14 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from media import demux, rtcp, rtp
 from media.source import LOCKED, STRANGER, Sockaddr
 from media.stream import DIRECT, RTCP_PORT, RTP_PORT, EndTuple, Port, RelayEnd, RelayStream, sockaddr
+
+if TYPE_CHECKING:
+    from media.fastpath.offload import Offload
 
 Event = tuple[Any, ...]
 
@@ -39,7 +42,8 @@ class Reference:
 
     `emit` is given the events as tuples: ("locked", stream, side, address), ("silence", stream, seconds, ever),
     ("withheld", stream, side, address), ("closed", stream, counters), ("unbound", stream, reason),
-    ("counters", token, list of counters), where counters are (stream, CountersTuple of a, CountersTuple of b).
+    ("counters", token, list of counters), where counters are (stream, CountersTuple of a, CountersTuple of b), and
+    ("layer", stream, why it is not the kernel that forwards it or "").
     """
 
     def __init__(self, emit: Callable[[Event], None], dscp: int = 0, max_files: int = 1024) -> None:
@@ -48,6 +52,7 @@ class Reference:
         self._secret = b""
         # Direct ports are a luxury: they leave the descriptors that streams need to open at all.
         self._max_luxury = max_files * 2 // 3
+        self._kernel: Offload | None = None
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
         self._timeout_s = 0.0
@@ -73,6 +78,21 @@ class Reference:
     def secret(self, key: bytes) -> None:
         """Set the key of pseudonyms: receivers match audio with video by CNAME, so all workers share it."""
         self._secret = key
+
+    def fastpath(self, flows: int, leases: int, worker: int, interfaces: tuple[int, ...]) -> None:
+        """Leave streams to the kernel: descriptors of its maps, our number in them, where the program is attached."""
+        # ctypes and what goes with it are for those who need them: see the top of this file.
+        from media.fastpath.offload import Offload  # noqa: PLC0415
+
+        self._kernel = Offload(
+            flows,
+            leases,
+            worker,
+            interfaces,
+            self._dscp,
+            lambda stream, why: self._emit(("layer", stream, why)),
+        )
+        self._kernel.tick((), _clock())
 
     def open(
         self,
@@ -103,6 +123,8 @@ class Reference:
         if stream is None:
             return
         end = stream.a if side == "a" else stream.b
+        self._take_up(stream.a)
+        self._take_up(stream.b)
         end.configure(spec)
         now = _clock()
         for either in (stream.a, stream.b):
@@ -124,6 +146,8 @@ class Reference:
         stream = self._streams.pop(number, None)
         if stream is None:
             return
+        self._take_up(stream.a)
+        self._take_up(stream.b)
         now = _clock()
         self._emit(("closed", number, (number, stream.a.counters(now), stream.b.counters(now))))
         for end in (stream.a, stream.b):
@@ -137,8 +161,12 @@ class Reference:
 
     def query(self, token: int, numbers: tuple[int, ...]) -> None:
         """Tell the counters of these streams."""
-        now = _clock()
         found = [self._streams[number] for number in numbers if number in self._streams]
+        if self._kernel is not None:
+            for each in found:
+                self._kernel.refresh(each.a)
+                self._kernel.refresh(each.b)
+        now = _clock()
         self._emit(
             ("counters", token, [(each.id, each.a.counters(now), each.b.counters(now)) for each in found])
         )
@@ -176,12 +204,17 @@ class Reference:
             self._bind_again(now)
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
+            if self._kernel is not None:
+                self._kernel.tick(self._streams.values(), now)
             self._look_for_silence(now)
             self._look_for_victims()
         self._timeout_s = BIND_RETRY_S if self._unbound else self._tick_at - now
 
     def shut_down(self) -> None:
         """Close every socket, without a word."""
+        for stream in self._streams.values():
+            self._take_up(stream.a)
+            self._take_up(stream.b)
         for port in list(self._ports.values()):
             self._close_port(port)
         self._streams.clear()
@@ -242,6 +275,7 @@ class Reference:
             return
         if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
             return
+        self._take_up(end)
         end.reception.receive(size, first, seq, timestamp, ssrc, now)
         self._forward(end, size)
 
@@ -260,6 +294,9 @@ class Reference:
         if not end.udptl and not rtp.valid(self._buffer, size):
             end.malformed += 1
             return False
+        if self._kernel is not None:
+            # When the locked source was last heard is for the kernel to say.
+            self._kernel.refresh(end)
         verdict = end.gate.admit(source, ssrc, seq, now, seen.heard, seen.follows)
         if verdict == STRANGER:
             end.strangers += 1
@@ -271,6 +308,11 @@ class Reference:
             self._unsettled.append(end)
             self._emit(("locked", end.stream.id, end.side, source[:2]))
         return True
+
+    def _take_up(self, end: RelayEnd) -> None:
+        """If the kernel forwards what comes from this end: it stops, and we go on from where it is."""
+        if end.flow is not None and self._kernel is not None:
+            self._kernel.take_up(end)
 
     def _take_other(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
         """What is not RTP: RTCP with multiplexing, else counted and dropped."""
@@ -418,6 +460,10 @@ class Reference:
             if end.direct is None and source is not None and port is not None and affordable:
                 self._connect(end, port, source)
             end.aim()
+        if self._kernel is not None:
+            # An end without a port belongs to a stream that was closed meanwhile.
+            for stream in dict.fromkeys(end.stream for end in unsettled if end.rtp_port is not None):
+                self._kernel.settle(stream)
 
     def _connect(self, end: RelayEnd, port: Port, source: Sockaddr) -> None:
         sock = self._socket(end.family)
@@ -458,6 +504,11 @@ class Reference:
     def _look_for_silence(self, now: float) -> None:
         for stream in self._streams.values():
             quiet = stream.silence(now)
+            if quiet is not None and self._kernel is not None:
+                # So it looks from here: only now it is worth asking what the kernel has heard.
+                self._kernel.refresh(stream.a)
+                self._kernel.refresh(stream.b)
+                quiet = stream.silence(now)
             if quiet is not None and not stream.reported:
                 stream.reported = True
                 self._emit(("silence", stream.id, *quiet))

@@ -161,6 +161,15 @@ class Withheld:
 
 
 @frozen
+class Layer:
+    """What forwards a stream has changed: the kernel if `reason` is empty, else the relay process, and why."""
+
+    stream: int
+    call: str
+    reason: str
+
+
+@frozen
 class Closed:
     """A stream is gone and its ports are free; the final counters."""
 
@@ -187,7 +196,7 @@ class WorkerRestarted:
     calls: tuple[str, ...] = ()
 
 
-RelayEvent = SourceLocked | Silence | Withheld | Closed | BindFailed | WorkerRestarted
+RelayEvent = SourceLocked | Silence | Withheld | Layer | Closed | BindFailed | WorkerRestarted
 
 
 class Relay(Protocol):

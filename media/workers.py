@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from media.fastpath.loader import FastPath
 from media.relay import (
     Address,
     BindFailed,
     Closed,
     Counters,
     End,
+    Layer,
     RelayEvent,
     Side,
     Silence,
@@ -79,6 +81,7 @@ class _Worker:
         "index",
         "late",
         "load",
+        "number",
         "process",
         "queue",
         "started_at",
@@ -93,6 +96,8 @@ class _Worker:
         self.late: list[tuple[Any, ...]] = []
         self.blocked = False
         self.load = 0
+        # In the kernel's tables; a successor has another.
+        self.number: int | None = None
         # Streams told to close whose final counters have not come: stream id -> call.
         self.closing: dict[int, str] = {}
         self.started_at = 0.0
@@ -117,7 +122,8 @@ class WorkerRelay:
 
     Commands are collected and written once per turn of the event loop, those that can wait 20 times a second.
     When a worker dies, the next one opens its streams again on the same ports with the learned sources; counters
-    begin again at zero. Whatever `query` has not heard within two seconds is left out.
+    begin again at zero. Whatever `query` has not heard within two seconds is left out. With `fastpath` the workers
+    leave streams of plain RTP to the kernel; it is closed with the relay.
     """
 
     def __init__(
@@ -126,8 +132,10 @@ class WorkerRelay:
         workers: int = 0,
         on_event: Callable[[RelayEvent], None] = lambda event: None,
         dscp: int = 46,
+        fastpath: FastPath | None = None,
     ) -> None:
         self.on_event = on_event
+        self._fastpath = fastpath
         self._loop = loop
         self._dscp = dscp
         self._streams: dict[int, _Stream] = {}
@@ -239,6 +247,9 @@ class WorkerRelay:
                     process.kill()
                 await asyncio.sleep(REAP_INTERVAL_S)
         self._streams.clear()
+        if self._fastpath is not None:
+            self._fastpath.close()
+            self._fastpath = None
 
     def _tell(self, worker: _Worker, command: tuple[Any, ...]) -> None:
         if worker.control is None:
@@ -338,6 +349,8 @@ class WorkerRelay:
             self.on_event(SourceLocked(number, call, side, source))
         elif name == "silence":
             self.on_event(Silence(number, call, event[2], event[3]))
+        elif name == "layer":
+            self.on_event(Layer(number, call, event[2]))
         elif name == "withheld":
             self.on_event(Withheld(number, call, event[2], event[3]))
         else:
@@ -368,11 +381,13 @@ class WorkerRelay:
         # -S: the worker needs the standard library and this package, not what site-packages sets up; that
         # halves its start and spares a megabyte. A session of its own: Ctrl-C is for the parent to act upon.
         command = [sys.executable, "-S", "-P", "-m", "media.worker", str(theirs.fileno()), str(self._dscp)]
+        fastpath = self._fastpath
+        maps = () if fastpath is None else (fastpath.flows.fd, fastpath.leases.fd)
         try:
             worker.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *maps),
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": _ROOT, "PYTHONHASHSEED": self._hash_seed},
             )
@@ -385,6 +400,9 @@ class WorkerRelay:
         worker.started_at = time.monotonic()
         self._loop.add_reader(ours, self._read, worker)
         self._tell(worker, ("secret", self._secret))
+        if fastpath is not None:
+            worker.number = fastpath.employ()
+            self._tell(worker, ("fastpath", *maps, worker.number, fastpath.indexes))
 
     def _disconnect(self, worker: _Worker) -> None:
         control = worker.control
@@ -404,6 +422,10 @@ class WorkerRelay:
             return
         self._disconnect(worker)
         worker.process.kill()
+        if self._fastpath is not None and worker.number is not None:
+            # What the kernel forwarded for it comes to the sockets of its successor instead.
+            self._fastpath.dismiss(worker.number)
+            worker.number = None
         if time.monotonic() - worker.started_at >= HEALTHY_S:
             worker.backoff_s = 0.0
         self._give_up_closing(worker)

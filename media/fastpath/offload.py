@@ -25,14 +25,15 @@ class Offload:
 
     def __init__(
         self,
-        flows: Map,
-        leases: Map,
+        flows: int,
+        leases: int,
         worker: int,
         interfaces: Iterable[int],
         dscp: int,
         tell: Callable[[int, str], None],
     ) -> None:
-        self._table = table.FlowTable(flows, leases, worker)
+        maps = Map(flows, table.KEY_BYTES, table.FLOW_BYTES), Map(leases, table.SLOT_BYTES, table.LEASE_BYTES)
+        self._table = table.FlowTable(*maps, worker)
         self._interfaces = frozenset(interfaces)
         self._tos = dscp << 2
         self._tell = tell
@@ -79,10 +80,12 @@ class Offload:
         a, b = stream.a, stream.b
         if a.gate.source is None or b.gate.source is None:
             return
-        why = self._end_down(a) or self._end_down(b)
-        if why is not None and why != stream.layer:
-            stream.layer = why
-            self._tell(stream.id, why)
+        found = [why for why in (self._end_down(a), self._end_down(b)) if why is not None]
+        # A reason why not, if either end has one.
+        layer = max(found, default=stream.layer)
+        if layer is not None and layer != stream.layer:
+            stream.layer = layer
+            self._tell(stream.id, layer)
 
     def _end_down(self, end: RelayEnd) -> str | None:
         """Take an end down; None if it is not the time yet, KERNEL if it is down, else why it cannot be."""

@@ -20,6 +20,8 @@ FLOW_BYTES = _SETTINGS.size + _STATE.size
 _WORKER_AT = 96
 _LEASE = struct.Struct("=Q")
 _SLOT = struct.Struct("=I")
+LEASE_BYTES = _LEASE.size
+SLOT_BYTES = _SLOT.size
 
 # A worker that has not come round for so long is dead or stuck: its flows fall back to its sockets.
 LEASE_S = 5.0

@@ -7,18 +7,23 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Literal, TypeVar
 
+from media.fastpath.loader import FastPath
 from media.relay import Counters, End, Learn, PortPair, RelayEvent, Side, StreamSpec
 from media.workers import WorkerRelay
+from tests.contract import place
+from tests.harness import fastpath
 from tests.harness.rtp import Address, RtpPeer
 
-MAKES = ("reference",)
+MAKES = ("reference", "kernel")
+"""The relay alone, and with the kernel path below it."""
 
 _ids = count(1)
 _Event = TypeVar("_Event")
 
 
 def free_pair(host: str = "127.0.0.1") -> PortPair:
-    """An even/odd pair that nobody has at this moment."""
+    """An even/odd pair that nobody has at this moment, of ours towards `host`."""
+    host = place.ours(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         with (
@@ -70,18 +75,31 @@ def rtcp_of(end: End) -> Address:
 class Bench:
     """A relay under test with its events, and peers that are closed at the end."""
 
-    def __init__(self, relay: WorkerRelay) -> None:
+    def __init__(self, relay: WorkerRelay, make: str) -> None:
         self.relay = relay
+        self.make = make
         self.events: list[RelayEvent] = []
         self.peers: list[RtpPeer] = []
         self._opened: list[int] = []
         relay.on_event = self.events.append
 
     def peer(self, host: str = "127.0.0.1", ssrc: int = 0x1234) -> RtpPeer:
-        """A new endpoint."""
-        peer = RtpPeer(host, ssrc)
+        """A new endpoint on what loopback calls `host`."""
+        with place.among_peers(self.make):
+            peer = RtpPeer(place.at(self.make, host), ssrc)
         self.peers.append(peer)
         return peer
+
+    def strangers(self, hosts: list[str]) -> list[socket.socket]:
+        """Sockets of nobody we know."""
+        sockets = []
+        with place.among_peers(self.make):
+            for host in hosts:
+                sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                sock.setblocking(False)
+                sock.bind((place.at(self.make, host), 0))
+                sockets.append(sock)
+        return sockets
 
     async def open(
         self,
@@ -145,9 +163,9 @@ class Bench:
 @asynccontextmanager
 async def bench(make: str, workers: int = 1) -> AsyncIterator[Bench]:
     """A running relay of one make."""
-    assert make == "reference"
-    relay = WorkerRelay(asyncio.get_running_loop(), workers)
-    under_test = Bench(relay)
+    path = FastPath([place.OURS, place.OURS6], fastpath.loadable()) if make == "kernel" else None
+    relay = WorkerRelay(asyncio.get_running_loop(), workers, fastpath=path)
+    under_test = Bench(relay, make)
     try:
         yield under_test
     finally:

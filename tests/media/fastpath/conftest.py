@@ -5,28 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from media.fastpath.build import build
-from media.fastpath.loader import Loaded, obstacle
+from media.fastpath.loader import Loaded
+from tests.harness import fastpath
 from tests.media.fastpath.kernel import Kernel
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def compiled() -> Path:
     """The object file, compiled for this run."""
-    out = tmp_path_factory.mktemp("fastpath") / "rtp.bpf.o"
-    failure = build(out)
-    if failure is not None and "not installed" in failure:
-        pytest.skip(f"machine: {failure}")
-    assert failure is None, failure
-    return out
+    return fastpath.compiled()
 
 
 @pytest.fixture
-def kernel(compiled: Path) -> Iterator[Kernel]:
+def kernel() -> Iterator[Kernel]:
     """The program in this kernel, attached to nothing."""
-    reason = obstacle(compiled)
-    if reason is not None and "CAP_BPF" in reason:
-        pytest.skip(f"machine: {reason}")
-    loaded = Loaded(compiled)
+    loaded = Loaded(fastpath.loadable())
     yield Kernel(loaded)
     loaded.close()

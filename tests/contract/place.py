@@ -1,0 +1,64 @@
+"""Where the contract suite runs: on loopback, or for the kernel path in two namespaces with a cable between them.
+
+Loopback cannot be redirected from, so for the kernel path the test process moves into the namespace of the border, and
+only the peers' sockets are made in the other one. Tests name hosts as on loopback; `at` says what they are.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from tests.harness.netns import inside, ip
+
+BORDER = f"contract{os.getpid()}-border"
+PEERS = f"contract{os.getpid()}-peers"
+
+OURS, OURS6 = "10.99.0.1", "fd99::1"
+_NUMBERS = (1, 2, 3, 4, 66, 67)
+
+# What a test calls a host, and the host of a peer behind the cable.
+_HOSTS = {f"127.0.0.{number}": f"10.99.0.{100 + number}" for number in _NUMBERS} | {"::1": "fd99::101"}
+
+
+def build() -> None:
+    """Make the namespaces."""
+    for name in (BORDER, PEERS):
+        ip("netns", "add", name)
+        ip("-n", name, "link", "set", "lo", "up")
+    ip("link", "add", "cable", "netns", BORDER, "type", "veth", "peer", "name", "cable", "netns", PEERS)
+    ip("-n", BORDER, "address", "add", f"{OURS}/24", "dev", "cable")
+    ip("-n", BORDER, "address", "add", f"{OURS6}/64", "dev", "cable", "nodad")
+    for host in _HOSTS.values():
+        length, flags = ("64", ["nodad"]) if ":" in host else ("24", [])
+        ip("-n", PEERS, "address", "add", f"{host}/{length}", "dev", "cable", *flags)
+    for name in (BORDER, PEERS):
+        ip("-n", name, "link", "set", "cable", "up")
+
+
+def remove() -> None:
+    """Remove them, as far as they are there."""
+    for name in (BORDER, PEERS):
+        if os.path.exists(f"/run/netns/{name}"):
+            ip("netns", "del", name)
+
+
+def at(make: str, host: str) -> str:
+    """The host that a test calls `host`."""
+    return _HOSTS.get(host, host) if make == "kernel" else host
+
+
+def ours(host: str) -> str:
+    """Our address towards a peer."""
+    if host not in _HOSTS.values():
+        return host
+    return OURS6 if ":" in host else OURS
+
+
+@contextlib.contextmanager
+def among_peers(make: str) -> Iterator[None]:
+    """Sockets made here are those of peers."""
+    if make == "kernel":
+        with inside(PEERS):
+            yield
+    else:
+        yield
