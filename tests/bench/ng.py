@@ -22,7 +22,7 @@ class Ng:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def ask(self, command: str, **arguments: str) -> dict[str, Value]:
+    def ask(self, command: str, **arguments: Value) -> dict[str, Value]:
         """The answer; `_` in the names of arguments stands for `-`. AssertionError when it refuses."""
         question: dict[str, Value] = {"command": command}
         question |= {name.replace("_", "-"): value for name, value in arguments.items()}

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -129,7 +129,21 @@ class Peers:
             process.stop()
 
 
-def start_rtpengine(place: Loopback, corner: Corner, outside: str, inside: str, name: str) -> Process:
+class Room(Protocol):
+    """Where a daemon can be started."""
+
+    directory: Path
+
+    def start(
+        self, namespace: str, name: str, arguments: Sequence[str], environment: dict[str, str] | None = None
+    ) -> Process:
+        """Start a program."""
+
+    def listening(self) -> str:
+        """The UDP sockets there that are bound."""
+
+
+def start_rtpengine(place: Room, corner: Corner, outside: str, inside: str, name: str) -> Process:
     """An rtpengine that is controlled at `corner.control`."""
     file = _fill(
         place,
@@ -148,7 +162,7 @@ def start_rtpengine(place: Loopback, corner: Corner, outside: str, inside: str, 
     return process
 
 
-def _fill(place: Loopback, template: Path, name: str, words: dict[str, object]) -> Path:
+def _fill(place: Room, template: Path, name: str, words: dict[str, object]) -> Path:
     text = template.read_text()
     for word, value in words.items():
         text = text.replace(f"@{word}@", str(value))

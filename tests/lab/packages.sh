@@ -14,6 +14,7 @@ declare -A package_of=(
   [nft]=nftables
   [turnserver]=coturn
   [systemd-analyze]=systemd
+  [cc]=build-essential
 )
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

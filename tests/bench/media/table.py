@@ -1,0 +1,94 @@
+"""The table of the media bench, from the results of its runs."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tests.bench.media.measure import Result
+
+DIRECT = "direct"
+PEER = "rtpengine"
+HEAD = (
+    "| load | way | relay us | of rtpengine | machine us | of rtpengine | delay us: p50, p99, max | lost | carried |",
+    "|" + " --- |" * 9,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way under one load: the results of its rounds, or why there are none."""
+
+    way: str
+    results: tuple[Result, ...] = ()
+    absent: str = ""
+    most: int = 0
+    """Packets/s that it carries, where it does not carry the load; 0 if that was not found."""
+
+    def median(self, figure: Callable[[Result], float]) -> float:
+        """The median of a figure over the rounds."""
+        return statistics.median(map(figure, self.results))
+
+
+def rows(load: str, found: Sequence[Row]) -> list[str]:
+    """The lines of one load. Machine CPU and delay are those of the way less those of the direct run."""
+    by_way = {row.way: row for row in found if row.results}
+    direct, peer = by_way.get(DIRECT), by_way.get(PEER)
+    lines = []
+    for row in found:
+        if not row.results:
+            lines.append(f"| {load} | {row.way} | {row.absent} |" + " |" * 6)
+            continue
+        relay, machine = row.median(_relay), row.median(_machine)
+        relay_ratio = machine_ratio = "-"
+        if row is not direct and direct is not None:
+            base = direct.median(_machine)
+            machine -= base
+            if peer is not None:
+                relay_ratio = f"{relay / peer.median(_relay):.2f}"
+                machine_ratio = f"{machine / (peer.median(_machine) - base):.2f}"
+        delay = ", ".join(f"{row.median(each):.0f}" for each in (_p50, _p99, _max))
+        lines.append(
+            f"| {load} | {row.way} | {'-' if row is direct else f'{relay:.2f}'} | {relay_ratio} | {machine:.2f}"
+            f" | {machine_ratio} | {delay} | {_lost(row)} | {_carried(row)} |"
+        )
+    return lines
+
+
+def _lost(row: Row) -> str:
+    lost, sent = sum(each.lost for each in row.results), sum(each.sent for each in row.results)
+    reordered, doubled = (
+        sum(each.reordered for each in row.results),
+        sum(each.doubled for each in row.results),
+    )
+    return f"{lost} of {sent}" + "".join(
+        f", {number} {what}" for number, what in ((reordered, "reordered"), (doubled, "doubled")) if number
+    )
+
+
+def _carried(row: Row) -> str:
+    rate = row.results[0].load.rate
+    if any(each.carried for each in row.results):
+        return f"{rate:,.0f}/s"
+    if row.most:
+        return f"no; {row.most:,}/s"
+    return f"no; {max(each.rate for each in row.results):,.0f}/s sent"
+
+
+def _relay(result: Result) -> float:
+    return result.relay_us
+
+
+def _machine(result: Result) -> float:
+    return result.machine_us
+
+
+def _p50(result: Result) -> float:
+    return result.p50_us
+
+
+def _p99(result: Result) -> float:
+    return result.p99_us
+
+
+def _max(result: Result) -> float:
+    return result.max_us

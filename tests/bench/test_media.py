@@ -1,0 +1,119 @@
+"""The media bench counts right: small loads through no relay, ours, and one that spoils the streams on purpose."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench.media import table
+from tests.bench.media.bench import obstacle
+from tests.bench.media.engines import BORDER, WAYS, Way
+from tests.bench.media.measure import Result, run
+from tests.bench.media.place import PHONES, Place
+from tests.bench.media.streams import RELAY_PORTS, Load
+from tests.lab.namespaces import SBC
+
+SMALL = Load(20, 1.0)
+
+# Of each stream it drops one packet in ten, sends one in ten twice and one in ten after the next.
+CROOKED = """
+import selectors, socket, sys, time
+calls, host_a, host_b, phone_a, phone_b, first = int(sys.argv[1]), *sys.argv[2:6], int(sys.argv[6])
+ports = [int(port) for port in sys.argv[7].split(",")]
+chosen = selectors.DefaultSelector()
+def opened(host, port):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((host, port))
+    return sock
+for call in range(calls):
+    a, b = opened(host_a, first + 2 * call), opened(host_b, first + 2 * call)
+    chosen.register(a, selectors.EVENT_READ, (b, (phone_b, ports[call])))
+    chosen.register(b, selectors.EVENT_READ, (a, (phone_a, ports[call])))
+print("ready", flush=True)
+held = {}
+while True:
+    for key, _ in chosen.select():
+        data = key.fileobj.recv(2048)
+        time.sleep(0.0002)
+        out, to = key.data
+        tenth = data[3] % 10
+        if tenth == 1:
+            continue
+        if tenth == 3:
+            held[key.fd] = data
+            continue
+        out.sendto(data, to)
+        if tenth == 2:
+            out.sendto(data, to)
+        if key.fd in held:
+            out.sendto(held.pop(key.fd), to)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    reason = obstacle()
+    if reason:
+        pytest.skip(reason)
+    with Place(tmp_path_factory.mktemp("media")) as fresh:
+        yield fresh
+
+
+@contextlib.contextmanager
+def crooked(place: Place, load: Load) -> Iterator[Way]:
+    phones = ",".join(str(load.phone_port(call)) for call in range(load.calls))
+    arguments = [str(load.calls), *BORDER, *PHONES.values(), str(RELAY_PORTS[0]), phones]
+    process = place.start(SBC, "crooked", [sys.executable, "-c", CROOKED, *arguments])
+    process.await_text("ready")
+    ports = [RELAY_PORTS[0] + 2 * call for call in range(load.calls)]
+    try:
+        yield Way((ports, ports), [process.pid])
+    finally:
+        process.stop(9)
+
+
+@pytest.mark.parametrize("way", ["direct", "reference"])
+def test_nothing_is_lost_in_a_small_load(place: Place, way: str) -> None:
+    result = run(place, WAYS[way].make, SMALL)
+    assert result.sent == 20 * 50
+    assert (result.lost, result.reordered, result.doubled) == (0, 0, 0)
+    assert 0 < result.p50_us <= result.p99_us <= result.max_us
+    assert (result.relay_us > 0) == (way == "reference")
+    assert result.machine_us > result.relay_us
+    if way == "reference":
+        assert result.counters["forwarded"] == 20 * 100, "those of the warm-up too"
+
+
+def test_what_a_relay_does_to_the_streams_is_counted(place: Place) -> None:
+    result = run(place, crooked, SMALL)
+    # The sequence numbers 50 to 99 of 20 streams have five of each kind.
+    assert result.lost == 20 * 5
+    assert result.doubled == 20 * 5
+    assert result.reordered == 20 * 5
+    assert result.p99_us > 15000, "what was held back waited for the next packet, 20 ms later"
+    assert not result.carried
+
+
+def result(relay_us: float, machine_us: float, lost: int = 0, rate: float = 50000.0) -> Result:
+    return Result(
+        Load(1000, 4.0), 200000, lost, 0, 0, rate, relay_us, machine_us, 0.5, 10.0, 20.0, 30.0, 0.0, {}
+    )
+
+
+def test_the_table_takes_the_direct_run_off_and_compares() -> None:
+    lines = table.rows(
+        "1000 x RTP",
+        [
+            table.Row("direct", (result(0.0, 5.0), result(0.0, 4.0), result(0.0, 9.0))),
+            table.Row("reference", (result(6.0, 12.0),)),
+            table.Row("kernel", absent="no kernel 6.6"),
+            table.Row("rtpengine", (result(8.0, 15.0, lost=7), result(8.0, 15.0, rate=40000.0)), most=20000),
+        ],
+    )
+    assert lines == [
+        "| 1000 x RTP | direct | - | - | 5.00 | - | 10, 20, 30 | 0 of 600000 | 50,000/s |",
+        "| 1000 x RTP | reference | 6.00 | 0.75 | 7.00 | 0.70 | 10, 20, 30 | 0 of 200000 | 50,000/s |",
+        "| 1000 x RTP | kernel | no kernel 6.6 | | | | | | |",
+        "| 1000 x RTP | rtpengine | 8.00 | 1.00 | 10.00 | 1.00 | 10, 20, 30 | 7 of 400000 | no; 20,000/s |",
+    ]
