@@ -29,6 +29,8 @@ from sbc.answers import (
 from sbc.decisions import Decision
 from sbc.keepalive import KeepAlive
 from sbc.media_policy import MediaPolicy
+from sbc.outbound import Asked as Registering
+from sbc.outbound import Outbound, SendRegister
 from sbc.phones import Phones, Store
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened, Relayed
@@ -145,6 +147,7 @@ class Calls:
         self.admission = Admission(config)
         self.emergencies = Emergencies(config)
         self.board.configure(config, self.sites, self.router, self.trunks)
+        self.outbound = Outbound(config, self.sites, self.board.accounts, self._token)
         self.phones.configure(config, self.sites, self.trunks, users, now)
         self.transactions.max_transactions = config.limits.max_transactions
         self.transactions.symmetric = self.sites.symmetric
@@ -180,7 +183,7 @@ class Calls:
     @property
     def idle(self) -> bool:
         """Whether no call is left, not even one that waits for its last answer or its media figures."""
-        return not self.board.calls and not self.board.closing
+        return not self.board.calls and not self.board.closing and self.outbound.idle
 
     def leftovers(self) -> dict[str, int]:
         """What is still held; all zero when the process is at rest."""
@@ -199,15 +202,17 @@ class Calls:
 
     def reload(self, config: Config, now: float, users: Users | None = None) -> None:
         """Swap the configuration; calls in progress keep the numbers they began with, phones stay registered."""
-        trunks, admission = self.trunks, self.admission
+        trunks, admission, outbound = self.trunks, self.admission, self.outbound
         self._configure(config, users, now)
         self.trunks.adopt(trunks, now)
         self.admission.adopt(admission, now)
+        self._register(self.outbound.adopt(outbound, now), now)
         self.anchor.configure(MediaPolicy.of_config(config))
 
     def drain(self, now: float) -> None:
-        """Refuse new calls from now on."""
+        """Refuse new calls from now on, and tell the trunks where we are registered."""
         self.draining = True
+        self._register(self.outbound.leave(now), now)
 
     def hang_up(self, now: float, call: str | None = None, cause: str = "drain", text: str = "") -> int:
         """BYE to both sides of one call or of all; returns how many."""
@@ -365,6 +370,9 @@ class Calls:
             if response.status >= 200:
                 self.phones.kept(asked, now)
             return
+        if isinstance(asked, Registering):
+            self._register(self.outbound.answered(asked, response, self.trunks.snapshot(now), now), now)
+            return
         if not isinstance(asked, Asked):
             return
         if response.status >= 200:
@@ -412,6 +420,9 @@ class Calls:
         if isinstance(owner, Ping):
             self.trunks.unanswered(owner, cause, now)
             return
+        if isinstance(owner, Registering):
+            self._register(self.outbound.failed(owner, cause, self.trunks.snapshot(now), now), now)
+            return
         if isinstance(owner, Relayed):
             self.phones.failed(owner, cause, now)
             return
@@ -453,6 +464,7 @@ class Calls:
     def _new_call(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         wall = self._wall()
         source, decision = self.router.source_of(flow, self.trunks.snapshot(now))
+        source, decision = self.outbound.source_of(request.uri, source, decision)
         caller = None
         if source.trunk is None:
             caller, challenge = self.phones.caller(flow, request, now)
@@ -552,7 +564,13 @@ class Calls:
         """When `handle_timer` is due."""
         board = self.board
         due = self.transactions.next_timer()
-        for at in (self.trunks.next_timer(), board.wakeups.next(), self.phones.next_timer()):
+        timers = (
+            self.trunks.next_timer(),
+            board.wakeups.next(),
+            self.phones.next_timer(),
+            self.outbound.next_timer(),
+        )
+        for at in timers:
             if at is not None and (due is None or at < due):
                 due = at
         if board.closing:
@@ -580,6 +598,12 @@ class Calls:
         for ping in self.trunks.handle_timer(now):
             self._ping(ping, now)
         self.phones.handle_timer(now)
+        self._register(self.outbound.handle_timer(self.trunks.snapshot(now), now), now)
+
+    def _register(self, sends: Sequence[SendRegister], now: float) -> None:
+        for send in sends:
+            _, effects = self.transactions.send_request(send.request, send.flow, send.asked, now)
+            self._perform(effects, now)
 
     def _ping(self, ping: Ping, now: float) -> None:
         flow = self.sites.flow_to(ping.network, ping.transport, ping.address)
