@@ -567,8 +567,6 @@ class _Checker:
         media, log = self.config.media, self.config.log
         if media.engine == "native":
             self._say("media.engine", "the native engine is not in this version yet; write auto or reference")
-        if media.fastpath == "on":
-            self._say("media.fastpath", "the kernel path is not in this version yet; write auto or off")
         if media.codecs is not None and not media.codecs:
             self._say(
                 "media.codecs", "an empty list lets no codec pass; write names, or leave the key out for all"

@@ -50,7 +50,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 class _Stream:
     """What a worker was told about an open stream, to tell its successor."""
 
-    __slots__ = ("a", "b", "silence_s", "source_a", "source_b", "spec", "start_s", "worker")
+    __slots__ = ("a", "b", "silence_s", "source_a", "source_b", "spec", "start_s", "told", "worker")
 
     def __init__(self, spec: StreamSpec, worker: "_Worker") -> None:
         self.spec = spec
@@ -60,6 +60,8 @@ class _Stream:
         self.silence_s = spec.silence_s
         self.source_a: Address | None = None
         self.source_b: Address | None = None
+        # Why it is not in the kernel, if nothing ever is.
+        self.told = False
         self.worker = worker
 
     def command(self) -> tuple[Any, ...]:
@@ -122,8 +124,9 @@ class WorkerRelay:
 
     Commands are collected and written once per turn of the event loop, those that can wait 20 times a second.
     When a worker dies, the next one opens its streams again on the same ports with the learned sources; counters
-    begin again at zero. Whatever `query` has not heard within two seconds is left out. With `fastpath` the workers
-    leave streams of plain RTP to the kernel; it is closed with the relay.
+    begin again at zero. Whatever `query` has not heard within two seconds is left out. With a `fastpath` the workers
+    leave streams of plain RTP to the kernel; it is closed with the relay. Instead of one there may be the reason why
+    there is none, which the streams are told then.
     """
 
     def __init__(
@@ -132,10 +135,11 @@ class WorkerRelay:
         workers: int = 0,
         on_event: Callable[[RelayEvent], None] = lambda event: None,
         dscp: int = 46,
-        fastpath: FastPath | None = None,
+        fastpath: FastPath | str = "",
     ) -> None:
         self.on_event = on_event
-        self._fastpath = fastpath
+        self._fastpath = fastpath if isinstance(fastpath, FastPath) else None
+        self._why_not = fastpath if isinstance(fastpath, str) else ""
         self._loop = loop
         self._dscp = dscp
         self._streams: dict[int, _Stream] = {}
@@ -346,7 +350,11 @@ class WorkerRelay:
                 known.source_a = source
             else:
                 known.source_b = source
+            first = known.source_a is not None and known.source_b is not None and not known.told
             self.on_event(SourceLocked(number, call, side, source))
+            if first and self._why_not:
+                known.told = True
+                self.on_event(Layer(number, call, self._why_not))
         elif name == "silence":
             self.on_event(Silence(number, call, event[2], event[3]))
         elif name == "layer":

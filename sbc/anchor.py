@@ -14,6 +14,7 @@ from media.relay import (
     Closed,
     Counters,
     End,
+    Layer,
     PortPair,
     Relay,
     RelayEvent,
@@ -403,6 +404,15 @@ class LocalAnchor:
                 if state is not None:
                     why = (("stream", str(event.stream)), ("reason", event.reason))
                     state.decisions.append(Decision("media", "media-bind-failed", why, "the stream is deaf"))
+            case Layer():
+                state = self._calls.get(event.call)
+                if state is not None:
+                    stream_and_reason = [("stream", str(event.stream))]
+                    if event.reason:
+                        stream_and_reason.append(("reason", event.reason))
+                    where = "the relay process forwards it" if event.reason else "the kernel forwards it"
+                    rule = "media-in-relay" if event.reason else "media-in-kernel"
+                    state.decisions.append(Decision("media", rule, tuple(stream_and_reason), where))
             case Withheld():
                 state = self._calls.get(event.call)
                 if state is not None:

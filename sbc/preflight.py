@@ -9,7 +9,9 @@ from dataclasses import replace
 from config.check import check
 from config.model import AUTO, Config, Network
 from config.problems import ConfigError
+from media.fastpath.loader import obstacle, survey
 from nat.interfaces import addresses_of, resolve
+from sbc.media_policy import media_ranges
 from sbc.names import look_up
 from sbc.own_address import NotFoundError, find
 from sbc.trunks import Trunks
@@ -58,6 +60,20 @@ def names_of_servers(config: Config, ask: bool) -> list[str]:
         for found in asyncio.run(look_up(config, lookups))
         if not found.hops
     ]
+
+
+def kernel_path(config: Config) -> list[str]:
+    """What is to be said of `media.fastpath` on this host: why streams stay in the relay process."""
+    if config.media.fastpath == "off":
+        return []
+    reason = obstacle()
+    if reason is None:
+        suited, without = survey(host for host, *_ in media_ranges(config).values())
+        if suited and not without:
+            return []
+        reason = "; ".join(without)
+    level = "warning" if config.media.fastpath == "on" else "note"
+    return [f"{config.path}: {level}: media.fastpath: not in the kernel here: {reason}"]
 
 
 def own_addresses(config: Config, ask: bool) -> list[str]:

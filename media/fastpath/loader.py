@@ -13,7 +13,7 @@ from pathlib import Path
 
 from media.fastpath import bpf, elf, table
 from media.fastpath.build import OBJECT
-from media.fastpath.netlink import Netlink
+from media.fastpath.netlink import Interface, Netlink
 
 NAME = "sbc_rtp"
 WORKERS_MAX = 1024
@@ -75,7 +75,7 @@ class FastPath:
         """Why some of the addresses do without."""
         self._loaded = Loaded(path)
         try:
-            self._attach(dict.fromkeys(hosts), tcx)
+            self._attach(hosts, tcx)
         except BaseException:
             self.close()
             raise
@@ -130,23 +130,16 @@ class FastPath:
         self._loaded.close()
 
     def _attach(self, hosts: Iterable[str], tcx: bool) -> None:
+        suited, without = survey(hosts)
+        names: list[str] = []
         netlink = Netlink()
         try:
-            interfaces, owners = netlink.interfaces(), netlink.owners()
-            without: list[str] = []
-            names: list[str] = []
-            for host in hosts:
-                interface = interfaces.get(owners.get(host, 0))
-                if interface is None:
-                    without.append(f"no interface has the address {host}")
-                elif not interface.ethernet:
-                    without.append(f"{interface.name}, which has {host}, is not Ethernet")
-                elif interface.index not in self.indexes:
-                    try:
-                        self._attach_to(netlink, interface.index, tcx)
-                        names.append(interface.name)
-                    except OSError as error:
-                        without.append(f"{interface.name} does not take the kernel program: {error.strerror}")
+            for interface in suited:
+                try:
+                    self._attach_to(netlink, interface.index, tcx)
+                    names.append(interface.name)
+                except OSError as error:
+                    without.append(f"{interface.name} does not take the kernel program: {error.strerror}")
         finally:
             netlink.close()
         self.interfaces, self.without = tuple(names), tuple(without)
@@ -166,6 +159,26 @@ class FastPath:
         self._filters.append(ifindex)
 
 
+def survey(hosts: Iterable[str]) -> tuple[list[Interface], list[str]]:
+    """The interfaces that have these addresses and can have the program, and why others cannot."""
+    netlink = Netlink()
+    try:
+        interfaces, owners = netlink.interfaces(), netlink.owners()
+    finally:
+        netlink.close()
+    suited: dict[int, Interface] = {}
+    without: list[str] = []
+    for host in dict.fromkeys(hosts):
+        interface = interfaces.get(owners.get(host, 0))
+        if interface is None:
+            without.append(f"no interface has the address {host}")
+        elif not interface.ethernet:
+            without.append(f"{interface.name}, which has {host}, is not Ethernet")
+        else:
+            suited[interface.index] = interface
+    return list(suited.values()), without
+
+
 def obstacle(path: Path = OBJECT) -> str | None:
     """Why there can be no fast path here whatever the addresses, None if there can: loads the program and frees it."""
     try:
@@ -173,3 +186,15 @@ def obstacle(path: Path = OBJECT) -> str | None:
     except Unavailable as error:
         return str(error)
     return None
+
+
+def choose(mode: str, hosts: Iterable[str], path: Path = OBJECT) -> FastPath | str:
+    """The fast path for `media.fastpath`: off, auto or on; or why there is none. Raises Unavailable when it is on."""
+    if mode == "off":
+        return ""
+    try:
+        return FastPath(hosts, path)
+    except Unavailable as error:
+        if mode == "on":
+            raise
+        return str(error)

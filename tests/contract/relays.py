@@ -163,7 +163,7 @@ class Bench:
 @asynccontextmanager
 async def bench(make: str, workers: int = 1) -> AsyncIterator[Bench]:
     """A running relay of one make."""
-    path = FastPath([place.OURS, place.OURS6], fastpath.loadable()) if make == "kernel" else None
+    path = FastPath([place.OURS, place.OURS6], fastpath.loadable()) if make == "kernel" else ""
     relay = WorkerRelay(asyncio.get_running_loop(), workers, fastpath=path)
     under_test = Bench(relay, make)
     try:

@@ -776,7 +776,7 @@ from media.fastpath.loader import FastPath
 from media.workers import WorkerRelay
 
 async def main() -> None:
-    path = FastPath([sys.argv[2]], Path(sys.argv[1])) if sys.argv[1:] else None
+    path = FastPath([sys.argv[2]], Path(sys.argv[1])) if sys.argv[1:] else ""
     relay = WorkerRelay(asyncio.get_running_loop(), 2, fastpath=path)
     print(*relay.pids, flush=True)
     await asyncio.sleep(60)
