@@ -68,7 +68,14 @@ def check(
     """
     from config.check import foreign_packages
     from config.load import examine
-    from sbc.preflight import examine_host, few_descriptors, names_of_servers, own_addresses, summary
+    from sbc.preflight import (
+        examine_host,
+        few_descriptors,
+        kernel_path,
+        names_of_servers,
+        own_addresses,
+        summary,
+    )
 
     failed = False
     for problem in foreign_packages():
@@ -88,7 +95,7 @@ def check(
             failed = True
             continue
         found = (*names_of_servers(config, ask_dns), *own_addresses(config, ask_dns))
-        for warning in (*few_descriptors(config), *found):
+        for warning in (*few_descriptors(config), *kernel_path(config), *found):
             typer.echo(warning, err=True)
         typer.echo(f"{file}: ok: {summary(config)}")
     raise typer.Exit(1 if failed else 0)

@@ -20,6 +20,7 @@ from config.diff import difference, needs_restart
 from config.load import examine
 from config.model import Config
 from config.problems import ConfigError
+from media.fastpath.loader import FastPath, Unavailable, choose
 from media.ports import PortPool
 from media.relay import RelayEvent, StreamCounters, WorkerRestarted
 from media.workers import WorkerRelay
@@ -85,7 +86,10 @@ class Server:
         self._loop = asyncio.get_running_loop()
         # First what may fail: a relay worker that was started has to be stopped.
         self._cdr = _open_cdr(config.log.cdr)
-        self._relay = WorkerRelay(self._loop, config.media.workers, dscp=config.media.dscp)
+        self._fastpath = _open_fastpath(config)
+        self._relay = WorkerRelay(
+            self._loop, config.media.workers, dscp=config.media.dscp, fastpath=self._fastpath
+        )
         self._pool = PortPool(
             media_ranges(config), config.timers.port_quarantine_s, random.SystemRandom().randrange
         )
@@ -147,7 +151,8 @@ class Server:
                 transport=listener.transport,
                 local=host_port(listener.local),
             )
-        self._log.info("ready", config=self.config.path, relay=f"reference, {len(self._relay.pids)} workers")
+        relay = f"reference, {len(self._relay.pids)} workers"
+        self._log.info("ready", config=self.config.path, relay=relay, kernel=_kernel(self._fastpath))
         self._rearm()
         self._supervisor.tell("READY=1", f"STATUS={self._status()}")
         self.ready.set()
@@ -394,6 +399,23 @@ def _named(flow: Flow) -> dict[str, object]:
 
 def _open_cdr(path: str | None) -> CdrWriter | None:
     return CdrWriter(path) if path is not None else None
+
+
+def _open_fastpath(config: Config) -> FastPath | str:
+    hosts = [host for host, *_ in media_ranges(config).values()]
+    try:
+        return choose(config.media.fastpath, hosts)
+    except Unavailable as error:
+        raise StartError(f"media.fastpath is on, and cannot be: {error}; write auto or off") from error
+
+
+def _kernel(fastpath: FastPath | str) -> str:
+    """What the kernel forwards, for the log."""
+    if isinstance(fastpath, str):
+        return f"off: {fastpath}" if fastpath else "off"
+    return (
+        f"{fastpath.way} on {', '.join(fastpath.interfaces)}{''.join(f'; {why}' for why in fastpath.without)}"
+    )
 
 
 def _transport_limits(config: Config) -> TransportLimits:
