@@ -239,6 +239,22 @@ def trunks(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def registrations(
+    user: Annotated[str | None, typer.Argument(help="Only the phones of this user.")] = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: AsJson = False,
+) -> None:
+    """Show the phones that are registered, and the way to each."""
+    answer = _ask(socket, "registrations", **({} if user is None else {"user": user}))
+    if as_json:
+        _print_json(answer)
+        return
+    from sbc.live import print_registrations
+
+    print_registrations(answer)
+
+
+@app.command()
 def stats(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
     """Show counters, and what the process holds: calls, transactions, ports."""
     answer = _ask(socket, "stats")

@@ -100,6 +100,39 @@ def print_trunks(answer: Mapping[str, object], console: Console | None = None) -
     (console or _console()).print(trunks_table(answer))
 
 
+def registrations_table(answer: Mapping[str, object]) -> Table:
+    """The answer to the verb `registrations`."""
+    rows = answer.get("registrations")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("user", "contact", "flow", "expires", "NAT", "registrar", "last seen", "state"):
+        table.add_column(column, overflow="fold")
+    for row in rows if isinstance(rows, list) else []:
+        state = str(row.get("state"))
+        table.add_row(
+            Text(str(row.get("user"))),
+            Text(str(row.get("contact"))),
+            Text(f"{row.get('network')} {row.get('flow')}"),
+            duration(row.get("expires_s")),
+            Text(f"yes: {row['nat']}" if row.get("nat") else "no"),
+            Text(_at_registrar(row)),
+            f"{duration(row.get('seen_s'))} ago",
+            Text(state, style="green" if state == "up" else "red"),
+        )
+    if not table.row_count:
+        table.add_row("(none)")
+    return table
+
+
+def _at_registrar(row: Mapping[str, object]) -> str:
+    left = duration(row.get("registrar_expires_s"))
+    return f"{row.get('registrar')} for {left}" if left else str(row.get("registrar"))
+
+
+def print_registrations(answer: Mapping[str, object], console: Console | None = None) -> None:
+    """The registered phones as they are now."""
+    (console or _console()).print(registrations_table(answer))
+
+
 def watch(fetch: Callable[[int], Mapping[str, object]]) -> None:
     """The calls, fetched again every second until Ctrl-C; `fetch` is told how many rows there is room for."""
     console = Console()

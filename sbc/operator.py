@@ -40,6 +40,9 @@ class Operated(Protocol):
     def servers(self) -> list[dict[str, str]]:
         """The servers of the trunks as they are now: a row each."""
 
+    def registrations(self) -> list[dict[str, object]]:
+        """The phones that are registered: a row each."""
+
     def counts(self) -> Mapping[str, int]:
         """Counters since the start."""
 
@@ -59,6 +62,7 @@ class Operator:
             "hangup": self.hangup,
             "reload": self.reload,
             "trunks": self.trunks,
+            "registrations": self.registrations,
             "stats": self.stats,
         }
 
@@ -132,6 +136,12 @@ class Operator:
                 calls[name] = calls.get(name, 0) + 1
         rows = [{**row, "calls": calls.get(row["trunk"], 0)} for row in self._server.servers()]
         return {"servers": rows}
+
+    async def registrations(self, arguments: Arguments) -> dict[str, object]:
+        """The phones that are registered; `user`: those of one only."""
+        user = arguments.get("user")
+        rows = self._server.registrations()
+        return {"registrations": [row for row in rows if user is None or row["user"] == user]}
 
     async def stats(self, arguments: Arguments) -> dict[str, object]:
         """Counters since the start, and what is held now."""

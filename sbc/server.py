@@ -39,7 +39,10 @@ from sbc.operator import Operator
 from sbc.own_address import OwnAddresses
 from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
+from sbc.registration_effects import Happened
 from sbc.sites import Sites
+from sbc.store.bindings import BindingStore, users_of
+from sbc.store.sqlite import StoreError
 from sbc.supervision import Supervisor
 from sbc.tokens import Tokens
 from sbc.trunks import Lookup, ServerDown
@@ -86,6 +89,11 @@ class Server:
         self._loop = asyncio.get_running_loop()
         # First what may fail: a relay worker that was started has to be stopped.
         self._cdr = _open_cdr(config.log.cdr)
+        try:
+            self._users = users_of(config)
+            self._store = BindingStore(config, self._loop, self._bindings_stored)
+        except StoreError as error:
+            raise StartError(str(error)) from error
         self._fastpath = _open_fastpath(config)
         self._relay = WorkerRelay(
             self._loop, config.media.workers, dscp=config.media.dscp, fastpath=self._fastpath
@@ -104,6 +112,10 @@ class Server:
             on_record=self._write_record,
             on_bug=self._journal.bug,
             on_event=self._journal.event,
+            on_phone=self._phone_event,
+            store=self._store.write if self._store.lasting else None,
+            secret=self._store.secret,
+            users=self._users,
         )
         self._relay.on_event = self._relay_event
         self._own_addresses = OwnAddresses(config, self._own_address_changed)
@@ -132,9 +144,18 @@ class Server:
     def _open(self) -> ControlServer:
         try:
             self._wires.open()
+            self._restore_phones()
             return ControlServer(self.config.control.socket, Operator(self).verbs())
         except (ListenError, ControlError) as error:
             raise StartError(str(error)) from error
+
+    def _restore_phones(self) -> None:
+        rows, self._store.rows = self._store.rows, []
+        count = self.calls.phones.restore(rows, self._loop.time())
+        if rows:
+            self._log.info(
+                "registrations are back", store=self.config.phones and self.config.phones.store, count=count
+            )
 
     def stop(self) -> None:
         """Drain and end. Asked a second time: do not wait for the calls. A third time: do not wait for BYEs."""
@@ -188,6 +209,7 @@ class Server:
                 await self._relay.stop()
         except TimeoutError:
             self._log.warning("relay workers did not end in time")
+        self._store.close()
         if self._cdr is not None:
             self._cdr.close()
         if self.ready.is_set():
@@ -310,6 +332,24 @@ class Server:
             timer.cancel()
         self._timer = self._loop.call_at(at, self._on_timer)
 
+    def _phone_event(self, happened: Happened) -> None:
+        tell = (
+            self._log.info
+            if happened.what in ("registered", "moved", "removed", "expired")
+            else self._log.warning
+        )
+        named = {} if happened.flow is None else _named(happened.flow)
+        tell(f"phone {happened.what}", user=happened.user, why=happened.why, **named)
+
+    def _bindings_stored(self, ticket: int, error: str | None) -> None:
+        if error is not None:
+            self._log.error("registrations cannot be stored", why=error)
+        try:
+            self.calls.phones.stored(ticket, error, self._loop.time())
+        except Exception as bug:
+            self._broken("store", bug)
+        self._rearm()
+
     def _broken(self, what: str, error: Exception, **fields: object) -> None:
         self.calls.stats[f"bug:{type(error).__name__}"] += 1
         self._journal.bug(error, met_by=what, **fields)
@@ -324,7 +364,7 @@ class Server:
     def _own_address_changed(self, network: str, address: str) -> None:
         """STUN has told another address than before: new calls have it, those in progress keep theirs."""
         self.config = self._own_addresses.apply(self.config)
-        self.calls.reload(self.config, self._loop.time())
+        self.calls.reload(self.config, self._loop.time(), self._users)
         self._rearm()
 
     # -- what the operator asks ----------------------------------------------------------------------------
@@ -336,7 +376,8 @@ class Server:
             raise ControlError("\n".join(["nothing was changed:", *map(str, report.problems)]))
         try:
             fresh = self._own_addresses.apply(self._adapt(resolve(report.config)))
-        except ConfigError as error:
+            users = users_of(fresh)
+        except (ConfigError, StoreError) as error:
             raise ControlError(f"nothing was changed:\n{error}") from error
         changes = difference(self.config, fresh)
         hindrances = needs_restart(changes)
@@ -350,7 +391,8 @@ class Server:
         except OSError as error:
             raise ControlError(f"nothing was changed: {error.filename}: {error.strerror}") from error
         self._pool.reconfigure(media_ranges(fresh), fresh.timers.port_quarantine_s)
-        self.calls.reload(fresh, self._loop.time())
+        self.calls.reload(fresh, self._loop.time(), users)
+        self._users = users
         self.config, old_cdr, self._cdr = fresh, self._cdr, cdr
         self._names_changed.set()
         self._own_addresses.reconfigure(fresh)
@@ -373,6 +415,10 @@ class Server:
     def wall(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+    def registrations(self) -> list[dict[str, object]]:
+        """The phones that are registered: a row each."""
+        return self.calls.phones.rows(self._loop.time())
 
     def counters(self, streams: list[int]) -> Awaitable[list[StreamCounters]]:
         """Figures of open streams, from the relay."""

@@ -71,6 +71,9 @@ class FakeServer:
             {"trunk": "pbx", "network": "private", "server": "udp 10.0.0.20:5060", "state": "up", "why": ""}
         ]
 
+    def registrations(self) -> list[dict[str, object]]:
+        return [{"user": "alice", "state": "up"}, {"user": "bob", "state": "up"}]
+
     def counts(self) -> dict[str, int]:
         return {"refused:no-route": 3}
 
@@ -197,3 +200,9 @@ def test_explaining_a_call_that_has_just_ended_waits_for_its_last_figures() -> N
         return explained
 
     assert "10 packets" in str(asyncio.run(run())["text"])
+
+
+def test_registrations_of_all_or_of_one() -> None:
+    _, verbs = operator()
+    assert len(answer(verbs.registrations({}))["registrations"]) == 2
+    assert answer(verbs.registrations({"user": "bob"}))["registrations"] == [{"user": "bob", "state": "up"}]
