@@ -69,13 +69,10 @@ class OwnAddresses:
         return config.model_copy(update={"networks": networks})
 
     def reconfigure(self, config: Config) -> None:
-        """Another configuration: what is new in it is asked for now."""
-        for name, network in config.networks.items():
-            before = self._networks.get(name)
-            self._networks[name] = network
-            changed = before is None or _question(before) != _question(network)
-            if changed and name in self._asked:
-                self._asked[name].set()
+        """Another configuration, or the same: who reloads it wants all addresses asked for now."""
+        self._networks = dict(config.networks)
+        for event in self._asked.values():
+            event.set()
 
     async def first(self, seconds: float = FIRST_S) -> None:
         """Ask for every address, until all have answered or the time is over."""
