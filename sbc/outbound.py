@@ -433,6 +433,8 @@ class Outbound:
             line = Line(trunk, register, identity, sites, accounts.of(name), self._dice, self._events)
             self._lines[name] = line
             self._by_word[identity.word] = line
+        self._due: float | None = None
+        self._settle([])
 
     def _dice(self) -> float:
         return zlib.crc32(self._token(4).encode()) % 1000 / 1000
@@ -448,20 +450,22 @@ class Outbound:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
-        due: float | None = None
-        for line in (*self._lines.values(), *self._leaving):
-            at = line.next_timer()
-            if at is not None and (due is None or at < due):
-                due = at
-        return due
+        return self._due
+
+    def _settle(self, sends: list[SendRegister]) -> list[SendRegister]:
+        """After every input: what is due next. Asked for at each message, so it is kept."""
+        self._leaving = [line for line in self._leaving if line.now.state is not State.GONE]
+        times = [line.next_timer() for line in (*self._lines.values(), *self._leaving)]
+        self._due = min((at for at in times if at is not None), default=None)
+        return sends
 
     def handle_timer(self, servers: ServersSnapshot, now: float) -> list[SendRegister]:
         """The REGISTERs that are due."""
-        sends: list[SendRegister] = []
-        if not self._lines and not self._leaving:
-            return sends
         changed = servers.trunks is not self._seen
+        if not changed and (self._due is None or now < self._due):
+            return []
         self._seen = servers.trunks
+        sends: list[SendRegister] = []
         for name, line in self._lines.items():
             views = servers.trunks.get(name, ())
             if changed:
@@ -471,8 +475,7 @@ class Outbound:
                 sends.extend(line.handle_timer(views, now))
         for line in self._leaving:
             sends.extend(line.handle_timer((), now))
-        self._leaving = [line for line in self._leaving if line.now.state is not State.GONE]
-        return sends
+        return self._settle(sends)
 
     # -- answers -------------------------------------------------------------------------------------------
 
@@ -481,12 +484,12 @@ class Outbound:
     ) -> list[SendRegister]:
         """A response to a REGISTER of ours."""
         line = asked.line
-        return line.answered(asked, response, servers.trunks.get(line.trunk.name, ()), now)
+        return self._settle(line.answered(asked, response, servers.trunks.get(line.trunk.name, ()), now))
 
     def failed(self, asked: Asked, cause: str, servers: ServersSnapshot, now: float) -> list[SendRegister]:
         """A REGISTER of ours got no answer."""
         line = asked.line
-        return line.failed(asked, cause, servers.trunks.get(line.trunk.name, ()), now)
+        return self._settle(line.failed(asked, cause, servers.trunks.get(line.trunk.name, ()), now))
 
     # -- calls ---------------------------------------------------------------------------------------------
 
@@ -509,7 +512,7 @@ class Outbound:
 
     def leave(self, now: float) -> list[SendRegister]:
         """Take all registrations back."""
-        return [send for line in self._lines.values() for send in line.leave(now)]
+        return self._settle([send for line in self._lines.values() for send in line.leave(now)])
 
     @property
     def idle(self) -> bool:
@@ -533,20 +536,8 @@ class Outbound:
             if before.asked is not None:
                 line.now.due = now
             elif line.now.state is State.IN:
-                line.now.due = self._due(line, now)
-        self._leaving = [line for line in self._leaving if line.now.state is not State.GONE]
-        return sends
-
-    @staticmethod
-    def _due(line: Line, now: float) -> float:
-        """Now when peers see us at another address than the registrar was told."""
-        standing = line.now
-        if standing.address is None:
-            return now
-        transport = standing.server.partition(":")[0]
-        flow = line.sites.flow_to(line.trunk.network, transport, standing.address)
-        told = flow is not None and f"@{host_port(line.sites.site(flow).contact)}" in standing.contact
-        return standing.due if told else now
+                line.now.due = _told_by(line, now)
+        return self._settle(sends)
 
     def status(self, now: float) -> list[dict[str, str]]:
         """A row for each registration: trunk, user, server, state, expires_s, next_s, why."""
@@ -557,6 +548,17 @@ class Outbound:
         events = list(self._events)
         self._events.clear()
         return events
+
+
+def _told_by(line: Line, now: float) -> float:
+    """When to refresh: now, if peers see us at another address than the registrar was told."""
+    standing = line.now
+    if standing.address is None:
+        return now
+    transport = standing.server.partition(":")[0]
+    flow = line.sites.flow_to(line.trunk.network, transport, standing.address)
+    told = flow is not None and f"@{host_port(line.sites.site(flow).contact)}" in standing.contact
+    return standing.due if told else now
 
 
 def _seconds(text: str | None) -> int | None:
