@@ -57,5 +57,5 @@ class RegistrationPolicy:
             phones.gruu,
             trunk is not None and trunk.path,
             "" if trunk is None else trunk.network,
-            None if trunk is None else trunk.domain or phones.domain,
+            None if trunk is None else trunk.domain or phones.domain or config.networks[trunk.network].domain,
         )

@@ -60,7 +60,9 @@ def audio(
 class Border:
     """`Calls` with everything around it, but the wire, real."""
 
-    def __init__(self, config: str = CONFIG, changes: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, config: str = CONFIG, changes: Callable[[str], str] = str, secret: bytes | None = None
+    ) -> None:
         self.config = load(changes(config))
         self.now = 1000.0
         self.relay = FakeRelay()
@@ -78,6 +80,7 @@ class Border:
             wall=lambda: 1_700_000_000 + self.now,
             token=self._token,
             on_record=self.records.append,
+            secret=secret,
         )
         self.relay.on_event = lambda event: self.calls.relay_event(event, self.now)
 

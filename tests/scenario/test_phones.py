@@ -1,0 +1,502 @@
+"""Phones behind NAT and a registrar behind us: registered, called and calling, over the in-memory wire."""
+
+import pytest
+
+from sbc.locations import Change, Row
+from sbc.registration_effects import Happened
+from signaling.digest import Account, answer, parse_challenges
+from signaling.flow import Flow
+from signaling.headers import parse_name_addr
+from signaling.message import Request, Response
+from tests.harness.border import Agent, Border, audio
+
+RELAY = """
+networks:
+  public:
+    address: 203.0.113.10
+    listen: [udp:5060, tcp:5060]
+    media_ports: 20000-21999
+    domain: sip.example.com
+    nat: far-end
+  private:
+    address: 10.0.0.1
+    listen: [udp:5060, tcp:5060]
+    media_ports: 30000-31999
+    domain: pbx.internal
+trunks:
+  pbx: {network: private, servers: ["sip:10.0.0.20"]}
+  carrier: {network: public, servers: ["sip:198.51.100.7"]}
+phones: {network: public, registrar: pbx, store: null, keepalive: off}
+emergency: {numbers: ["112"], priority: [esnet.0]}
+routes:
+  - {from: phones, to: pbx}
+  - {from: pbx, to: phones, when: registered}
+  - {from: pbx, to: carrier}
+  - {from: public, match: "^900$", to: pbx}
+"""
+KEPT = RELAY.replace("keepalive: off", "keepalive: auto")
+ALWAYS = RELAY.replace(", when: registered", "").replace("  - {from: pbx, to: carrier}\n", "")
+LOCAL = RELAY.replace(
+    "registrar: pbx,",
+    "registrar: local, users: {alice: {password: a-secret, numbers: ['+15551234']},"
+    " bob: {password: b-secret}},",
+).replace("{from: phones, to: pbx}", "{from: phones, to: phones, when: registered}")
+
+
+class Phone:
+    """A phone in a home: it writes its private address and comes from that of its router."""
+
+    def __init__(
+        self, border: Border, user: str, port: int, transport: str = "udp", host: str = "192.0.2.77"
+    ) -> None:
+        self.border = border
+        self.user = user
+        self.agent = border.agent("public", f"{host}:{port}", transport)
+        self.contact = f"sip:{user}@192.168.1.{port % 250}:5060"
+        self.agent.call_id = f"register-{user}-{port}"
+        self.aor = f"sip:{user}@sip.example.com"
+
+    def register(self, expires: int = 600, fields: str = "", contact: str | None = None) -> None:
+        self.agent.cseq += 1
+        number = self.agent.cseq
+        lines = [
+            "REGISTER sip:sip.example.com SIP/2.0",
+            f"Via: SIP/2.0/{self.agent.transport.upper()} 192.168.1.5:5060;branch={self.agent.branch()};rport",
+            "Max-Forwards: 70",
+            f"From: <{self.aor}>;tag=r{number}",
+            f"To: <{self.aor}>",
+            f"Call-ID: register-{self.user}-{self.agent.address[1]}",
+            f"CSeq: {number} REGISTER",
+            f"Contact: {contact or f'<{self.contact}>'}",
+            f"Expires: {expires}",
+            "User-Agent: Home/1.0",
+        ]
+        if fields:
+            lines.append(fields)
+        self.agent.raw("\r\n".join(lines) + "\r\nContent-Length: 0\r\n\r\n")
+
+    def authorized(self, password: str, expires: int = 600, fields: str = "") -> Response:
+        self.register(expires)
+        challenge = parse_challenges(self.agent.expect_answer(401))[0]
+        name, value = answer(
+            challenge, Account(self.user, password), "REGISTER", "sip:sip.example.com", 1, "cn"
+        )
+        self.register(expires, f"{name}: {value}" + (f"\r\n{fields}" if fields else ""))
+        return self.agent.expect_answer(200)
+
+    def invite(self, to: str, sender: str | None = None, fields: str = "") -> Request:
+        return self.agent.request(
+            "INVITE",
+            uri=f"sip:{to}@sip.example.com",
+            from_header=f"<{sender or self.aor}>;tag=c{self.agent.cseq}",
+            body=audio("192.168.1.5"),
+            fields=f"{fields}\r\nAllow: INVITE, ACK, CANCEL, BYE".strip(),
+        )
+
+
+class Registrar:
+    """A registrar that keeps what it is told, and lets everybody in."""
+
+    def __init__(self, border: Border) -> None:
+        self.agent = border.agent("private", "10.0.0.20:5060")
+        self.contacts: dict[str, str] = {}
+
+    def serve(self, expires: int | None = None) -> Request:
+        request = self.agent.expect("REGISTER")
+        lines = []
+        for value in request.values("Contact"):
+            contact = parse_name_addr(value)
+            left = contact.param("expires") if expires is None else str(expires)
+            if left == "0":
+                self.contacts.pop(request.to.uri_text, None)
+            else:
+                self.contacts[request.to.uri_text] = contact.uri_text
+                lines.append(f"Contact: <{contact.uri_text}>;expires={left}")
+        self.agent.raw(
+            "\r\n".join(
+                [
+                    "SIP/2.0 200 OK",
+                    *(f"Via: {value}" for value in request.get_all("Via")),
+                    f"From: {request.get('From')}",
+                    f"To: {request.get('To')};tag=reg",
+                    f"Call-ID: {request.call_id}",
+                    f"CSeq: {request.get('CSeq')}",
+                    *lines,
+                    "Content-Length: 0",
+                ]
+            )
+            + "\r\n\r\n"
+        )
+        return request
+
+    def call(self, user: str, fields: str = "") -> Request:
+        contact = self.contacts[f"sip:{user}@pbx.internal"]
+        return self.agent.request("INVITE", uri=contact, body=audio("10.0.0.20"), fields=fields)
+
+
+def home(config: str = RELAY) -> tuple[Border, Registrar, Phone]:
+    border = Border(config)
+    registrar = Registrar(border)
+    phone = Phone(border, "alice", 40001)
+    phone.register()
+    registrar.serve()
+    phone.agent.expect_answer(200)
+    return border, registrar, phone
+
+
+def talked(border: Border, caller: Agent, callee: Agent) -> None:
+    """What rings is answered, and hung up by the caller."""
+    invite = callee.expect("INVITE")
+    callee.answer(invite, 200, "OK", sdp=audio("192.168.1.5", 4002))
+    callee.expect("ACK")
+    done = caller.expect_answer(200)
+    caller.ack(done)
+    caller.inside("BYE", done)
+    bye = callee.expect("BYE")
+    callee.answer(bye, 200, "OK")
+    caller.expect_answer(200, "BYE")
+
+
+def rest(border: Border) -> None:
+    """Nothing is left but the registrations."""
+    border.advance(70)
+    left = {name: number for name, number in border.calls.leftovers().items() if number}
+    assert left == {}, left
+
+
+def test_the_registrar_calls_the_contact_that_it_knows_and_the_phone_rings_on_its_flow() -> None:
+    border, registrar, phone = home()
+    registrar.call("alice")
+    invite = phone.agent.inbox[-1]
+    assert isinstance(invite, Request)
+    assert invite.uri == phone.contact, "to the letter"
+    assert invite.to.uri_text == phone.aor
+    assert b"10.0.0" not in invite.encode() and b"pbx.internal" not in invite.encode()
+    talked(border, registrar.agent, phone.agent)
+    rest(border)
+    decisions = [one.outcome for one in border.records[0].decisions if one.rule == "phones"]
+    assert decisions == ["udp 192.0.2.77:40001 (one)"]
+
+
+def test_the_phone_calls_by_its_flow() -> None:
+    border, registrar, phone = home()
+    phone.invite("200")
+    invite = registrar.agent.inbox[-1]
+    assert isinstance(invite, Request) and b"192.168" not in invite.encode()
+    assert invite.from_.uri_text == "sip:alice@pbx.internal"
+    talked(border, phone.agent, registrar.agent)
+    rest(border)
+
+
+def test_a_token_reaches_its_phone_alone() -> None:
+    border, registrar, phone = home()
+    other = Phone(border, "alice", 40002)
+    first = registrar.contacts["sip:alice@pbx.internal"]
+    other.register()
+    registrar.serve()
+    other.agent.expect_answer(200)
+    assert registrar.contacts["sip:alice@pbx.internal"] != first
+    registrar.agent.request("INVITE", uri=first, body=audio("10.0.0.20"))
+    assert phone.agent.expect("INVITE").uri == phone.contact
+    other.agent.nothing()
+
+
+def test_a_token_is_for_the_registrar_alone() -> None:
+    _border, registrar, phone = home()
+    token = registrar.contacts["sip:alice@pbx.internal"].partition("@")[0].removeprefix("sip:")
+    phone.invite(token)
+    # It goes where calls of phones go: to the registrar's server, which may think of it what it likes.
+    assert registrar.agent.expect("INVITE").uri.startswith(f"sip:{token}@10.0.0.20")
+
+
+@pytest.mark.parametrize(
+    ("sender", "port", "rule"),
+    [("sip:bob@sip.example.com", 40001, "not-your-identity"), (None, 40055, "not-registered")],
+)
+def test_only_the_registered_flow_calls_as_its_user(sender: str | None, port: int, rule: str) -> None:
+    border, registrar, phone = home()
+    caller = phone if port == 40001 else Phone(border, "alice", port)
+    caller.invite("200", sender)
+    refusal = caller.agent.expect_answer(403)
+    assert rule in (refusal.get("Warning") or "")
+    registrar.agent.nothing()
+    assert border.records[-1].end_cause == rule
+
+
+def test_what_a_phone_asserts_of_itself_does_not_cross() -> None:
+    """RFC 3325 s.5."""
+    _border, registrar, phone = home()
+    phone.invite(
+        "200", fields="P-Asserted-Identity: <sip:boss@sip.example.com>\r\nRemote-Party-ID: <sip:boss@x.y>"
+    )
+    assert b"boss" not in registrar.agent.expect("INVITE").encode()
+
+
+def test_nobody_there_falls_through_when_registered() -> None:
+    """`when: registered`: the next route is asked."""
+    border, registrar, _phone = home()
+    carrier = border.agent("public", "198.51.100.7:5060")
+    registrar.agent.request("INVITE", uri="sip:carol@10.0.0.1", body=audio("10.0.0.20"))
+    assert carrier.expect("INVITE").uri.startswith("sip:carol@")
+
+
+def test_480_for_a_phone_that_is_away() -> None:
+    border, registrar, _phone = home(ALWAYS)
+    border.calls.phones.locations.of("alice")[0].dead = "no answer to OPTIONS"
+    registrar.call("alice")
+    assert "phone-away" in (registrar.agent.expect_answer(480).get("Warning") or "")
+
+
+def test_a_registration_that_has_run_out_is_called_no_more() -> None:
+    border, registrar, _phone = home(ALWAYS)
+    border.advance(601)
+    registrar.call("alice")
+    assert "phone-not-registered" in (registrar.agent.expect_answer(480).get("Warning") or "")
+
+
+def test_register_elsewhere_and_without_phones() -> None:
+    _border, registrar, _phone = home()
+    registrar.agent.request("REGISTER", uri="sip:10.0.0.1")
+    assert "no-registrar-here" in (registrar.agent.expect_answer(403).get("Warning") or "")
+    plain = Border()
+    agent = plain.agent("public", "192.0.2.1:5060")
+    agent.request("REGISTER")
+    agent.expect_answer(405)
+
+
+def test_the_registrar_is_silent() -> None:
+    border = Border(RELAY)
+    Registrar(border)
+    phone = Phone(border, "alice", 40001)
+    phone.register()
+    border.advance(9)
+    assert "registrar-timeout" in (phone.agent.expect_answer(504).get("Warning") or "")
+    assert (
+        next(one for one in border.calls.trunks.status(border.now) if one["trunk"] == "pbx")["state"]
+        == "suspect"
+    )
+    rest(border)
+
+
+def test_keep_alives_cross_the_nat_and_find_out_who_is_gone() -> None:
+    border, _registrar, phone = home(KEPT)
+    border.advance(26)
+    options = phone.agent.expect("OPTIONS")
+    assert options.uri == phone.contact and b"10.0.0" not in options.encode()
+    phone.agent.answer(options, 200, "OK")
+    for _ in range(12):
+        border.advance(25)
+    (binding,) = border.calls.phones.locations.of("alice")
+    assert binding.dead == "no answer to OPTIONS"
+    phone.agent.inbox.clear()
+    phone.register()
+    phone.agent.expect_answer(200)
+    assert binding.dead == "", "heard again"
+
+
+def test_restart_brings_the_registrations_back() -> None:
+    """UDP flows can be used at once; a stream is back with the next message of the phone."""
+    stored: dict[tuple[str, str], Row] = {}
+    border = Border(RELAY)
+
+    def store(ticket: int, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            if change.row is None:
+                stored.pop((change.user, change.identity), None)
+            else:
+                stored[change.user, change.identity] = change.row
+        border.calls.phones.stored(ticket, None, border.now)
+
+    border.calls.phones._store = store
+    registrar = Registrar(border)
+    phone, streaming = Phone(border, "alice", 40001), Phone(border, "bob", 40002, "tcp")
+    for one in (phone, streaming):
+        one.register()
+        registrar.serve()
+        one.agent.expect_answer(200)
+    again = Border(RELAY, secret=border.calls.phones._secret)
+    again.now = border.now + 30
+    assert again.calls.phones.restore(list(stored.values()), again.now) == 2
+    pbx = Registrar(again)
+    pbx.contacts = registrar.contacts
+    moved = Phone(again, "alice", 40001)
+    pbx.call("alice")
+    assert moved.agent.expect("INVITE").uri == phone.contact
+    back = Phone(again, "bob", 40003, "tcp")
+    back.contact = streaming.contact
+    back.register()
+    assert pbx.serve().contacts[0].uri_text == registrar.contacts["sip:bob@pbx.internal"], "the same token"
+    back.agent.expect_answer(200)
+    assert again.calls.phones.locations.of("bob")[0].dead == ""
+
+
+def test_a_stream_that_closes_takes_its_phone_away() -> None:
+    border = Border(RELAY)
+    happened: list[Happened] = []
+    border.calls.phones._happened = happened.append
+    registrar = Registrar(border)
+    phone = Phone(border, "alice", 40001, "tcp")
+    phone.register()
+    registrar.serve()
+    phone.agent.expect_answer(200)
+    border.calls.transport_failed(phone.agent.flow, border.now)
+    assert border.calls.phones.locations.of("alice")[0].dead == "its connection has closed"
+    assert [one.what for one in happened] == ["registered", "dead"]
+
+
+# -- kept here ---------------------------------------------------------------------------------------------
+
+
+def local() -> tuple[Border, Phone, Phone]:
+    border = Border(LOCAL)
+    alice, bob = Phone(border, "alice", 40001), Phone(border, "bob", 40002)
+    alice.authorized("a-secret")
+    bob.authorized("b-secret")
+    return border, alice, bob
+
+
+def test_phone_to_phone() -> None:
+    border, alice, bob = local()
+    alice.invite("bob")
+    assert isinstance(bob.agent.inbox[-1], Request) and bob.agent.inbox[-1].uri == bob.contact
+    talked(border, alice.agent, bob.agent)
+    rest(border)
+
+
+def test_by_number() -> None:
+    _border, alice, bob = local()
+    bob.invite("+15551234")
+    assert alice.agent.expect("INVITE").uri == alice.contact
+
+
+def test_all_phones_of_a_user_ring_and_one_wins() -> None:
+    border, alice, bob = local()
+    second = Phone(border, "bob", 40003)
+    second.authorized("b-secret")
+    alice.invite("bob")
+    first_invite = bob.agent.expect("INVITE")
+    other_invite = second.agent.expect("INVITE")
+    second.agent.answer(other_invite, 180, "Ringing")
+    bob.agent.answer(first_invite, 200, "OK", sdp=audio("192.168.1.5", 4002))
+    second.agent.expect("CANCEL")
+
+
+def test_q_decides_who_rings_first() -> None:
+    border, alice, bob = local()
+    desk = Phone(border, "bob", 40003)
+    desk.register(600)
+    challenge = parse_challenges(desk.agent.expect_answer(401))[0]
+    name, value = answer(challenge, Account("bob", "b-secret"), "REGISTER", "sip:sip.example.com", 1, "cn")
+    desk.register(600, f"{name}: {value}", contact=f"<{desk.contact}>;q=0.5")
+    desk.agent.expect_answer(200)
+    alice.invite("bob")
+    first = bob.agent.expect("INVITE")
+    desk.agent.nothing()
+    bob.agent.answer(first, 486, "Busy Here")
+    desk.agent.expect("INVITE")
+
+
+def test_unknown_and_unregistered_are_told_apart() -> None:
+    border = Border(
+        LOCAL.replace("- {from: phones, to: phones, when: registered}", "- {from: phones, to: phones}")
+    )
+    alice = Phone(border, "alice", 40001)
+    alice.authorized("a-secret")
+    alice.invite("bob")
+    assert "phone-not-registered" in (alice.agent.expect_answer(480).get("Warning") or "")
+    other = Phone(border, "alice", 40001)
+    other.invite("nobody")
+    assert "no-such-user" in (other.agent.expect_answer(404).get("Warning") or "")
+
+
+CHALLENGE = LOCAL.replace("store: null", "store: null, calls: challenge")
+
+
+def test_a_stranger_may_show_who_he_is() -> None:
+    border = Border(CHALLENGE)
+    bob = Phone(border, "bob", 40002)
+    bob.authorized("b-secret")
+    roaming = Phone(border, "alice", 41000, host="192.0.2.200")
+    invite = roaming.invite("bob")
+    challenge = parse_challenges(roaming.agent.expect_answer(407))[0]
+    assert challenge.proxy and border.records == []
+    name, value = answer(challenge, Account("alice", "a-secret"), "INVITE", invite.uri, 1, "cn")
+    roaming.invite("bob", fields=f"{name}: {value}")
+    got = bob.agent.expect("INVITE")
+    assert got.from_.uri_text == "sip:alice@sip.example.com"
+    assert got.get("Proxy-Authorization") is None
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "status"), [("alice", "guessed", 407), ("bob", "b-secret", 403)]
+)
+def test_a_stranger_with_the_wrong_password_or_name(user: str, password: str, status: int) -> None:
+    border = Border(CHALLENGE)
+    roaming = Phone(border, "alice", 41000)
+    invite = roaming.invite("bob")
+    challenge = parse_challenges(roaming.agent.expect_answer(407))[0]
+    name, value = answer(challenge, Account(user, password), "INVITE", invite.uri, 1, "cn")
+    roaming.invite("bob", fields=f"{name}: {value}")
+    roaming.agent.expect_answer(status)
+
+
+def test_public_and_temporary_gruu() -> None:
+    _border, alice, bob = local()
+    bob.register(600)
+    challenge = parse_challenges(bob.agent.expect_answer(401))[0]
+    name, value = answer(challenge, Account("bob", "b-secret"), "REGISTER", "sip:sip.example.com", 1, "cn")
+    bob.register(
+        600, f"{name}: {value}\r\nSupported: gruu", contact=f'<{bob.contact}>;+sip.instance="<urn:uuid:7>"'
+    )
+    contact = next(one for one in bob.agent.expect_answer(200).contacts if one.param("pub-gruu"))
+    for number, gruu in enumerate((contact.param("pub-gruu"), contact.param("temp-gruu"))):
+        alice.agent.call_id = f"gruu-{number}"
+        alice.agent.request(
+            "INVITE", uri=gruu, from_header=f"<{alice.aor}>;tag=g{number}", body=audio("192.168.1.5")
+        )
+        invite = bob.agent.expect("INVITE")
+        bob.agent.answer(invite, 486, "Busy Here")
+        bob.agent.expect("ACK")
+        alice.agent.expect_answer(486)
+
+
+# -- emergency ---------------------------------------------------------------------------------------------
+
+
+def test_emergency_calls_pass_limits_and_overload() -> None:
+    _border, registrar, phone = home(RELAY + "limits: {max_calls: 1}\n")
+    phone.invite("200")
+    registrar.agent.expect("INVITE")
+    for to, fields, passes in (
+        ("201", "", False),
+        ("112", "", True),
+        ("202", "Resource-Priority: esnet.0", True),
+        ("203", "Resource-Priority: esnet.4", False),
+    ):
+        phone.agent.call_id = f"help-{to}"
+        phone.invite(to, fields=fields)
+        if passes:
+            assert registrar.agent.expect("INVITE").uri.startswith(f"sip:{to}@")
+        else:
+            phone.agent.expect_answer(503)
+
+
+def test_overload_lets_emergencies_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    border, registrar, phone = home()
+    late = border.calls.queue_age_s + 1
+    receive = border.calls.receive
+
+    def slow(data: bytes, flow: Flow, now: float) -> None:
+        receive(data, flow, now, late)
+
+    monkeypatch.setattr(border.calls, "receive", slow)
+    phone.invite("200")
+    assert "overload" in (phone.agent.expect_answer(503).get("Warning") or "")
+    phone.agent.call_id = "help"
+    phone.invite("112")
+    registrar.agent.expect("INVITE")
+    phone.agent.call_id = "help-2"
+    phone.invite("300", fields="Resource-Priority: q735.2, ESNET.0")
+    registrar.agent.expect("INVITE")
+    phone.register()
+    assert phone.agent.expect_answer(503).get("Retry-After")
