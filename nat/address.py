@@ -1,10 +1,12 @@
 """What kind of address an IP address is: who can reach it, and from where."""
 
 import ipaddress
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Literal
 
 Family = Literal[4, 6]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Kind(Enum):
@@ -108,6 +110,33 @@ def is_credible(text: str, source: str) -> bool:
     if kind in {Kind.PRIVATE, Kind.CGNAT}:
         return is_behind_nat(source)
     return is_usable(text)
+
+
+def may_be_peer(text: str, own: Collection[str] = (), refused: Sequence[Network] = ()) -> bool:
+    """Whether who is not trusted may have a relay send to the address in `text`: in a permission or a candidate.
+
+    A relay stands where its users do not: it reaches itself, its neighbours and networks behind it. So neither 0.0.0.0
+    and ::, which a host takes for itself (CVE-2020-26262), nor loopback, link-local or what no single host has, nor
+    any of `own`, however it is written, nor what lies in `refused`. An IPv4 address inside an IPv6 one counts too.
+    """
+    address = parse(text)
+    if address is None:
+        return False
+    inner = _inside(address)
+    if inner is not None and not may_be_peer(str(inner), own, refused):
+        return False
+    plain = str(address)
+    if not is_usable(plain) or classify(plain) in {Kind.LOOPBACK, Kind.LINK_LOCAL}:
+        return False
+    return not any(address in prefix for prefix in refused) and not any(same(plain, one) for one in own)
+
+
+def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 host that an IPv6 address leads to by 6to4 (RFC 3056) or Teredo (RFC 4380)."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    teredo = address.teredo
+    return address.sixtofour if teredo is None else teredo[1]
 
 
 def subscriber(text: str) -> str:

@@ -1,10 +1,23 @@
 """Kinds of addresses, by the registries of RFC 6890."""
 
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat.address import Kind, classify, family, is_behind_nat, is_credible, is_usable, parse, same, subscriber
+from nat.address import (
+    Kind,
+    classify,
+    family,
+    is_behind_nat,
+    is_credible,
+    is_usable,
+    may_be_peer,
+    parse,
+    same,
+    subscriber,
+)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +129,55 @@ def test_a_subscriber_is_an_ipv4_address_or_a_64_of_ipv6() -> None:
     assert subscriber("2001:db8:0:7::1") != subscriber("2001:db8:0:8::1")
     assert subscriber("::ffff:192.0.2.1") == "192.0.2.1"
     assert subscriber("phone.example") == "phone.example"
+
+
+OWN = ("203.0.113.10", "2001:db8::10")
+INTERNAL = (ip_network("10.0.0.0/8"), ip_network("198.51.100.128/25"), ip_network("fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # CVE-2020-26262, and other ways to write the same hosts
+        *(
+            "0.0.0.0",
+            "::",
+            "127.0.0.1",
+            "127.255.255.254",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:0.0.0.0",
+            "0.1.2.3",
+        ),
+        *("::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:0:1:2::80ff:fffe"),
+        *(
+            "169.254.169.254",
+            "fe80::1",
+            "fe80::1%eth0",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "240.0.0.1",
+        ),
+        *("203.0.113.10", "::ffff:203.0.113.10", "2001:db8:0:0::10", "2002:cb00:710a::1"),
+        *("10.1.2.3", "::ffff:10.1.2.3", "2002:a01:203::1", "198.51.100.200", "fd00::1"),
+        *("", "localhost", "127.1", "0x7f.1", "2130706433", "10.0.0.1/8", "999.1.2.3"),
+    ],
+)
+def test_what_a_stranger_may_not_have_a_relay_send_to(text: str) -> None:
+    assert not may_be_peer(text, OWN, INTERNAL)
+
+
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8", "203.0.113.11", "198.51.100.5", "192.168.1.1", "2001:db8::11", "2002:808:808::1"]
+)
+def test_everybody_else_may_be_its_peer(text: str) -> None:
+    assert may_be_peer(text, OWN, INTERNAL)
+    assert not may_be_peer(text, (*OWN, text), INTERNAL)
+
+
+@given(st.ip_addresses())
+def test_a_peer_is_always_one_host_that_packets_can_be_sent_to(address: object) -> None:
+    if may_be_peer(str(address)):
+        assert is_usable(str(address))
+        assert classify(str(address)) not in {Kind.LOOPBACK, Kind.LINK_LOCAL}
