@@ -95,9 +95,34 @@ def print_once(answer: Mapping[str, object], console: Console | None = None) -> 
     console.print(calls_table(answer, width=console.width))
 
 
+def registered_table(answer: Mapping[str, object]) -> Table | None:
+    """Our registrations at trunks in the answer to the verb `trunks`, None where there are none."""
+    rows = answer.get("registered")
+    if not isinstance(rows, list) or not rows:
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trunk", "registered as", "at", "state", "for", "next in"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for row in rows:
+        state = str(row.get("state", ""))
+        table.add_row(
+            *(_text(row, key) for key in ("trunk", "user", "server")),
+            Text(state, style="green" if state == "registered" else "red" if state == "failed" else ""),
+            *(f"{text} s" if (text := str(row.get(key, ""))) else "" for key in ("expires_s", "next_s")),
+            _text(row, "why"),
+        )
+    return table
+
+
 def print_trunks(answer: Mapping[str, object], console: Console | None = None) -> None:
     """The trunks as they are now."""
-    (console or _console()).print(trunks_table(answer))
+    console = console or _console()
+    console.print(trunks_table(answer))
+    registered = registered_table(answer)
+    if registered is not None:
+        console.print()
+        console.print(registered)
 
 
 def registrations_table(answer: Mapping[str, object]) -> Table:

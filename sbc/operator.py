@@ -43,6 +43,9 @@ class Operated(Protocol):
     def registrations(self) -> list[dict[str, object]]:
         """The phones that are registered: a row each."""
 
+    def registered(self) -> list[dict[str, str]]:
+        """Our registrations at trunks as they are now: a row each."""
+
     def counts(self) -> Mapping[str, int]:
         """Counters since the start."""
 
@@ -129,13 +132,13 @@ class Operator:
         return {"changes": self._server.reload()}
 
     async def trunks(self, arguments: Arguments) -> dict[str, object]:
-        """The servers of every trunk."""
+        """The servers of every trunk, and our registrations at those where we have one."""
         calls: dict[str, int] = {}
         for record in self._server.calls.live.values():
             for name in {leg.trunk for leg in record.legs if leg.trunk}:
                 calls[name] = calls.get(name, 0) + 1
         rows = [{**row, "calls": calls.get(row["trunk"], 0)} for row in self._server.servers()]
-        return {"servers": rows}
+        return {"servers": rows, "registered": self._server.registered()}
 
     async def registrations(self, arguments: Arguments) -> dict[str, object]:
         """The phones that are registered; `user`: those of one only."""

@@ -318,6 +318,14 @@ class Server:
                 server=f"{event.transport}:{host_port(event.address)}",
                 why=event.why,
             )
+        for registration in self.calls.outbound.take_events():
+            tell = self._log.info if registration.up else self._log.warning
+            tell(
+                "registered at trunk" if registration.up else "registration at trunk failed",
+                trunk=registration.trunk,
+                server=registration.server,
+                why=registration.why,
+            )
         timer = self._timer
         if timer is not None and timer.when() <= self._loop.time() + TIMER_GRAIN_S:
             return  # Whatever is due before it can wait for it.
@@ -427,6 +435,10 @@ class Server:
     def servers(self) -> list[dict[str, str]]:
         """The servers of the trunks as they are now: a row each."""
         return self.calls.trunks.status(self._loop.time())
+
+    def registered(self) -> list[dict[str, str]]:
+        """Our registrations at trunks as they are now: a row each."""
+        return self.calls.outbound.status(self._loop.time())
 
     def counts(self) -> dict[str, int]:
         """Counters since the start: calls and refusals, transports, the log."""

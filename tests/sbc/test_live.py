@@ -76,6 +76,19 @@ def test_trunks_are_rows() -> None:
               "why": "no answer to OPTIONS"}  # fmt: skip
     print_trunks({"servers": [server]}, out)
     assert "no answer to OPTIONS" in shown(out)
+    assert "registered as" not in shown(out)
+
+
+def test_registrations_at_trunks_are_rows_below() -> None:
+    out = console()
+    up = {"trunk": "one", "user": "4930", "server": "udp:192.0.2.1:5060", "state": "registered",
+          "expires_s": "3590", "next_s": "3000", "why": ""}  # fmt: skip
+    down = {"trunk": "two", "user": "4940", "server": "", "state": "failed", "expires_s": "", "next_s": "12",
+            "why": "udp:192.0.2.2:5060: realm x: the credentials are wrong"}  # fmt: skip
+    print_trunks({"servers": [], "registered": [up, down]}, out)
+    text = shown(out)
+    assert "3590 s" in text and "registered" in text and "4930" in text
+    assert "credentials" in text and "12 s" in text
 
 
 @pytest.mark.parametrize(

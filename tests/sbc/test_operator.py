@@ -71,6 +71,9 @@ class FakeServer:
             {"trunk": "pbx", "network": "private", "server": "udp 10.0.0.20:5060", "state": "up", "why": ""}
         ]
 
+    def registered(self) -> list[dict[str, str]]:
+        return [{"trunk": "pbx", "user": "4930", "state": "registered"}]
+
     def registrations(self) -> list[dict[str, object]]:
         return [{"user": "alice", "state": "up"}, {"user": "bob", "state": "up"}]
 
@@ -173,6 +176,7 @@ def test_hang_up_only_what_lives() -> None:
 def test_trunks_count_their_calls_and_stats_what_is_held() -> None:
     verbs = operator()[1]
     assert answer(verbs.trunks({}))["servers"][0]["calls"] == 1
+    assert answer(verbs.trunks({}))["registered"][0]["user"] == "4930"
     assert answer(verbs.stats({})) == {"held.calls": 1, "held.ports": 2, "refused:no-route": 3}
     assert answer(verbs.reload({})) == {"changes": ["limits.max_calls: 1 -> 2"]}
 
