@@ -1,6 +1,6 @@
 """`make bench`: what a call, a held call, an OPTIONS and a packet cost, of ours and of what Debian has, as Markdown.
 
-    python -m tests.bench [--rounds 3] [--rate 100] [--seconds 10] [--only calls,options,memory,relay]
+    python -m tests.bench [--rounds 3] [--rate 100] [--seconds 10] [--only calls,delay,options,memory,relay,media]
 
 Both systems run at the same time on loopback and get the same SIPp scenarios in turn, so that whatever else the
 machine does hits both; what the machine itself varies by is measured and printed.
@@ -16,8 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.bench import delay
 from tests.bench.loads import calls, cpu_costs, held_memory, options
 from tests.bench.loopback import Corner, Loopback
+from tests.bench.media import bench as media
+from tests.bench.media.engines import WAYS
 from tests.bench.relays import our_packet_us, rtpengine_packet_us
 from tests.bench.systems import Ours, Peers, System, missing
 
@@ -26,9 +29,16 @@ BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
 
 OURS = Corner(77)
 THEIRS = Corner(78)
-PARTS = ("calls", "options", "memory", "relay")
-BUDGET = {"calls": "0.65", "options": "1.15", "memory": "0.77", "relay": "1.0"}
-"""Ratios of design.md s.6."""
+PARTS = ("calls", "delay", "options", "memory", "relay", "media")
+BUDGET = {
+    "calls": "0.65",
+    "p50": "1 ms",
+    "p99": "5 ms",
+    "options": "1.15",
+    "memory": "0.77",
+    "relay": "1.0",
+}
+"""Ratios of design.md s.6, and two figures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,10 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spins = [_spin()]
     try:
         for part in wanted.only:
+            if part == "media":
+                continue
             for line in _measure(part, wanted, bool(alone)):
                 print(line, flush=True)
                 table.append(line)
             spins.append(_spin())
+        packets = _media(wanted) if "media" in wanted.only else []
     except AssertionError as error:
         print(f"\nbench: a load failed, so there is no figure: {error}", file=sys.stderr)
         return 1
@@ -67,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"\n{noise}")
     if wanted.readme:
-        _write(README, "\n".join([*table, "", f"Python {platform.python_version()}. {noise}", ""]))
+        _write(
+            README, "\n".join([*table, "", *packets, "", f"Python {platform.python_version()}. {noise}", ""])
+        )
     return 0
 
 
@@ -125,12 +140,40 @@ def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
                 ),
                 _row("memory before the first call, MiB", "", [[each.idle_kib / 1024] for each in held]),
             ]
+        if part == "delay":
+            return _delay(place, systems, wanted)
         rate = wanted.rate * (4 if part == "options" else 1)
         units = rate * wanted.seconds
         load = calls(units, rate) if part == "calls" else options(units, rate)
         costs = cpu_costs(place, systems, load, units, wanted.rounds)
         name = "CPU per anchored call" if part == "calls" else "CPU per OPTIONS"
         return [_row(f"{name} at {rate}/s, ms", part, costs)]
+
+
+def _delay(place: Loopback, systems: list[System], wanted: argparse.Namespace) -> list[str]:
+    absent = missing("tcpdump")
+    if absent or os.geteuid() != 0:
+        return ["| delay added to INVITE -> 180 | needs tcpdump and root |" + " |" * 4]
+    rate = delay.half_of_maximum(place, systems[0], wanted.rate)
+    found: list[list[delay.Delay]] = [[] for _ in systems]
+    for _ in range(wanted.rounds):
+        for system, own in zip(systems, found, strict=True):
+            own.append(delay.added(place, system, rate * wanted.seconds, rate))
+    name = f"delay added to INVITE -> 180 at {rate}/s, half of our maximum,"
+    return [
+        _row(f"{name} p50, ms", "p50", [[each.p50 for each in own] for own in found]),
+        _row(f"{name} p99, ms", "p99", [[each.p99 for each in own] for own in found]),
+    ]
+
+
+def _media(wanted: argparse.Namespace) -> list[str]:
+    """The table of tests.bench.media, or why there is none."""
+    reason = media.obstacle()
+    if reason is not None:
+        print(f"\nMedia bench: {reason}.", flush=True)
+        return []
+    print("\nRTP and SRTP through network namespaces, 50 packets/s a stream:\n", flush=True)
+    return media.report(media.STREAMS, list(WAYS), media.SECONDS, wanted.rounds)
 
 
 def _row(measure: str, part: str, figures: list[list[float]]) -> str:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tests.bench.media.bench import PLAIN, SRTP, STREAMS, obstacle, report
+from tests.bench.media.bench import PLAIN, SECONDS, SRTP, STREAMS, obstacle, report
 from tests.bench.media.engines import WAYS
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ways", type=lambda text: text.split(","), default=list(WAYS))
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="of each run, after a second of warming up"
+        "--seconds", type=float, default=SECONDS, help="of each run, after a second of warming up"
     )
     parser.add_argument("--rounds", type=int, default=3, help="of each way; the median counts")
     kinds = parser.add_mutually_exclusive_group()

@@ -27,6 +27,7 @@ from tests.bench.systems import PATH
 from tests.lab import namespaces
 
 STREAMS = (200, 1000, 4000)
+SECONDS = 4.0
 PLAIN, SRTP = "RTP", "SRTP"
 LESS = (0.75, 0.5, 0.375, 0.25, 0.125)
 """What is tried when a load cannot be carried."""

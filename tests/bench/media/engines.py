@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from media.fastpath.build import OBJECT, build
+from media.fastpath.loader import obstacle
 from tests.bench.loopback import Corner
 from tests.bench.media.place import PHONES, Place
 from tests.bench.media.streams import Load
@@ -49,10 +51,20 @@ def direct(place: Place, load: Load) -> Iterator[Way]:
     yield Way((ports, ports), straight=True)
 
 
-@contextlib.contextmanager
-def reference(place: Place, load: Load) -> Iterator[Way]:
+def reference(place: Place, load: Load) -> contextlib.AbstractContextManager[Way]:
     """Our relay in its worker processes, one a core."""
-    command = [sys.executable, "-m", "tests.bench.media.ours", str(load.calls), *BORDER, *PHONES.values()]
+    return _ours(place, load, "reference")
+
+
+def kernel(place: Place, load: Load) -> contextlib.AbstractContextManager[Way]:
+    """The same, and the kernel forwards what it can by itself."""
+    return _ours(place, load, "kernel")
+
+
+@contextlib.contextmanager
+def _ours(place: Place, load: Load, way: str) -> Iterator[Way]:
+    program = [sys.executable, "-m", "tests.bench.media.ours"]
+    command = [*program, way, str(load.calls), *BORDER, *PHONES.values()]
     process = subprocess.Popen(
         place.command(SBC, *command),
         stdin=subprocess.PIPE,
@@ -63,10 +75,10 @@ def reference(place: Place, load: Load) -> Iterator[Way]:
     assert process.stdin is not None and process.stdout is not None
     try:
         ports = json.loads(process.stdout.readline())
-        way = Way((ports["a"], ports["b"]), tree(process.pid))
-        yield way
+        made = Way((ports["a"], ports["b"]), tree(process.pid))
+        yield made
         process.stdin.close()
-        way.counters = json.loads(process.stdout.readline())
+        made.counters = json.loads(process.stdout.readline())
     finally:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
@@ -95,9 +107,20 @@ def rtpengine(place: Place, load: Load) -> Iterator[Way]:
         process.stop()
 
 
+def _no_kernel(load: Load) -> str | None:
+    if load.srtp:
+        return "SRTP is not for the kernel"
+    if not OBJECT.exists():
+        failure = build(OBJECT)
+        if failure is not None:
+            return failure
+    return obstacle()
+
+
 WAYS: dict[str, Engine] = {
     "direct": Engine(direct),
     "reference": Engine(reference, lambda load: "SRTP is not built" if load.srtp else None),
+    "kernel": Engine(kernel, _no_kernel),
     "rtpengine": Engine(rtpengine, lambda load: "not installed" if missing("rtpengine") else None),
 }
 """Everything that can be measured, by name, in the order of the table."""

@@ -1,6 +1,6 @@
 """Our relay, driven straight, without SIP: opens the calls of a load in the namespace that it is started in.
 
-    python -m tests.bench.media.ours CALLS HOST_A HOST_B PHONE_A PHONE_B
+    python -m tests.bench.media.ours reference|kernel CALLS HOST_A HOST_B PHONE_A PHONE_B
 
 Writes one line of JSON when the streams are open, relays until its input ends, and then tells the counters in another.
 """
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from media.fastpath.loader import FastPath
 from media.relay import End, Learn, PortPair, StreamSpec
 from media.workers import WorkerRelay
 from tests.bench.media.streams import RELAY_PORTS, Load
@@ -36,10 +37,10 @@ def specs(load: Load, hosts: Sequence[str], phones: Sequence[str]) -> list[Strea
     return found
 
 
-async def serve(load: Load, hosts: Sequence[str], phones: Sequence[str]) -> None:
+async def serve(kernel: bool, load: Load, hosts: Sequence[str], phones: Sequence[str]) -> None:
     """Relay until standard input ends."""
     loop = asyncio.get_running_loop()
-    relay = WorkerRelay(loop)
+    relay = WorkerRelay(loop, fastpath=FastPath(hosts) if kernel else "")
     opened = specs(load, hosts, phones)
     for spec in opened:
         relay.open(spec)
@@ -52,6 +53,7 @@ async def serve(load: Load, hosts: Sequence[str], phones: Sequence[str]) -> None
     told = {
         "packets": sum(each.packets for each in counters),
         "forwarded": sum(each.forwarded for each in counters),
+        "in_kernel": sum(each.in_kernel for each in counters),
         "dropped": sum(each.dropped for each in counters),
         "strangers": sum(each.strangers for each in counters),
     }
@@ -60,4 +62,4 @@ async def serve(load: Load, hosts: Sequence[str], phones: Sequence[str]) -> None
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Load(2 * int(sys.argv[1]), 0), sys.argv[2:4], sys.argv[4:6]))
+    asyncio.run(serve(sys.argv[1] == "kernel", Load(2 * int(sys.argv[2]), 0), sys.argv[3:5], sys.argv[5:7]))
