@@ -132,7 +132,12 @@ class Network(Model):
     ] = ()
     stun: Annotated[
         bool,
-        Field(strict=True, description="Answer STUN Binding requests on the UDP ports of SIP and of media."),
+        Field(
+            strict=True,
+            description="Answer STUN Binding requests on the UDP ports of SIP and of media, if they are no shorter "
+            "than the answer (32 bytes, with IPv6 44), so that nobody is flooded through us. Registered phones are "
+            "answered anyway (RFC 5626).",
+        ),
     ] = False
     turn: Annotated[
         Turn | None,

@@ -273,11 +273,14 @@ class Server:
         self._rearm()
 
     def _answer_stun(self, data: bytes, flow: Flow) -> None:
-        # RFC 5626 s.4.4.2: STUN beside SIP on one UDP port, told apart by the first byte.
-        if not self.config.networks[flow.network].stun or flow.reliable:
+        # RFC 5626 s.4.4.2: STUN beside SIP on one UDP port, told apart by the first byte. With it a phone that has
+        # registered keeps its flow alive, and takes silence for the loss of it.
+        phones = self.config.phones
+        proven = phones is not None and phones.outbound and bool(self.calls.phones.locations.on_flow(flow))
+        if flow.reliable or not (proven or self.config.networks[flow.network].stun):
             self._stun.dropped += 1
             return
-        answer = self._stun.receive(data, flow.remote, self._loop.time())
+        answer = self._stun.receive(data, flow.remote, self._loop.time(), proven)
         if answer is not None:
             self._wires.send(answer, flow)
 

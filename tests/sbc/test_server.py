@@ -24,6 +24,9 @@ from sbc.names import LOOKUPS
 from sbc.phone import CallFailed, Phone, Talk
 from sbc.preflight import StartError
 from sbc.server import Server
+from signaling.digest import Account, answer, parse_challenges
+from signaling.message import Message, Response
+from signaling.parser import parse as parse_message
 from signaling.resolver import ResolveError
 from tests.harness.stun import serving
 
@@ -424,3 +427,47 @@ def test_stun_is_answered_beside_sip_where_it_is_wanted(tmp_path: Path, wanted: 
                 assert server.counts()["stun.answered"] == 1
 
     with_phones(tmp_path, scenario, public="stun: true" if wanted else "")
+
+
+def test_stun_of_a_registered_phone_is_answered_however_short(tmp_path: Path) -> None:
+    """RFC 5626 s.4.4.2: a phone takes silence for the loss of its flow."""
+
+    async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
+        loop = asyncio.get_running_loop()
+        border = ("127.0.1.1", ports.public)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setblocking(False)
+            client.bind(("127.0.1.2", 0))
+            own = f"127.0.1.2:{client.getsockname()[1]}"
+
+            async def register(cseq: int, more: str) -> Message:
+                lines = (
+                    "REGISTER sip:example.com SIP/2.0",
+                    f"Via: SIP/2.0/UDP {own};rport;branch=z9hG4bK{cseq}",
+                    "From: <sip:alice@example.com>;tag=1",
+                    "To: <sip:alice@example.com>",
+                    f"Call-ID: {own}",
+                    f"CSeq: {cseq} REGISTER",
+                    f"Contact: <sip:alice@{own}>",
+                    "Expires: 60",
+                )
+                text = "\r\n".join(lines) + f"\r\n{more}Content-Length: 0\r\n\r\n"
+                client.sendto(text.encode(), border)
+                return parse_message(await loop.sock_recv(client, 2048))
+
+            bare = binding_request(bytes(12)).encode()
+            client.sendto(bare, border)
+            await until(lambda: server.counts()["stun.dropped"] == 1)
+            challenged = await register(1, "")
+            assert isinstance(challenged, Response) and challenged.status == 401
+            (challenge, *_) = parse_challenges(challenged)
+            account = Account("alice", "everybody knows")
+            name, value = answer(challenge, account, "REGISTER", "sip:example.com", 1, "cafe")
+            registered = await register(2, f"{name}: {value}\r\n")
+            assert isinstance(registered, Response) and registered.status == 200
+            client.sendto(bare, border)
+            assert mapped_address(parse(await loop.sock_recv(client, 2048))) == client.getsockname()
+
+    users = "users: {alice: {password: everybody knows}}"
+    extra = f"phones: {{network: public, registrar: local, domain: example.com, store: null, {users}}}"
+    with_phones(tmp_path, scenario, extra=extra)
