@@ -4,7 +4,6 @@ Times in memory are monotonic, so that a step of the clock ends no registration;
 into seconds since the epoch and back, because what is stored has to survive the process.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -22,8 +21,19 @@ MAX_SHOWN = 256
 """Characters of what a phone says of itself that are kept."""
 
 K = TypeVar("K")
-Row = tuple[str, str, str]
-"""What is stored of a binding: user, identity, and the rest as JSON."""
+Value = str | int | float
+Row = tuple[Value, ...]
+"""What is stored of a binding: a value for each of `COLUMNS`."""
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("user", "TEXT"), ("identity", "TEXT"), ("contact", "TEXT"), ("token", "TEXT"), ("network", "TEXT"),
+    ("transport", "TEXT"), ("local_host", "TEXT"), ("local_port", "INTEGER"), ("remote_host", "TEXT"),
+    ("remote_port", "INTEGER"), ("expires_at", "REAL"), ("seen_at", "REAL"), ("call_id", "TEXT"),
+    ("cseq", "INTEGER"), ("q", "INTEGER"), ("instance", "TEXT"), ("reg_id", "INTEGER"), ("outbound", "INTEGER"),
+    ("user_agent", "TEXT"), ("nat", "TEXT"), ("gruu", "TEXT"), ("registrar", "TEXT"),
+    ("registrar_expires_at", "REAL"), ("auth_user", "TEXT"), ("service_route", "TEXT"), ("pub_gruu", "TEXT"),
+    ("temp_gruu", "TEXT"),
+)  # fmt: skip
+"""Name and SQL type of each; the first two are the key. `registrar` "": kept here."""
 FlowKey = tuple[str, str, Address]
 
 
@@ -239,6 +249,12 @@ class Locations:
 
     # -- written down --------------------------------------------------------------------------------------
 
+    def forget_changes(self) -> list[Binding]:
+        """As if they had been stored: the bindings that were made or renewed."""
+        changed = [binding for binding in self._changed.values() if binding is not None]
+        self._changed.clear()
+        return changed
+
     def take_changes(self, now: float, wall: float) -> tuple[Change, ...]:
         """What is to be stored since the last call of this. `wall`: seconds since the epoch at `now`."""
         changes = tuple(
@@ -256,7 +272,7 @@ class Locations:
         for row in rows:
             binding = binding_of(row, now, wall)
             if binding is None or binding.expires_at <= now:
-                self._changed[row[0], row[1]] = None
+                self._changed[str(row[0]), str(row[1])] = None
             elif not self.full:
                 self.put(binding)
                 self._changed.pop(binding.key, None)
@@ -302,76 +318,64 @@ def phone_of(identity: str) -> str:
 def row_of(binding: Binding, now: float, wall: float) -> Row:
     """What is stored of `binding`; its times in seconds since the epoch."""
     flow, upstream = binding.flow, binding.upstream
-    data: dict[str, object] = {
-        "contact": binding.contact,
-        "token": binding.token,
-        "flow": [flow.network, flow.transport, list(flow.local), list(flow.remote)],
-        "expires_at": wall + binding.expires_at - now,
-        "seen_at": wall + binding.seen_at - now,
-        "call_id": binding.call_id,
-        "cseq": binding.cseq,
-        "q": binding.q,
-        "instance": binding.instance,
-        "reg_id": binding.reg_id,
-        "outbound": binding.outbound,
-        "user_agent": binding.user_agent,
-        "nat": binding.nat,
-        "gruu": binding.gruu,
-    }
+    later: Row = ("", 0.0, "", "", "", "")
     if upstream is not None:
-        data["upstream"] = {
-            "server": upstream.server,
-            "expires_at": wall + upstream.expires_at - now,
-            "auth_user": upstream.auth_user,
-            "service_route": list(upstream.service_route),
-            "pub_gruu": upstream.pub_gruu,
-            "temp_gruu": upstream.temp_gruu,
-        }
-    return binding.user, binding.identity, json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+        later = (
+            upstream.server, wall + upstream.expires_at - now, upstream.auth_user,
+            "\n".join(upstream.service_route), upstream.pub_gruu, upstream.temp_gruu,
+        )  # fmt: skip
+    return (
+        binding.user, binding.identity, binding.contact, binding.token, flow.network, flow.transport,
+        flow.local[0], flow.local[1], flow.remote[0], flow.remote[1], wall + binding.expires_at - now,
+        wall + binding.seen_at - now, binding.call_id, binding.cseq, binding.q, binding.instance, binding.reg_id,
+        int(binding.outbound), binding.user_agent, binding.nat, binding.gruu, *later,
+    )  # fmt: skip
 
 
 def binding_of(row: Row, now: float, wall: float) -> Binding | None:
-    """The binding of a stored row, None for one that this version cannot read."""
-    user, identity, text = row
-    try:
-        data = json.loads(text)
-        network, transport, local, remote = data["flow"]
-        upstream = None
-        if (stored := data.get("upstream")) is not None:
-            upstream = Upstream(
-                str(stored["server"]),
-                now + float(stored["expires_at"]) - wall,
-                str(stored["auth_user"]),
-                tuple(str(one) for one in stored["service_route"]),
-                str(stored["pub_gruu"]),
-                str(stored["temp_gruu"]),
-            )
-        flow = Flow(
-            str(network), str(transport), (str(local[0]), int(local[1])), (str(remote[0]), int(remote[1]))
-        )
-        return Binding(
-            user,
-            identity,
-            str(data["contact"]),
-            str(data["token"]),
-            flow,
-            now + float(data["expires_at"]) - wall,
-            str(data["call_id"]),
-            int(data["cseq"]),
-            int(data["q"]),
-            str(data["instance"]),
-            int(data["reg_id"]),
-            bool(data["outbound"]),
-            str(data["user_agent"]),
-            str(data["nat"]),
-            str(data["gruu"]),
-            now + float(data["seen_at"]) - wall,
-            upstream,
-            # Its connection ended with the process that had it: it is back when the phone registers again.
-            "its connection ended with the restart" if flow.reliable else "",
-        )
-    except (ValueError, KeyError, TypeError, IndexError):
+    """The binding of a stored row, None for one that cannot be read."""
+    if len(row) != len(COLUMNS):
         return None
+    value = dict(zip([name for name, _ in COLUMNS], row, strict=True))
+    texts = {name: str(value[name]) for name, kind in COLUMNS if kind == "TEXT"}
+    try:
+        times = {name: now + float(value[name]) - wall for name, kind in COLUMNS if kind == "REAL"}
+        numbers = {name: int(value[name]) for name, kind in COLUMNS if kind == "INTEGER"}
+    except (ValueError, OverflowError):
+        return None
+    upstream = None
+    if texts["registrar"]:
+        upstream = Upstream(
+            texts["registrar"],
+            times["registrar_expires_at"],
+            texts["auth_user"],
+            tuple(texts["service_route"].split("\n")) if texts["service_route"] else (),
+            texts["pub_gruu"],
+            texts["temp_gruu"],
+        )
+    local = (texts["local_host"], numbers["local_port"])
+    flow = Flow(texts["network"], texts["transport"], local, (texts["remote_host"], numbers["remote_port"]))
+    return Binding(
+        texts["user"],
+        texts["identity"],
+        texts["contact"],
+        texts["token"],
+        flow,
+        times["expires_at"],
+        texts["call_id"],
+        numbers["cseq"],
+        numbers["q"],
+        texts["instance"],
+        numbers["reg_id"],
+        bool(numbers["outbound"]),
+        texts["user_agent"],
+        texts["nat"],
+        texts["gruu"],
+        times["seen_at"],
+        upstream,
+        # Its connection ended with the process that had it: it is back when the phone registers again.
+        "its connection ended with the restart" if flow.reliable else "",
+    )
 
 
 def shown(binding: Binding, now: float) -> dict[str, object]:

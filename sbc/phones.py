@@ -4,7 +4,7 @@ It does no I/O itself: what is to be stored goes out by `store`, and `stored` sa
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from config.model import Config
 from sbc.answers import RETRY_AFTER_S
@@ -88,7 +88,7 @@ class Phones:
         )
         self._keeps = KeepAlives(self.locations, policy.keepalive, policy.keepalive_s)
         if now is not None:
-            self._watch_all(now)
+            self._watch(self.locations.all(), now)
 
     def _own(self, view: ServerView) -> tuple[Address, str | None] | None:
         """Our address and User-Agent as a server of the registrar's trunk sees them."""
@@ -109,14 +109,9 @@ class Phones:
     def restore(self, rows: Sequence[Row], now: float) -> int:
         """Take over the bindings of the store; UDP flows can be used at once."""
         count = self.locations.restore(rows, now, self._wall())
-        self._watch_all(now)
+        self._watch(self.locations.all(), now)
         self._save(now)
         return count
-
-    def _watch_all(self, now: float) -> None:
-        if self._keeps is not None:
-            for binding in self.locations.all():
-                self._keeps.watch(binding, now)
 
     # -- REGISTER ------------------------------------------------------------------------------------------
 
@@ -169,24 +164,27 @@ class Phones:
         self._perform(effects, now)
 
     def _persist(self, ticket: int, now: float) -> None:
-        changes = self.locations.take_changes(now, self._wall())
-        self._watch(changes, now)
         if self._store is None:
+            self._watch(self.locations.forget_changes(), now)
             self.stored(ticket, None, now)
-        else:
-            self._store(ticket, changes)
+            return
+        changes = self.locations.take_changes(now, self._wall())
+        self._watch([one for change in changes for one in self._bindings(change)], now)
+        self._store(ticket, changes)
+
+    def _bindings(self, change: Change) -> Sequence[Binding]:
+        binding = None if change.row is None else self.locations.get(change.user, change.identity)
+        return () if binding is None else (binding,)
 
     def _save(self, now: float) -> None:
         """Changes that nobody waits for."""
         if self.locations.unsaved:
             self._persist(0, now)
 
-    def _watch(self, changes: Sequence[Change], now: float) -> None:
+    def _watch(self, bindings: Iterable[Binding], now: float) -> None:
         if self._keeps is not None:
-            for change in changes:
-                binding = self.locations.get(change.user, change.identity)
-                if binding is not None:
-                    self._keeps.watch(binding, now)
+            for binding in bindings:
+                self._keeps.watch(binding, now)
 
     def _tried(self, relayed: Relayed, status: int, rule: str, now: float) -> None:
         """What a REGISTER says of the health of a server, as a call does."""

@@ -78,6 +78,9 @@ class Registrations:
         try:
             if flow.network != policy.network:
                 raise PeerError(403, "No Registrar In This Network", "no-registrar-here")
+            if self.local is not None and request.get("Authorization") is None:
+                # RFC 3261 s.10.3 step 3 comes first, and half of all REGISTERs get no further.
+                return self._challenge(self.local, tx, request, flow, now)
             reading = read(request, flow, policy.domains, policy.max_contacts, policy.outbound)
         except PeerError as error:
             self.stats[f"refused:{error.rule.partition(':')[0]}"] += 1
@@ -90,21 +93,34 @@ class Registrations:
             if cached is not None:
                 self.stats["registrations.cached"] += 1
                 return cached
-        retry_s = self._admit(asking, now)
+        retry_s = self._admit(flow, reading.call_id, now)
         if retry_s is not None:
-            self.stats["refused:register-storm"] += 1
-            storm = PeerError(503, "Too Many Registrations At Once", "register-storm", retry_s)
-            response = respond(request, 503, storm.reason, self._tag(6), error_fields(storm, "-", 0))
-            return [Reply(tx, response)]
+            return self._storm(tx, request, retry_s)
         if self.local is not None:
             return self.local.receive(asking, now)
         assert self.relay is not None
         self.stats["registrations.relayed"] += 1
         return self.relay.receive(asking, now, wall, servers)
 
-    def _admit(self, asking: Asking, now: float) -> int | None:
+    def _challenge(
+        self, registrar: LocalRegistrar, tx: ServerTx, request: Request, flow: Flow, now: float
+    ) -> list[Effect]:
+        retry_s = self._admit(flow, request.call_id, now)
+        if retry_s is not None:
+            return self._storm(tx, request, retry_s)
+        return [Reply(tx, respond(request, 401, "Unauthorized", self._tag(6), registrar.challenge(now)))]
+
+    def _storm(self, tx: ServerTx, request: Request, retry_s: int) -> list[Effect]:
+        self.stats["refused:register-storm"] += 1
+        storm = PeerError(503, "Too Many Registrations At Once", "register-storm", retry_s)
+        response = respond(request, 503, storm.reason, self._tag(6), error_fields(storm, "-", 0))
+        return [Reply(tx, response)]
+
+    def _admit(self, flow: Flow, call_id: str, now: float) -> int | None:
         """Seconds to come back after, None for now. Who was let in may answer the challenge that he got."""
-        key = (asking.flow.remote[0], asking.reading.call_id)
+        if not self.spread.rate:
+            return None
+        key = (flow.remote[0], call_id)
         until = self._admitted.pop(key, 0.0)
         if until > now:
             return None

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sbc.locations import Change, Row
+from sbc.locations import COLUMNS, Change, Row
 from sbc.users import User
 
 SCHEMA = 1
@@ -27,12 +27,13 @@ SECRET_BYTES = 32
 
 Done = Callable[[str | None], None]
 
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS bindings (
-  user TEXT NOT NULL, identity TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (user, identity)
+  {", ".join(f"{name} {kind} NOT NULL" for name, kind in COLUMNS)}, PRIMARY KEY (user, identity)
 ) WITHOUT ROWID;
 """
+_PUT = f"INSERT OR REPLACE INTO bindings VALUES ({', '.join('?' * len(COLUMNS))})"
 USERS_TABLE = """
 CREATE TABLE IF NOT EXISTS users (
   user TEXT NOT NULL, realm TEXT NOT NULL, md5 TEXT, sha256 TEXT, sha512_256 TEXT,
@@ -150,11 +151,7 @@ class SqliteStore:
         with database:
             database.execute("BEGIN IMMEDIATE")
             if puts:
-                database.executemany(
-                    "INSERT INTO bindings VALUES (?, ?, ?) "
-                    "ON CONFLICT (user, identity) DO UPDATE SET data = excluded.data",
-                    puts,
-                )
+                database.executemany(_PUT, puts)
             if gone:
                 database.executemany("DELETE FROM bindings WHERE user = ? AND identity = ?", gone)
         self._owed = {}
@@ -204,10 +201,7 @@ def _read(database: sqlite3.Connection, path: str, random: Callable[[int], bytes
             (random(SECRET_BYTES).hex(),),
         )
     (secret,) = database.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
-    rows = [
-        (str(user), str(identity), str(data))
-        for user, identity, data in database.execute("SELECT user, identity, data FROM bindings")
-    ]
+    rows = list(database.execute(f"SELECT {', '.join(name for name, _ in COLUMNS)} FROM bindings"))
     return Stored(bytes.fromhex(secret), rows)
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sbc.locations import Change
+from sbc.locations import Binding, Change, Row, row_of
 from sbc.store.sqlite import SqliteStore, StoreError, read_users, remove_user, write_user
 from sbc.users import User
+from signaling.flow import Flow
 
 WAIT_S = 20.0
+ROOT = Path(__file__).parents[2]
 
 
 class Acks:
@@ -35,8 +37,16 @@ class Acks:
             assert self.new.wait_for(lambda: len(self.said) >= count, WAIT_S), self.said
 
 
-def put(user: str, data: str = "{}") -> Change:
-    return Change(user, "uri sip:x", (user, "uri sip:x", data))
+def row(user: str, agent: str = "") -> Row:
+    binding = Binding(
+        user, "uri sip:x", "sip:x", f"token-{user}", Flow("n", "udp", ("192.0.2.1", 1), ("192.0.2.2", 2)), 1.0, "c", 1,
+        user_agent=agent,
+    )  # fmt: skip
+    return row_of(binding, 0.0, 1000.0)
+
+
+def put(user: str, agent: str = "") -> Change:
+    return Change(user, "uri sip:x", row(user, agent))
 
 
 @pytest.fixture
@@ -53,7 +63,7 @@ def store(tmp_path: Path, acks: Acks) -> Iterator[SqliteStore]:
 
 
 def test_written_and_read_again(store: SqliteStore, acks: Acks) -> None:
-    store.write([put("alice", '{"a":1}'), put("bob")], acks.said.append)
+    store.write([put("alice", "Phone/1"), put("bob")], acks.said.append)
     store.write([Change("bob", "uri sip:x", None)], acks.said.append)
     acks.wait(2)
     assert acks.said == [None, None]
@@ -61,7 +71,7 @@ def test_written_and_read_again(store: SqliteStore, acks: Acks) -> None:
     again = SqliteStore(store.path, acks.call)
     stored = again.open()
     again.close()
-    assert stored.rows == [("alice", "uri sip:x", '{"a":1}')]
+    assert stored.rows == [row("alice", "Phone/1")]
 
 
 def test_the_secret_stays(store: SqliteStore, acks: Acks) -> None:
@@ -100,6 +110,7 @@ CHILD = """
 import sys, time
 from sbc.locations import Change
 from sbc.store.sqlite import SqliteStore
+from tests.sbc.test_store import put
 store = SqliteStore(sys.argv[1], lambda work: work())
 store.open()
 for number in range(100000):
@@ -107,14 +118,16 @@ for number in range(100000):
     def done(error, name=name):
         assert error is None
         print(name, flush=True)
-    store.write([Change(name, "uri sip:x", (name, "uri sip:x", "{}"))], done)
+    store.write([put(name)], done)
     time.sleep(0.0005)
 """
 
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, acks: Acks) -> None:
     path = str(tmp_path / "locations.db")
-    with subprocess.Popen([sys.executable, "-c", CHILD, path], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as child:
         assert child.stdout is not None
         told = [child.stdout.readline().strip() for _ in range(200)]
         os.kill(child.pid, signal.SIGKILL)
@@ -123,7 +136,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, acks: Acks) -> No
         ]
     assert child.returncode == -signal.SIGKILL
     again = SqliteStore(path, acks.call)
-    kept = {user for user, _, _ in again.open().rows}
+    kept = {found[0] for found in again.open().rows}
     again.close()
     assert len(told) >= 200 and set(told) <= kept
 
@@ -186,7 +199,7 @@ def test_a_failed_commit_is_told_and_made_up_for(store: SqliteStore, acks: Acks)
     assert acks.said[1] is None
     store.close()
     again = SqliteStore(store.path, acks.call)
-    assert {user for user, _, _ in again.open().rows} == {"alice", "bob"}
+    assert {found[0] for found in again.open().rows} == {"alice", "bob"}
     again.close()
 
 
