@@ -127,12 +127,12 @@ class _Above:
 
 _EVERYTHING: Width = ("", "")
 
-When = tuple[str, int, str] | None
+When = tuple[int, str] | None
 """What a route with `when: registered` looks up: who that is depends on `strip` and `prepend`. None: always."""
 
 
 def _when(route: Route) -> When:
-    return None if route.when == "always" else (",".join(route.to), route.strip, route.prepend)
+    return None if route.when == "always" else (route.strip, route.prepend)
 
 
 def _finds_everything(pattern: str) -> bool:

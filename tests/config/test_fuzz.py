@@ -23,6 +23,9 @@ BITS = [
     b"null", b"true", b"-1", b"1e999", b"99999999999999999999", b'"\\U00110000"', b"\xe2\x80\xa8", b"\xef\xbb\xbf",
 ]  # fmt: skip
 KEYS = ["networks", "trunks", "routes", "limits", "timers", "media", "log", "control", "topology", "phones"]
+INNER = ["from", "to", "a", "network", "registrar", "users", "password", "ha1", "MD5", "numbers", "turn", "secret",
+         "servers", "address", "advertise", "stun_servers", "credentials", "register", "user", "when",
+         "priority"]  # fmt: skip
 
 
 def outcome(data: bytes) -> Config | ConfigError:
@@ -77,8 +80,7 @@ VALUES = st.recursive(
     | st.floats(allow_nan=False)
     | st.text("ab1:.-+/[]{}$*\\ ", max_size=12),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from([*KEYS, "from", "to", "a"]), inner, max_size=4)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KEYS, *INNER]), inner, max_size=4)
     ),
     max_leaves=8,
 )
