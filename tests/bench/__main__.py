@@ -23,6 +23,7 @@ from tests.bench.media import bench as media
 from tests.bench.media.engines import WAYS
 from tests.bench.relays import our_packet_us, rtpengine_packet_us
 from tests.bench.systems import Ours, Peers, System, missing
+from tests.bench.usage import come_first
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "|" + " --- |" * 6,
     ]
     print("", *table, sep="\n", flush=True)
+    come_first()
     spins = [_spin()]
     try:
         for part in wanted.only:
@@ -130,6 +132,7 @@ def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
         systems: list[System] = [Ours(OURS)] if alone else [Ours(OURS), Peers(THEIRS)]
         for system in systems:
             system.start(place)
+            come_first(system.pids())
         if part == "memory":
             held = [held_memory(place, system, wanted.held, wanted.rate, settle_s=5.0) for system in systems]
             return [

@@ -13,7 +13,6 @@ carried     whether in one round nothing was lost and the phones kept their pace
             with 0 lost, by rounds with less
 """
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from tests.bench.media.engines import WAYS
 from tests.bench.media.place import Place
 from tests.bench.media.streams import Load
 from tests.bench.systems import PATH
+from tests.bench.usage import come_first
 from tests.lab import namespaces
 
 STREAMS = (200, 1000, 4000)
@@ -31,8 +31,6 @@ SECONDS = 4.0
 PLAIN, SRTP = "RTP", "SRTP"
 LESS = (0.75, 0.5, 0.375, 0.25, 0.125)
 """What is tried when a load cannot be carried."""
-NICE = -10
-"""Above what else a machine does. Phones and relays get it alike."""
 
 
 def obstacle() -> str | None:
@@ -52,8 +50,7 @@ def report(
 ) -> list[str]:
     """Run everything; the lines of the table, each told as soon as it is there."""
     os.environ["PATH"] = PATH
-    with contextlib.suppress(PermissionError):
-        os.nice(NICE - os.getpriority(os.PRIO_PROCESS, 0))
+    come_first()
     lines = list(table.HEAD)
     for line in lines:
         tell(line)

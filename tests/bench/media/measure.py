@@ -14,7 +14,7 @@ from tests.bench.media import build
 from tests.bench.media.engines import KEY, Way
 from tests.bench.media.place import DIRECT, PHONES, Place
 from tests.bench.media.streams import SIDES, WARM_UP_S, Load, Shared
-from tests.bench.usage import cpu_s
+from tests.bench.usage import come_first, cpu_s
 from tests.harness.rtp import rtp_packet
 from tests.lab.namespaces import SIDES as NETWORKS
 
@@ -81,6 +81,7 @@ def run(place: Place, make: Make, load: Load) -> Result:
                 assert time.monotonic() < deadline, [side.text for side in sides]
                 assert all(side.running for side in sides), [side.text for side in sides]
                 time.sleep(0.01)
+            come_first(way.pids)
             shared.start(time.monotonic_ns() + int(LEAD_S * 1e9))
             time.sleep(LEAD_S + WARM_UP_S)
             relay, others = way.pids, [side.pid for side in sides] + softirq_threads()
