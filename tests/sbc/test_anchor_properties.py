@@ -131,7 +131,22 @@ def sessions(draw: st.DrawFn) -> bytes:
 
 
 STEPS = st.tuples(
-    st.sampled_from(("offer", "offer", "answer", "answer", "answer", "reject", "drop", "settle", "mute")),
+    st.sampled_from(
+        (
+            "offer",
+            "offer",
+            "answer",
+            "answer",
+            "answer",
+            "reject",
+            "drop",
+            "settle",
+            "mute",
+            "fork",
+            "fork",
+            "turn",
+        )
+    ),
     st.booleans(),
     sessions(),
 )
@@ -156,6 +171,9 @@ class Table:
     answered: bool = False
     lines: int = 0
     b: Party = LEGS["b1"]
+    offered: bytes = b""
+    others: list[Party] = field(default_factory=list)  # who rings beside b
+    holder: str = ""  # whose answer is in force
     told: dict[str, Told] = field(default_factory=dict)
     relay: FakeRelay = field(default_factory=FakeRelay)
 
@@ -185,7 +203,7 @@ class Table:
         self.now += 1
         a = LEGS["a"]
         match verb:
-            case "offer":
+            case "offer" if self.alone():
                 source, target = (a, self.b) if from_a else (self.b, a)
                 try:
                     out = self.anchor.offer("call", source, target, sdp)
@@ -197,8 +215,14 @@ class Table:
                         self.pending = None
                 else:
                     count = len(parse(sdp).media)
-                    self.pending, self.answered = (source, target, count), False
+                    self.pending, self.answered, self.offered = (source, target, count), False, sdp
                     self.check(out, target, max(count, self.lines), answer=False)
+            case "fork" if self.pending is not None and self.pending[0] is a:
+                self.fork(a, self.pending[2])
+            case "turn" if self.others and self.pending is not None:
+                self.others.append(self.b)
+                self.b = self.others.pop(0)
+                self.pending, self.answered = (a, self.b, self.pending[2]), False
             case "answer" if self.pending is not None:
                 target, source, count = self.pending
                 try:
@@ -206,26 +230,55 @@ class Table:
                 except PeerError as error:
                     assert error.status in (488, 502), error
                 else:
-                    self.answered = True
+                    self.answered, self.holder = True, self.b.leg
                     self.lines = max(self.lines, count)
                     self.check(out, target, count, answer=True)
-            case "reject":
+            case "reject" if not self.others:
                 self.anchor.reject("call")
                 if not self.answered:
                     self.pending = None
             case "drop":
                 self.anchor.drop("call", self.b.leg)
                 self.told.pop(self.b.leg, None)
-                self.pending = None
-                names = ("b1", "b2", "b3")
-                self.b = LEGS[names[(names.index(self.b.leg) + 1) % 3]]
-            case "settle":
+                if self.others and self.pending is not None:
+                    self.b = self.others.pop()
+                    self.pending, self.answered = (a, self.b, self.pending[2]), False
+                else:
+                    self.pending = None
+                    names = ("b1", "b2", "b3")
+                    self.b = LEGS[names[(names.index(self.b.leg) + 1) % 3]]
+            case "settle" if self.alone():
                 self.anchor.settle("call")
             case "mute":
                 self.relay.mute = True
             case _:
                 pass
         self.check_ports()
+
+    def alone(self) -> bool:
+        """Nobody rings beside b, or b has answered: then the others are given up."""
+        if self.others and not (self.answered and self.holder == self.b.leg):
+            return False
+        for other in self.others:
+            self.anchor.drop("call", other.leg)
+            self.told.pop(other.leg, None)
+        self.others.clear()
+        return True
+
+    def fork(self, a: Party, count: int) -> None:
+        """The same offer goes to one more leg."""
+        free = [LEGS[name] for name in ("b1", "b2", "b3") if LEGS[name] not in (self.b, *self.others)]
+        if not free:
+            return
+        try:
+            out = self.anchor.offer("call", a, free[0], self.offered)
+        except PeerError as error:
+            assert error.status in (488, 503), error
+            return
+        self.others.append(self.b)
+        self.b = free[0]
+        self.pending, self.answered = (a, self.b, count), False
+        self.check(out, self.b, max(count, self.lines), answer=False)
 
     def check(self, out: bytes, target: Party, count: int, answer: bool) -> None:
         text = out.decode()
