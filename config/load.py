@@ -346,7 +346,8 @@ def _message(detail: ErrorDetails) -> str:
         case "less_than_equal":
             return f"{value} is too large; write {written(context['le'])} or less"
         case "too_long":
-            return f"there are more than {context['max_length']} entries; write fewer"
+            elsewhere = ", or phones.users_file" if loc[-2:] == ("phones", "users") else ""
+            return f"there are more than {context['max_length']} entries; write fewer{elsewhere}"
         case "too_short":
             return f"it is empty; write at least {context['min_length']}"
         case "string_too_short":

@@ -40,8 +40,8 @@ LOCAL = "local"
 """The `registrar` that is no trunk: our own location service."""
 PHONES = "phones"
 """What `from` and `to` of a route call the phones."""
-MAX_USERS = 10_000
-"""Users in the file; more of them belong into `users_file`."""
+MAX_USERS = 2_000
+"""Users in the file, which takes a second to read then; more of them belong into `users_file`."""
 
 Algorithm = Literal["MD5", "SHA-256", "SHA-512-256"]
 HA1_DIGITS: dict[Algorithm, int] = {"MD5": 32, "SHA-256": 64, "SHA-512-256": 64}
