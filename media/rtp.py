@@ -115,7 +115,9 @@ class Reception:
         self._codec_rates = {
             pt: 0.0 if name.lower() == "telephone-event" or hz <= 0 else 1.0 / hz for pt, name, hz in rates
         }
-        self.payload_type = self.usual_first = -1
+        if self.payload_type >= 0:
+            self._tick = self._tick_of(self.payload_type)
+        self.usual_first = -1
         self._comparable = False
 
     def receive(self, size: int, first: int, seq: int, timestamp: int, ssrc: int, now: float) -> None:

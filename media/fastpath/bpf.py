@@ -23,6 +23,7 @@ _MAP_DELETE = 3
 _MAP_NEXT_KEY = 4
 _PROG_LOAD = 5
 _PROG_TEST_RUN = 10
+_PROG_QUERY = 16
 _MAP_TAKE = 21
 _MAP_LOOKUP_BATCH = 24
 _MAP_DELETE_BATCH = 27
@@ -258,6 +259,15 @@ def verdict(log: str, error: OSError) -> str:
 def link(program: int, ifindex: int) -> int:
     """Attach a program to the ingress of an interface by a TCX link, which ends with its descriptor. Raises OSError."""
     return _system.run(_LINK_CREATE, "IIIIII", program, ifindex, _TCX_INGRESS, 0, 0, 0)
+
+
+def attached(ifindex: int) -> int:
+    """How many programs are on the ingress of an interface by TCX. Raises OSError."""
+    block = struct.pack("=IIIIQIIQQQQ", ifindex, _TCX_INGRESS, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    attributes = ctypes.create_string_buffer(block, len(block))
+    _system.call(_PROG_QUERY, ctypes.addressof(attributes), len(block))
+    count: int = struct.unpack_from("=I", attributes, 24)[0]
+    return count
 
 
 def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
