@@ -140,6 +140,11 @@ class Line:
         self.asked: Asked | None = None
         self.now = Standing(asks_s=register.expires_s)
 
+    @property
+    def reached_at(self) -> frozenset[Address]:
+        """Our addresses in the network of the trunk, as our Contact has them."""
+        return frozenset(one.advertised for one in self.sites.listeners if one.network == self.trunk.network)
+
     # -- time ----------------------------------------------------------------------------------------------
 
     def next_timer(self) -> float | None:
@@ -526,7 +531,7 @@ class Outbound:
         self._leaving.extend(old._leaving)
         for name, before in old._lines.items():
             line = self._lines.get(name)
-            if line is None or line.trunk != before.trunk:
+            if line is None or line.trunk != before.trunk or line.reached_at != before.reached_at:
                 sends.extend(before.leave(now))
                 self._leaving.append(before)
                 continue

@@ -207,6 +207,23 @@ def test_a_reload_that_changes_nothing() -> None:
     assert states(border) == ["registered"]
 
 
+def test_another_address_of_ours_is_registered_and_the_old_one_taken_back() -> None:
+    """`advertise: auto` has found that it changed."""
+    border = Border(changes=registering)
+    agent = registrar(border)
+    old = come_up(border, agent)
+    public = border.calls.config.networks["public"].model_copy(update={"advertise": "203.0.113.99"})
+    networks = {**border.calls.config.networks, "public": public}
+    border.calls.reload(border.calls.config.model_copy(update={"networks": networks}), border.now)
+    gone = agent.expect("REGISTER")
+    assert (gone.get("Expires"), contact_of(gone)) == ("0", old)
+    agent.answer(gone, 200, "OK")
+    border.advance(0.1)
+    fresh = agent.expect("REGISTER")
+    assert "@203.0.113.99" in contact_of(fresh)
+    assert "@203.0.113.99" not in old
+
+
 @pytest.mark.parametrize("status", [401, 407, 423, 200, 302, 503, 600])
 def test_nonsense_from_the_registrar(status: int) -> None:
     border = Border(changes=registering)
