@@ -66,6 +66,7 @@ from signaling.transaction import (
 )
 from signaling.transaction import Effect as TransactionEffect
 from signaling.uri import SipUri, parse_uri, unescape
+from signaling.usage import same_flow
 
 __all__ = ["REPORT_S", "Calls"]
 
@@ -136,6 +137,7 @@ class Calls:
             store=store,
             secret=secret,
             on_happened=on_phone,
+            on_moved=self.board.moved,
         )
         self._configure(config, users)
 
@@ -347,6 +349,7 @@ class Calls:
         if known is None or known[1].flow.network != flow.network:
             return None
         self._return_paths.prove(flow.network, flow.remote[0])
+        self.board.heard(known[1], flow)
         return known
 
     def _outside(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
@@ -514,6 +517,8 @@ class Calls:
         assert isinstance(offered, Offered)
         call = Call(record.id, leg, offered, self.config.timers.max_call_s)
         board.open(live, leg, call, Party("a", flow.network, flow.remote[0], self.sites.nat(flow.network)))
+        if source.phone:
+            leg.destination = same_flow
         self._serving = live
         record.add_leg("a", flow, source.trunk, request.call_id)
         board.occupy(live, source.trunk)

@@ -36,7 +36,8 @@ class Phones:
     """Registrations, where they lead, and what keeps them alive.
 
     `store` is given a ticket and what to write; `stored` has to follow. Without it bindings are in memory only.
-    `perform` carries out what transactions want, `on_happened` hears of each change, for the log.
+    `perform` carries out what transactions want, `on_happened` hears of each change, for the log, and `on_moved` of a
+    phone that has another flow than before.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Phones:
         store: Store | None,
         secret: bytes | None,
         on_happened: Callable[[Happened], None],
+        on_moved: Callable[[Flow, Flow], None],
     ) -> None:
         self.locations = Locations()
         self._transactions = transactions
@@ -62,6 +64,7 @@ class Phones:
         self._store = store
         self._secret = secret or bytes.fromhex(token(32))
         self._happened = on_happened
+        self._moved = on_moved
         self.registrations: Registrations | None = None
         self.book: Phonebook | None = None
         self._keeps: KeepAlives | None = None
@@ -153,6 +156,8 @@ class Phones:
                 case Happened():
                     self._stats[f"registrations.{effect.what}"] += 1
                     self._happened(effect)
+                    if effect.before is not None and effect.flow is not None:
+                        self._moved(effect.before, effect.flow)
         self._save(now)
 
     def _forward(self, forward: Forward, now: float) -> None:

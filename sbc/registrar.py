@@ -138,8 +138,9 @@ class Registrar:
         )
         if known is None:
             return Happened("registered", reading.user, flow, reading.nat)
-        moved = known.flow != flow
-        return Happened("moved", reading.user, flow, reading.nat) if moved else None
+        if known.flow == flow:
+            return None
+        return Happened("moved", reading.user, flow, reading.nat, known.flow)
 
     def unbind(self, bindings: Iterable[Binding], flow_of: Asking) -> list[Effect]:
         """The phone, or its user, has taken them back."""

@@ -55,12 +55,16 @@ class Persist:
 
 @frozen
 class Happened:
-    """For the log: `what` is registered, removed, expired or refused, `why` what the operator may want to know."""
+    """For the log: `what` is registered, moved, removed, expired, kept, dead or refused, `why` what else there is.
+
+    `before` is the flow that a phone which moved had until now.
+    """
 
     what: str
     user: str
     flow: Flow | None
     why: str = ""
+    before: Flow | None = None
 
 
 Effect = Reply | Forward | Persist | Happened

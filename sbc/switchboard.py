@@ -127,6 +127,23 @@ class Switchboard:
         leg.destination = self._sites.destination
         self.owners[leg] = live
 
+    def moved(self, before: Flow, after: Flow) -> None:
+        """A phone has another flow: its calls go on there (RFC 5626 s.4.2.1, a NAT that forgot its mapping)."""
+        for leg in self.owners:
+            if leg.flow == before:
+                leg.flow = after
+
+    def heard(self, leg: Leg, flow: Flow) -> None:
+        """A request in the dialog of `leg` came by `flow`: a phone whose NAT gave it another port is reached there."""
+        before = leg.flow
+        if (
+            flow != before
+            and leg.destination is same_flow
+            and flow.remote[0] == before.remote[0]
+            and (flow.transport, flow.local) == (before.transport, before.local)
+        ):
+            leg.flow = flow
+
     def occupy(self, live: Live, trunk: str | None) -> None:
         """Count the call for `trunks.*.max_calls` until it is over."""
         if trunk is not None and trunk not in live.trunks:

@@ -330,6 +330,33 @@ def test_restart_brings_the_registrations_back() -> None:
     assert again.calls.phones.locations.of("bob")[0].dead == ""
 
 
+@pytest.mark.parametrize("way", ["in the dialog", "by registration"])
+def test_a_nat_that_forgets_its_mapping_in_mid_call(way: str) -> None:
+    border, registrar, phone = home()
+    registrar.call("alice")
+    invite = phone.agent.expect("INVITE")
+    phone.agent.answer(invite, 200, "OK", sdp=audio("192.168.1.5", 4002))
+    phone.agent.expect("ACK")
+    done = registrar.agent.expect_answer(200)
+    registrar.agent.ack(done)
+    moved = Phone(border, "alice", 40009, host="192.0.2.77" if way == "in the dialog" else "192.0.2.99")
+    if way == "in the dialog":
+        moved.agent.tag = phone.agent.tag
+        moved.agent.inside("OPTIONS", invite)
+        registrar.agent.answer(registrar.agent.expect("OPTIONS"), 200, "OK")
+        moved.agent.expect_answer(200)
+    else:
+        moved.contact = phone.contact
+        moved.register()
+        registrar.serve()
+        moved.agent.expect_answer(200)
+    registrar.agent.inside("BYE", done)
+    moved.agent.answer(moved.agent.expect("BYE"), 200, "OK")
+    registrar.agent.expect_answer(200, "BYE")
+    phone.agent.nothing()
+    rest(border)
+
+
 def test_a_stream_that_closes_takes_its_phone_away() -> None:
     border = Border(RELAY)
     happened: list[Happened] = []
