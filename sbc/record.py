@@ -158,9 +158,12 @@ class CallRecord:
 
     @property
     def target(self) -> TriedTarget | None:
-        """The server that took the call, else the last one tried."""
+        """The server that took the call, else the one whose answer the caller was told, else the last one tried."""
         for tried in reversed(self.targets):
             if tried.leg == self.answered_leg:
+                return tried
+        for tried in self.targets:
+            if tried.status and (tried.status, tried.rule) == (self.final_status, self.final_rule):
                 return tried
         return self.targets[-1] if self.targets else None
 

@@ -248,6 +248,9 @@ def test_the_best_failure_is_told_when_all_have_failed(given: tuple[int, ...], t
     (record,) = forked.border.records
     assert [tried.status for tried in record.targets] == list(given)
     assert record.final_status == told
+    assert record.target is not None
+    if told in given:
+        assert record.target.status == told, "who is named is whose answer it was"
 
 
 def test_a_phone_alone_may_say_503() -> None:
