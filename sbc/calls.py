@@ -515,6 +515,8 @@ class Calls:
         leg.authorizer = board.accounts.of(source.trunk)
         offered = next(effect.event for effect in effects if isinstance(effect, Raise))
         assert isinstance(offered, Offered)
+        if not emergency and offered.location is not None:
+            offered = replace(offered, location=None)
         call = Call(record.id, leg, offered, self.config.timers.max_call_s)
         board.open(live, leg, call, Party("a", flow.network, flow.remote[0], self.sites.nat(flow.network)))
         if source.phone:

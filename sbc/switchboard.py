@@ -39,6 +39,7 @@ from signaling.exchange import CancelRequest, Challenged, Ended, Opened, Raise, 
 from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
 from signaling.leg import Leg
+from signaling.location import without_location
 from signaling.message import Request, Response
 from signaling.topology import Guard
 from signaling.transaction import Effect as TransactionEffect
@@ -324,6 +325,7 @@ class Switchboard:
         if verify == "off":
             return True
         mine = name == "a"
+        data = without_location(data)
         for other, secrets in live.secrets.items():
             if (other == "a") != mine:
                 leaks = self._guard.scan(secrets, data)
@@ -367,7 +369,13 @@ class Switchboard:
         finally:
             self.note(live)
         to_send = Offered(
-            target.user, offered.caller, offered.called, sdp, offered.carried, offered.max_forwards
+            target.user,
+            offered.caller,
+            offered.called,
+            sdp,
+            offered.carried,
+            offered.max_forwards,
+            offered.location,
         )
         leg, effects = CalleeLeg.calling(
             dial.name, self.settings, self._sites.site(flow), flow, target.host, target.user, to_send,

@@ -27,6 +27,7 @@ from signaling.exchange import (
 from signaling.flow import Address, Flow, host_port
 from signaling.headers import parse_name_addr, split_commas
 from signaling.leg import Leg
+from signaling.location import with_location
 from signaling.message import Request, Response
 from signaling.topology import Site, carry_response, reason_phrase, render
 
@@ -95,10 +96,14 @@ class CalleeLeg(Leg):
             *self.session.fields(),
             *render(offered.carried, self.site),
         ]
-        body = offered.sdp or b""
+        body, kind = offered.sdp or b"", SDP
         if body:
-            fields.append(("Content-Type", SDP))
             self.local_sdp = body
+        if offered.location is not None:
+            told, kind, body = with_location(offered.location, body, self.tag, self.site.contact[0])
+            fields += told
+        if body:
+            fields.append(("Content-Type", kind))
         request = self.dialog.request("INVITE", fields, body)
         request.replace("Max-Forwards", str(offered.max_forwards))
         self.asked = Asked(self, Purpose.CALL, "INVITE", self.dialog.local_cseq, offered.sdp)

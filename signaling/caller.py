@@ -21,6 +21,7 @@ from signaling.exchange import (
 )
 from signaling.flow import Flow
 from signaling.leg import Leg
+from signaling.location import carry_location
 from signaling.message import Request, respond
 from signaling.topology import Carried, Site, carry_identity, carry_request, clean_user, hosts_of, render
 from signaling.transaction import ServerTx
@@ -60,6 +61,7 @@ class CallerLeg(Leg):
             sdp,
             carry_request(request),
             69 if hops is None else hops - 1,
+            carry_location(request),
         )
         leg.opened.append(dialog.local_tag)
         return leg, [Opened(dialog.call_id, dialog.local_tag), Raise(offered)]

@@ -8,6 +8,7 @@ number of an early dialog inside the call.
 from dataclasses import field
 
 from config.frozen import frozen
+from signaling.location import Location
 from signaling.topology import Carried, Identity
 
 NOTHING = Carried()
@@ -15,7 +16,7 @@ NOTHING = Carried()
 
 @frozen
 class Offered:
-    """An INVITE that opens a call. `sdp` is None for a late offer (RFC 3264 s.5)."""
+    """An INVITE that opens a call. `sdp` is None for a late offer (RFC 3264 s.5), `location` in emergencies only."""
 
     user: str
     caller: Identity
@@ -23,6 +24,7 @@ class Offered:
     sdp: bytes | None
     carried: Carried
     max_forwards: int
+    location: Location | None = None
 
 
 @frozen

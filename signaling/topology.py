@@ -460,7 +460,9 @@ HEADERS: tuple[Row, ...] = (
     *_ours("Session-Expires Min-SE RSeq RAck Expires Timestamp", "agreed with each side by itself"),
     *_ours("Retry-After", "the number goes with the refusal itself, its comment does not"),
     *_ours("Allow-Events Recv-Info", "says what we are"),
-    *_dropped("Call-Info Error-Info Geolocation Geolocation-Routing Geolocation-Error Icon",
+    *_ours("Geolocation Geolocation-Routing",
+           "crosses with its body in emergency calls only (RFC 6442); the location is as the caller wrote it"),
+    *_dropped("Call-Info Error-Info Geolocation-Error Icon",
               "a URI that leads into the other network, or to a body that stays behind"),
     *_dropped("Authorization Proxy-Authorization WWW-Authenticate Proxy-Authenticate Authentication-Info "
               "Proxy-Authentication-Info", "bound to realm and URI of one side"),

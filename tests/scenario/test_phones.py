@@ -8,6 +8,7 @@ from signaling.digest import Account, answer, parse_challenges
 from signaling.flow import Flow
 from signaling.headers import parse_name_addr
 from signaling.message import Request, Response
+from signaling.multipart import part_of, parts_of
 from tests.harness.border import Agent, Border, audio
 
 RELAY = """
@@ -527,3 +528,49 @@ def test_overload_lets_emergencies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     registrar.agent.expect("INVITE")
     phone.register()
     assert phone.agent.expect_answer(503).get("Retry-After")
+
+
+LOCATION = """<?xml version="1.0"?>
+<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="pres:alice@192.0.2.77"><tuple id="t"><status><geopriv>
+<location-info><Point xmlns="http://www.opengis.net/gml"><pos>52.5163 13.3777</pos></Point></location-info>
+</geopriv></status></tuple></presence>"""
+
+
+@pytest.mark.parametrize("verify", ["count", "block"])
+@pytest.mark.parametrize(("to", "crosses"), [("112", True), ("200", False)])
+def test_the_location_of_an_emergency_call_crosses_and_of_no_other(
+    to: str, crosses: bool, verify: str
+) -> None:
+    """RFC 6442: Geolocation with a PIDF-LO body beside the SDP, and a reference."""
+    _border, registrar, phone = home(RELAY + f"topology: {{verify: {verify}}}\n")
+    parts = (
+        "--cut\r\nContent-Type: application/sdp\r\n\r\n"
+        + audio("192.168.1.5")
+        + "\r\n--cut\r\nContent-Type: application/pidf+xml\r\nContent-ID: <here@192.168.1.5>\r\n\r\n"
+        + LOCATION
+        + "\r\n--cut--\r\n"
+    )
+    phone.agent.request(
+        "INVITE",
+        uri=f"sip:{to}@sip.example.com",
+        from_header=f"<{phone.aor}>;tag=e1",
+        fields="Geolocation: <cid:here@192.168.1.5>, <https://lis.example.net/u/77>\r\nGeolocation-Routing: yes",
+        body=parts,
+        content_type="multipart/mixed; boundary=cut",
+    )
+    invite = registrar.agent.expect("INVITE")
+    values = invite.get_all("Geolocation")
+    if not crosses:
+        assert values == [] and invite.content_type == "application/sdp"
+        return
+    assert values[1] == "<https://lis.example.net/u/77>" and invite.get("Geolocation-Routing") == "yes"
+    assert "192.168" not in values[0], "the Content-ID is ours"
+    kind = invite.get("Content-Type") or ""
+    (location,) = parts_of(kind, invite.body, "application/pidf+xml")
+    assert location.decode() == LOCATION
+    sdp = part_of(kind, invite.body, "application/sdp")
+    assert sdp is not None and b"c=IN IP4 10.0.0.1" in sdp and b"192.168" not in sdp
+    assert f"Content-ID: {values[0].replace('cid:', '')}".encode() in invite.body
+    registrar.agent.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    registrar.agent.expect("ACK")
+    phone.agent.expect_answer(200)
