@@ -299,7 +299,7 @@ class Reference:
             self._kernel.refresh(end)
         verdict = end.gate.admit(source, ssrc, seq, now, seen.heard, seen.follows)
         if verdict == STRANGER:
-            end.strangers += 1
+            end.refuse(source)
             return False
         end.hear(source)
         if verdict == LOCKED:
@@ -323,9 +323,9 @@ class Reference:
                 end.hear(source)
                 self._relay_rtcp(end, size, now)
             else:
-                end.strangers += 1
+                end.refuse(source)
         elif source != end.gate.source:
-            end.strangers += 1
+            end.refuse(source)
         elif kind in (demux.STUN, demux.DTLS):
             end.other_protocols += 1
         else:
@@ -353,12 +353,12 @@ class Reference:
             if source == end.rtcp_gate.source:
                 end.malformed += 1
             else:
-                end.strangers += 1
+                end.refuse(source)
         elif end.rtcp_gate.admit(source, end.gate.source, now):
             end.hear(source)
             self._relay_rtcp(end, size, now)
         else:
-            end.strangers += 1
+            end.refuse(source)
 
     def _relay_rtcp(self, end: RelayEnd, size: int, now: float) -> None:
         """RTCP from a source that is ours. It flows on hold too (RFC 3264 s.5.1)."""
@@ -368,6 +368,9 @@ class Reference:
             return
         end.rtcp_packets += 1
         end.round_trip.answered(compound.echoes, now)
+        if compound.lost:
+            end.reports += len(compound.lost)
+            end.reported_loss = max(compound.lost) / 256
         out = end.other
         port = out.rtp_port if out.mux else out.rtcp_port
         passed = self._send(port, compound.forward, out.rtcp_target())

@@ -92,6 +92,8 @@ class Counters:
     `malformed`: not RTP at all. `source` the locked RTP source. `last_s` seconds since the last packet, None for
     never. `dropped`: lost in our own receive queue (they are part of `lost` too). `other_protocols`: STUN and
     DTLS from the source. `withheld`: not forwarded, since the other end never showed that it wants them.
+    `stranger` is where the last of the strangers came from. `reports`: blocks in its RTCP on what it hears, and
+    `reported_loss` the share that was lost on the way to it, as the last of them says (RFC 3550 s.6.4.1).
     `in_kernel`: how many of those forwarded the kernel has forwarded by itself.
     """
 
@@ -116,6 +118,9 @@ class Counters:
     dropped: int = 0
     other_protocols: int = 0
     withheld: int = 0
+    stranger: Address | None = None
+    reports: int = 0
+    reported_loss: float | None = None
     in_kernel: int = 0
 
 

@@ -28,15 +28,19 @@ class Compound:
     """A valid compound packet: `forward` is what crosses (maybe nothing).
 
     `sent` is the middle of the NTP timestamp of its sender report or None; `echoes` are the (LSR, DLSR) pairs
-    of its report blocks that answer a sender report, both in 1/65536 s (RFC 3550 s.6.4.1).
+    of its report blocks that answer a sender report, both in 1/65536 s (RFC 3550 s.6.4.1). `lost` is the fraction
+    lost of each report block, in 1/256.
     """
 
-    __slots__ = ("echoes", "forward", "sent")
+    __slots__ = ("echoes", "forward", "lost", "sent")
 
-    def __init__(self, forward: bytes, sent: int | None, echoes: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, forward: bytes, sent: int | None, echoes: list[tuple[int, int]], lost: list[int]
+    ) -> None:
         self.forward = forward
         self.sent = sent
         self.echoes = echoes
+        self.lost = lost
 
 
 def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
@@ -48,6 +52,7 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
     parts: list[bytes] = []
     sent: int | None = None
     echoes: list[tuple[int, int]] = []
+    lost: list[int] = []
     at = 0
     size = len(data)
     while at < size:
@@ -72,6 +77,7 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
             if kind == SENDER_REPORT:
                 sent = _WORD.unpack_from(data, at + 10)[0]
             for block in range(blocks, blocks + 24 * count, 24):
+                lost.append(data[block + 4])
                 lsr, dlsr = struct.unpack_from("!II", data, block + 16)
                 if lsr:
                     echoes.append((lsr, dlsr))
@@ -91,7 +97,7 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
             if count:
                 parts.append(_HEADER.pack(0x80 | count, kind, count) + data[at + 4 : at + 4 + 4 * count])
         at = end
-    return Compound(b"".join(parts), sent, echoes)
+    return Compound(b"".join(parts), sent, echoes, lost)
 
 
 def _source_description(

@@ -102,6 +102,8 @@ class RelayEnd:
         "proven",
         "receive",
         "reception",
+        "reported_loss",
+        "reports",
         "round_trip",
         "rtcp_gate",
         "rtcp_packets",
@@ -114,6 +116,7 @@ class RelayEnd:
         "side",
         "signalled",
         "signalled_rtcp",
+        "stranger",
         "strangers",
         "stream",
         "target",
@@ -155,10 +158,13 @@ class RelayEnd:
         self.flow: bytes | None = None
         self.in_kernel = 0
         self.strangers = 0
+        self.stranger: Sockaddr | None = None
         self.muted = 0
         self.malformed = 0
         self.other_protocols = 0
         self.rtcp_packets = 0
+        self.reports = 0
+        self.reported_loss: float | None = None
         self.dropped = 0
         # Hosts that need no proof, and hosts that gave one.
         self.proven: tuple[str, ...] | None = None
@@ -256,6 +262,11 @@ class RelayEnd:
     def _signalled_hosts(self) -> tuple[str, ...]:
         return tuple(each[0] for each in (self.signalled, self.signalled_rtcp) if each is not None)
 
+    def refuse(self, source: Sockaddr) -> None:
+        """Count a packet of a stranger."""
+        self.strangers += 1
+        self.stranger = source
+
     def counters(self, now: float) -> CountersTuple:
         """What came from this end so far."""
         seen = self.reception
@@ -292,6 +303,9 @@ class RelayEnd:
             dropped,
             self.other_protocols,
             self.withheld,
+            self.stranger[:2] if self.stranger else None,
+            self.reports,
+            self.reported_loss,
             self.in_kernel,
         )
 

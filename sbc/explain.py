@@ -126,6 +126,7 @@ def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, boo
                     origin=said_a.origin,
                     told=line.a_local,
                     bound=bound.get(line.a_local, ""),
+                    sip=_host_of(a),
                 ),
                 Side(
                     "B",
@@ -138,6 +139,7 @@ def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, boo
                     origin=said_b.origin,
                     told=line.b_local,
                     bound=bound.get(line.b_local, ""),
+                    sip=_host_of(b),
                 ),
                 counted=counted is not None,
             )
@@ -170,6 +172,11 @@ class Described:
             if str(line.media.port) == port:
                 return tuple((codec.payload, codec.name) for codec in line.codecs)
         return ()
+
+
+def _host_of(leg: LegRecord | None) -> str:
+    """The host that the SIP of a leg comes from."""
+    return "" if leg is None else leg.remote.rpartition(":")[0].strip("[]")
 
 
 def _bound(record: CallRecord) -> dict[str, str]:

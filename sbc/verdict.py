@@ -11,6 +11,8 @@ from media.relay import Counters
 
 LOSS_HEAVY = 0.03
 """Share of packets lost from which speech suffers audibly (ITU-T G.113 appendix I)."""
+HEARD_AFTER = 500
+"""Packets (10 s of sound) after which a phone that reports at all says that it hears them (RFC 3550 s.6.2)."""
 JITTER_HEAVY_MS = 40.0
 """Above two packets of 20 ms, common jitter buffers begin to drop."""
 MOS_POOR = 3.6
@@ -48,7 +50,8 @@ class Side:
 
     `sends` and `receives`: what its SDP allows. `helped`: policy expects NAT here (`nat: far-end`). `formats`: what
     its SDP says that it understands, by payload type. `origin`: the host in its o= line. `told`: "host:port" that
-    our SDP gave it, `bound` the host that we really listen on where that is another one (`advertise`).
+    our SDP gave it, `bound` the host that we really listen on where that is another one (`advertise`). `sip`: the
+    host that its SIP comes from.
     """
 
     name: str
@@ -62,17 +65,23 @@ class Side:
     origin: str = ""
     told: str = ""
     bound: str = ""
+    sip: str = ""
 
     @property
     def host(self) -> str:
         """The signalled address without the port."""
-        return self.signalled.rpartition(":")[0].strip("[]")
+        return _host(self.signalled)
 
     @property
     def private(self) -> bool:
         """Whether the signalled address cannot be reached from elsewhere (RFC 1918, RFC"
         " 4193, RFC 6598)."""
         return _is_private(self.host)
+
+    @property
+    def natted(self) -> bool:
+        """Whether the signalled address is of a private network that is not the one where we stand ourselves."""
+        return self.private and not _is_private(_host(self.told))
 
     @property
     def rewritten(self) -> bool:
@@ -86,6 +95,14 @@ class Side:
             and _is_address(self.origin)
             and _is_address(self.host)
             and _is_private(self.origin) != self.private
+        )
+
+    @property
+    def own_strangers(self) -> bool:
+        """Whether what was dropped as a stranger's came from where its media is expected: then it was no RTP."""
+        stranger = self.counters.stranger
+        return stranger is not None and (
+            stranger[0] == self.host or (self.helped and stranger[0] == self.sip)
         )
 
     @property
@@ -157,6 +174,10 @@ class MediaRule:
     healthy: bool = False
 
 
+def _host(host_port: str) -> str:
+    return host_port.rpartition(":")[0].strip("[]")
+
+
 def _is_private(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
@@ -220,6 +241,12 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         healthy=True,
     ),
     MediaRule(
+        "no-rtp",
+        lambda source, sink, stream: _silent(source) and source.own_strangers,
+        "{strangers} packets came from {it}'s own address ({stranger}), and none of them is RTP to our RTP port: it"
+        " sends RTCP alone (muted), STUN or DTLS (it waits for WebRTC), or RTP to the port of RTCP",
+    ),
+    MediaRule(
         "sdp-rewritten",
         lambda source, sink, stream: _silent(source) and source.counters.strangers > 0 and source.rewritten,
         "{strangers} packets for {it} came from an address that is not the one it signalled ({signalled}), and were"
@@ -229,11 +256,11 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
     MediaRule(
         "nat-unhelped",
         lambda source, sink, stream: (
-            _silent(source) and source.counters.strangers > 0 and source.private and not source.helped
+            _silent(source) and source.counters.strangers > 0 and source.natted and not source.helped
         ),
-        "{strangers} packets for {it} came from an address that is not the one it signalled ({signalled}), which is"
-        " private, and were dropped: {it} is behind NAT; set nat: far-end on network {network} to let its address"
-        " be learned",
+        "{strangers} packets for {it} came from an address that is not the one it signalled ({signalled}), but"
+        " {stranger}, and were dropped: the signalled one is private and {it} behind"
+        " NAT; set nat: far-end on network {network} to let its address be learned",
     ),
     MediaRule(
         "strangers-unhelped",
@@ -273,15 +300,26 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         " networks.{network}.advertise lead here, with all media ports?",
     ),
     MediaRule(
+        "no-advertise",
+        lambda source, sink, stream: (
+            _silent(source)
+            and _is_address(source.host)
+            and not source.private
+            and _is_private(_host(source.told))
+        ),
+        "nothing has come from {it} ({signalled}), which was told to send to {told}, a private address: set"
+        " networks.{network}.advertise to the one that leads here from there",
+    ),
+    MediaRule(
         "private-unhelped",
-        lambda source, sink, stream: _silent(source) and source.private and not source.helped,
+        lambda source, sink, stream: _silent(source) and source.natted and not source.helped,
         "nothing has come from {it}, whose address {host} is private; if {it} is behind NAT,"
         " set nat: far-end on"
         " network {network}",
     ),
     MediaRule(
         "nat-not-opened",
-        lambda source, sink, stream: _silent(source) and source.private,
+        lambda source, sink, stream: _silent(source) and source.natted,
         "{it}'s address {host} is private and nothing has come from it: {it} is behind NAT"
         " and has not opened"
         " its port",
@@ -297,6 +335,14 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         lambda source, sink, stream: source.counters.source is None and source.counters.strangers > 0,
         "{it} was heard before, but {strangers} packets came from an address that is not the one it signalled"
         " last ({signalled}), and were dropped: {it} has not gone where its last offer or answer said",
+    ),
+    MediaRule(
+        "moved",
+        lambda source, sink, stream: (
+            (source.counters.last_s or 0.0) >= STOPPED_S and source.counters.strangers >= STRANGERS_MANY
+        ),
+        "nothing has come from {it} at {source} for {quiet} s, but {strangers} packets from {stranger}, which were"
+        " dropped: its router has started anew or its NAT forgets within the call; a re-INVITE of {it} would mend it",
     ),
     MediaRule(
         "stopped",
@@ -339,9 +385,25 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         " play it",
     ),
     MediaRule(
+        "unheard",
+        lambda source, sink, stream: (
+            source.counters.forwarded >= HEARD_AFTER
+            and sink.counters.rtcp_packets > 2
+            and sink.counters.reports == 0
+        ),
+        "{it} sends, we forward, but {other} never reports by RTCP that it hears anything: a firewall or a closed"
+        " pinhole between us and {other} stops it, if {other} reports at all",
+    ),
+    MediaRule(
         "loss",
         lambda source, sink, stream: source.loss >= LOSS_HEAVY,
         "{it} is heard with gaps: {loss} of its packets were lost between {it} and us",
+    ),
+    MediaRule(
+        "lost-beyond",
+        lambda source, sink, stream: (sink.counters.reported_loss or 0.0) >= source.loss + LOSS_HEAVY,
+        "{it} is heard with gaps: {other} reports that {reported} of its packets were lost, more than on the way to"
+        " us: between us and {other}",
     ),
     MediaRule(
         "jitter",
@@ -378,12 +440,22 @@ def _words(source: Side, sink: Side, stream: Stream) -> dict[str, object]:
         "other_signalled": sink.signalled or "no address",
         "unexpected": ", ".join(_unexpected(source, sink, stream)),
         "origin": source.origin,
+        "stranger": _shown(counters.stranger),
+        "source": _shown(counters.source),
+        "reported": f"{sink.counters.reported_loss or 0.0:.1%}",
         "told": source.told,
         "bound": source.bound,
         "loss": f"{source.loss:.1%}",
         "jitter": f"{counters.jitter_ms:.0f}",
         "mos": "-" if counters.mos is None else f"{counters.mos:.1f}",
     }
+
+
+def _shown(address: tuple[str, int] | None) -> str:
+    if address is None:
+        return "nowhere"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _way(side: Side) -> str:
@@ -429,7 +501,8 @@ def stream_findings(stream: Stream) -> list[Finding]:
             )
             for rule, source, sink in ordered
         ]
-    return [*found, *_asides(stream)]
+    accused = {one.side for one in found if one.id == "moved"}
+    return [*found, *(one for one in _asides(stream) if one.side not in accused)]
 
 
 def judge_stream(stream: Stream) -> list[str]:

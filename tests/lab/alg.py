@@ -15,7 +15,7 @@ from tests.lab.namespaces import PUBLIC, SIDES
 from tests.lab.talk import Address, inside, udp
 
 PORT = 5099
-"""Where the ALG listens in the router; what phones send to port 5060 is led there."""
+"""Where the ALG listens in the router; what phones send to the border is led there."""
 UPSTREAM = 5600
 """The first of the ports that it uses towards the Internet, one for each phone."""
 
@@ -36,20 +36,25 @@ def contact_only(message: str, phone: Address, outside: Address) -> str:
 
 def sdp_address_only(message: str, phone: Address, outside: Address) -> str:
     """SDP gets the public address, its port stays that of the phone; Contact stays private."""
-    return _with_body(message, lambda body: body.replace(phone[0], outside[0]))
+    return _with_body(message, lambda body: _connection(body, outside[0]))
 
 
 def sdp_wrong_port(message: str, phone: Address, outside: Address) -> str:
     """SDP gets the public address and a port that the ALG thought of and never opened."""
     return _with_body(
         message,
-        lambda body: re.sub(r"(?m)^m=audio \d+", "m=audio 62000", body.replace(phone[0], outside[0])),
+        lambda body: re.sub(r"(?m)^m=audio \d+", "m=audio 62000", _connection(body, outside[0])),
     )
 
 
 def sdp_foreign_address(message: str, phone: Address, outside: Address) -> str:
     """SDP gets the address that the router had before: that of another host by now."""
-    return _with_body(message, lambda body: body.replace(phone[0], SIDES[PUBLIC].peers[2]))
+    return _with_body(message, lambda body: _connection(body, SIDES[PUBLIC].peers[2]))
+
+
+def _connection(body: str, host: str) -> str:
+    """o= stays what it was, as with most ALGs."""
+    return re.sub(r"(?m)^c=IN IP4 \S+", f"c=IN IP4 {host}", body)
 
 
 def _with_body(message: str, change: Callable[[str], str]) -> str:
@@ -62,17 +67,19 @@ def _with_body(message: str, change: Callable[[str], str]) -> str:
 
 
 class Alg:
-    """Rewrites in the router of a home until `stop`."""
+    """Rewrites in the router of a home until `stop`; `port` is that of the border."""
 
-    def __init__(self, street: Street, home: Home, rewrite: Rewrite) -> None:
+    def __init__(self, street: Street, home: Home, rewrite: Rewrite, port: int = 5060) -> None:
         self._street = street
         self._home = home
         self._rewrite = rewrite
-        self._border = (SIDES[PUBLIC].border, 5060)
+        self._border = (SIDES[PUBLIC].border, port)
         self._inner = inside(street, home.router, lambda: udp("0.0.0.0", PORT))
         self._outer: dict[Address, socket.socket] = {}
         self.rewritten = 0
-        home.redirect("udp dport 5060", PORT)
+        home.redirect(f"udp dport {port}", PORT)
+        # What the router knows already goes on as before; a phone that has called before is known.
+        home.reboot(keep_address=True)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -84,6 +91,7 @@ class Alg:
         for sock in (self._inner, *self._outer.values()):
             sock.close()
         self._home.translate(self._home.nat)
+        self._home.reboot(keep_address=True)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

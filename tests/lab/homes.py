@@ -9,6 +9,8 @@ translates. test_homes.py shows with plain sockets that each one does what it sa
 """
 
 import contextlib
+import socket
+import struct
 import subprocess
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +19,7 @@ from pathlib import Path
 from tests.lab.capture import Capture
 from tests.lab.lab import Lab
 from tests.lab.namespaces import PUBLIC, SBC, SIDES, Namespaces
+from tests.lab.talk import inside
 
 LAN = "lan"
 WAN = "wan"
@@ -54,6 +57,7 @@ LOTS = {
     "b": Lot("b", "198.51.100.129", ("198.51.100.130", "198.51.100.131", "198.51.100.132")),
 }
 PREFIX_LENGTH = 25
+_NETLINK_NETFILTER = 12
 
 _RULES = """
 add table ip home
@@ -151,7 +155,7 @@ class Home:
     def reboot(self, keep_address: bool = False) -> None:
         """The router starts anew: every mapping is gone, and the provider gives it another address."""
         run = self._street.run
-        # An address that goes takes the mappings of masquerade with it.
+        inside(self._street, self.router, _forget_all)
         run(self.router, "ip", "address", "del", f"{self.address}/{PREFIX_LENGTH}", "dev", WAN)
         if not keep_address:
             self._leases += 1
@@ -231,6 +235,20 @@ class Village(Lab):
         """Build a home."""
         home = self.homes[name] = Home(self.street, LOTS[name], nat, mapping_s)
         return home
+
+
+def _forget_all() -> None:
+    """Delete every connection that the kernel tracks in this namespace, as `conntrack -F` does."""
+    # linux/netfilter/nfnetlink.h: a message of subsystem CTNETLINK (1), CT_DELETE (2), without a filter.
+    request_and_ack = 0x01 | 0x04
+    body = struct.pack("=BBH", 0, 0, 0)
+    message = struct.pack("=IHHII", 16 + len(body), 1 << 8 | 2, request_and_ack, 1, 0) + body
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as sock:
+        sock.sendto(message, (0, 0))
+        answer = sock.recv(4096)
+    (error,) = struct.unpack_from("=i", answer, 16)
+    if error:
+        raise OSError(-error, "the router does not forget")
 
 
 def _ip(*arguments: str) -> None:

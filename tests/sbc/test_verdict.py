@@ -47,6 +47,11 @@ def test_a_healthy_stream_is_one_calm_sentence() -> None:
 
 CASES: dict[str, tuple[Side, str]] = {
     "held": (side("A", sends=False), "On hold or one-way is said"),
+    "no-rtp": (
+        side("A", Counters(strangers=40, stranger=("192.0.2.10", 4001))),
+        "40 packets came from A's own address (192.0.2.10:4001), and none of them is RTP to our RTP port: it sends"
+        " RTCP alone (muted), STUN or DTLS (it waits for WebRTC), or RTP to the port of RTCP.",
+    ),
     "sdp-rewritten": (
         dataclasses.replace(side("A", Counters(strangers=40)), origin="192.168.1.5"),
         "40 packets for A came from an address that is not the one it signalled (192.0.2.10:4000), and were dropped:"
@@ -54,9 +59,14 @@ CASES: dict[str, tuple[Side, str]] = {
         " SIP ALG of its router off.",
     ),
     "nat-unhelped": (
-        dataclasses.replace(side("A", Counters(strangers=40), "192.168.1.5:4000"), origin="192.168.1.5"),
-        "40 packets for A came from an address that is not the one it signalled (192.168.1.5:4000), which is private,"
-        " and were dropped: A is behind NAT; set nat: far-end on network public to let its address be learned.",
+        dataclasses.replace(
+            side("A", Counters(strangers=40, stranger=("192.0.2.77", 999)), "192.168.1.5:4000"),
+            origin="192.168.1.5",
+            sip="192.0.2.77",
+        ),
+        "40 packets for A came from an address that is not the one it signalled (192.168.1.5:4000), but"
+        " 192.0.2.77:999, and were dropped: the signalled one is private and A behind NAT;"
+        " set nat: far-end on network public to let its address be learned.",
     ),
     "strangers-unhelped": (
         side("A", Counters(strangers=40)),
@@ -86,6 +96,11 @@ CASES: dict[str, tuple[Side, str]] = {
         "Nothing has come from A (192.0.2.10:4000), which was told to send to 198.51.100.7:20000 while we listen on"
         " 10.0.0.4: does networks.public.advertise lead here, with all media ports?",
     ),
+    "no-advertise": (
+        dataclasses.replace(side("A", SILENT), told="10.0.0.4:20000"),
+        "Nothing has come from A (192.0.2.10:4000), which was told to send to 10.0.0.4:20000, a private address: set"
+        " networks.public.advertise to the one that leads here from there.",
+    ),
     "private-unhelped": (
         side("A", SILENT, "192.168.1.5:4000"),
         "Nothing has come from A, whose address 192.168.1.5 is private; if A is behind"
@@ -107,6 +122,11 @@ CASES: dict[str, tuple[Side, str]] = {
         side("A", dataclasses.replace(GOOD, source=None, strangers=40)),
         "A was heard before, but 40 packets came from an address that is not the one it signalled last"
         " (192.0.2.10:4000), and were dropped: A has not gone where its last offer or answer said.",
+    ),
+    "moved": (
+        side("A", dataclasses.replace(GOOD, last_s=7.2, strangers=300, stranger=("192.0.2.77", 999))),
+        "Nothing has come from A at 192.0.2.10:4000 for 7 s, but 300 packets from 192.0.2.77:999, which were dropped:"
+        " its router has started anew or its NAT forgets within the call; a re-INVITE of A would mend it.",
     ),
     "stopped": (
         side("A", dataclasses.replace(GOOD, last_s=7.2)),
@@ -150,7 +170,7 @@ CASES: dict[str, tuple[Side, str]] = {
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(CASES) | {"withheld"} == {rule.name for rule in MEDIA_RULES}
+    assert set(CASES) | {"withheld", "unheard", "lost-beyond"} == {rule.name for rule in MEDIA_RULES}
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -177,6 +197,20 @@ def test_media_that_nobody_asked_for_is_said_to_stop() -> None:
     assert judge_stream(stream(withheld)) == ["Healthy: both directions carry audio."], "B has opened the way"
 
 
+def test_what_a_phone_reports_tells_of_the_way_to_it() -> None:
+    source = side("A", dataclasses.replace(GOOD, forwarded=500))
+    for reports, rtcp, said in ((0, 3, "unheard"), (1, 3, "healthy"), (0, 0, "healthy")):
+        sink = side("B", dataclasses.replace(GOOD, rtcp_packets=rtcp, reports=reports))
+        assert media_rule(source, sink, stream(source, sink)).name == said
+    for lost, said in ((0.3, "lost-beyond"), (0.0, "healthy"), (None, "healthy")):
+        sink = side("B", dataclasses.replace(GOOD, rtcp_packets=3, reports=3, reported_loss=lost))
+        assert media_rule(source, sink, stream(source, sink)).name == said
+    # What was lost before it came to us is lost to B, too, and is said of the way to us.
+    torn = side("A", dataclasses.replace(GOOD, packets=70, lost=30))
+    sink = side("B", dataclasses.replace(GOOD, rtcp_packets=3, reports=3, reported_loss=0.31))
+    assert media_rule(torn, sink, stream(torn, sink)).name == "loss"
+
+
 def test_the_same_rules_look_at_the_other_direction() -> None:
     assert judge_stream(stream(b=side("B", SILENT, "10.0.0.7:4000"))) == [
         "A sends, we forward.",
@@ -184,6 +218,15 @@ def test_the_same_rules_look_at_the_other_direction() -> None:
         " set nat: far-end on network"
         " private.",
     ]
+
+
+def test_a_private_address_is_ordinary_where_ours_is_private_too() -> None:
+    inside = dataclasses.replace(side("B", SILENT, "10.0.0.7:4000"), told="10.0.0.1:20000")
+    assert media_rule(inside, side("A"), stream(b=inside)).name == "nothing"
+    assert (
+        media_rule(dataclasses.replace(inside, told="192.0.2.1:20000"), side("A"), stream()).name
+        == "private-unhelped"
+    )
 
 
 def test_no_packets_at_all_names_both_sides() -> None:
