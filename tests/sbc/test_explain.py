@@ -143,9 +143,7 @@ def test_an_address_that_is_advertised_is_doubted_when_nothing_comes() -> None:
     said = explained(call, report(a=Counters()))
     assert ids(said) == [("up", ""), ("healthy", "B"), ("wrong-advertise", "A")]
     assert "was told to send to 203.0.113.1:20000 while we listen on 10.9.9.9" in said.verdict[2]
-    assert ids(explained(call, report(b=Counters())))[2] == ("nothing", "B"), (
-        "B was told where we listen"
-    )
+    assert ids(explained(call, report(b=Counters())))[2] == ("nothing", "B"), "B was told where we listen"
 
 
 def test_findings_are_in_the_data_and_their_ids_in_the_text() -> None:
