@@ -94,7 +94,7 @@ class Call:
         "waiting",
     )
 
-    def __init__(self, call_id: str, a: Leg, offered: Offered, max_call_s: float) -> None:
+    def __init__(self, call_id: str, a: Leg, offered: Offered | None, max_call_s: float) -> None:
         self.id = call_id
         self.a = a
         self.b: Leg | None = None
@@ -102,7 +102,7 @@ class Call:
         self.offered: Offered | None = offered
         self.state = State.ROUTING
         self.hunt: Hunt | None = None  # until somebody has answered
-        self.late = offered.sdp is None
+        self.late = offered is not None and offered.sdp is None
         self.updating: Updated | None = None
         self.crossing: Crossing | None = None
         self.waiting: deque[tuple[Leg, Event]] = deque()
@@ -558,12 +558,8 @@ class Call:
     @classmethod
     def restore(cls, data: dict[str, Any], a: Leg, b: Leg, now: float) -> "Call":
         """The call that `snapshot` wrote, on legs that were restored before."""
-        call = cls.__new__(cls)
-        call.id = data["id"]
-        call.a, call.b, call.legs = a, b, [a, b]
-        call.offered, call.state, call.late = None, State.UP, False
-        call.hunt, call.updating, call.crossing, call.waiting = None, None, None, deque()
-        call.max_call_s = data["max_call_s"]
+        call = cls(data["id"], a, None, data["max_call_s"])
+        call.b, call.legs, call.state = b, [a, b], State.UP
         remaining = data["remaining_s"]
         call.deadline = None if remaining is None else now + remaining
         return call

@@ -59,7 +59,6 @@ class Phase(Enum):
     CHALLENGED = "challenged"  # by 401 or 407; the same request with credentials has taken its place
 
 
-@dataclass(slots=True, eq=False)
 class Asked:
     """A request of ours and the owner of its client transaction.
 
@@ -67,17 +66,49 @@ class Asked:
     answers a challenge needs of it, where there are credentials for the peer.
     """
 
-    leg: "Leg"
-    purpose: Purpose
-    method: str
-    cseq: int
-    sdp: bytes | None = None
-    number: int = 0
-    update: Updated | None = None
-    phase: Phase = Phase.PENDING
-    tx: ClientTx | None = None
-    ack: Request | None = None
-    attempt: Attempt | None = None
+    # Written out: a compiled data class needs the types of its fields when its module is loaded, and `Leg`
+    # comes after this one.
+    __slots__ = (
+        "ack",
+        "attempt",
+        "cseq",
+        "leg",
+        "method",
+        "number",
+        "phase",
+        "purpose",
+        "sdp",
+        "tx",
+        "update",
+    )
+
+    def __init__(
+        self,
+        leg: "Leg",
+        purpose: Purpose,
+        method: str,
+        cseq: int,
+        sdp: bytes | None = None,
+        number: int = 0,
+        update: Updated | None = None,
+    ) -> None:
+        self.leg = leg
+        self.purpose = purpose
+        self.method = method
+        self.cseq = cseq
+        self.sdp = sdp
+        self.number = number
+        self.update = update
+        self.phase = Phase.PENDING
+        self.tx: ClientTx | None = None
+        self.ack: Request | None = None
+        self.attempt: Attempt | None = None
+
+    def again(self, cseq: int, attempt: Attempt) -> "Asked":
+        """The same once more, in a transaction of its own."""
+        twin = Asked(self.leg, self.purpose, self.method, cseq, self.sdp, self.number, self.update)
+        twin.phase, twin.ack, twin.attempt = self.phase, self.ack, attempt
+        return twin
 
 
 @dataclass(slots=True, eq=False)

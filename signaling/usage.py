@@ -1,7 +1,6 @@
 """An INVITE usage (RFC 5057 s.3): what a leg keeps between messages, and how it answers its peer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from signaling import session_timer
@@ -114,7 +113,7 @@ class Usage:
             return noted, None
         if asked.purpose is not Purpose.BYE_FORK:
             self.dialog.local_cseq = cseq
-        again = replace(asked, cseq=cseq, tx=None, attempt=made)
+        again = asked.again(cseq, made)
         asked.phase = Phase.CHALLENGED
         if self.asked is asked:
             self.asked = again
