@@ -94,6 +94,8 @@ class Offload:
         out, seen, source = end.other, end.reception, end.gate.source
         if end.udptl:
             return "it is not RTP"
+        if end.secure is not None or out.secure is not None:
+            return "it is SRTP"
         if end.family != out.family:
             return "its sides are of two address families"
         if source is None or out.target is None or not end.receive or seen.ssrc < 0 or end.rtp_port is None:

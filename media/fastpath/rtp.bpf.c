@@ -441,6 +441,17 @@ INLINE int relay6(struct __sk_buff *skb)
 	return send(flow);
 }
 
+/*
+ * Whether the first bytes of a packet can be read; some drivers keep what is beyond Ethernet's header in a page of its own.
+ * Compared, not subtracted: for that the verifier would want CAP_PERFMON too.
+ */
+INLINE int linear(struct __sk_buff *skb, __u32 bytes)
+{
+	void *data = (void *)(long)skb->data;
+
+	return data + bytes <= (void *)(long)skb->data_end || !pull_data(skb, bytes);
+}
+
 SEC("tc")
 int relay(struct __sk_buff *skb)
 {
@@ -451,15 +462,12 @@ int relay(struct __sk_buff *skb)
 	if (skb->vlan_present || skb->gso_size || skb->pkt_type)
 		return PASS;
 	if (skb->protocol == HTONS(ETH_P_IP)) {
-		/* Some drivers keep the headers beyond Ethernet's in a page of their own. */
-		if ((long)skb->data_end - (long)skb->data < ETH_HLEN + (long)sizeof(struct packet4) &&
-		    pull_data(skb, ETH_HLEN + sizeof(struct packet4)))
+		if (!linear(skb, ETH_HLEN + sizeof(struct packet4)))
 			return PASS;
 		return relay4(skb);
 	}
 	if (skb->protocol == HTONS(ETH_P_IPV6)) {
-		if ((long)skb->data_end - (long)skb->data < ETH_HLEN + (long)sizeof(struct packet6) &&
-		    pull_data(skb, ETH_HLEN + sizeof(struct packet6)))
+		if (!linear(skb, ETH_HLEN + sizeof(struct packet6)))
 			return PASS;
 		return relay6(skb);
 	}
