@@ -68,7 +68,7 @@ def read(data: bytes, section: str = "tc") -> Program:
     """The program in `section` of an object file. Raises ObjectError and nothing else."""
     try:
         return _program(data, section)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, OverflowError, ValueError) as error:
         raise ObjectError(f"truncated or damaged: {error}") from error
 
 

@@ -11,6 +11,7 @@ import pytest
 from media.fastpath import bpf, build, elf
 from media.fastpath.bpf import verdict
 from media.fastpath.loader import FastPath, Loaded, Unavailable, obstacle
+from tests.harness.capabilities import CAP_BPF, CAP_NET_ADMIN
 from tests.media.fastpath.kernel import Kernel
 
 
@@ -31,17 +32,31 @@ def test_a_directory_is_no_object(tmp_path: Path) -> None:
 
 
 def test_without_capabilities_it_says_which(kernel: Kernel, compiled: Path) -> None:
-    """In another process, as nobody."""
+    assert (
+        _as_nobody(compiled) == "the process may not load the map 'flows': it needs CAP_BPF and CAP_NET_ADMIN"
+    )
+    assert (
+        _as_nobody(compiled, CAP_BPF)
+        == "the process may not load the program: it needs CAP_BPF and CAP_NET_ADMIN"
+    )
+
+
+def test_two_capabilities_are_enough(kernel: Kernel, compiled: Path) -> None:
+    """What the systemd unit can give. CAP_PERFMON would let the verifier accept more than it does here."""
+    assert _as_nobody(compiled, CAP_BPF, CAP_NET_ADMIN) == "None"
+
+
+def _as_nobody(compiled: Path, *capabilities: int) -> str:
+    """What `obstacle` says in another process, of a user who cannot even read the directory of this run."""
     script = (
-        "import os, sys; from pathlib import Path; from media.fastpath.loader import obstacle\n"
-        f"os.setgroups([]); os.setgid(65534); data = Path({str(compiled)!r}).read_bytes(); os.setuid(65534)\n"
+        "from pathlib import Path; from media.fastpath.loader import obstacle\n"
+        "from tests.harness.capabilities import become_nobody\n"
+        f"path = Path({str(compiled)!r}); data = path.read_bytes(); become_nobody(*{capabilities!r})\n"
         "Path.read_bytes = lambda self: data\n"
-        f"print(obstacle(Path({str(compiled)!r})))"
+        "print(obstacle(path))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (
-        done.stdout.strip() == "the process may not load the map 'flows': it needs CAP_BPF and CAP_NET_ADMIN"
-    )
+    return done.stdout.strip()
 
 
 def test_the_verifier_is_heard_out(kernel: Kernel) -> None:
