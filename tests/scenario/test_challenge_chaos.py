@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from config.load import load
 from signaling.message import Request
 from signaling.parser import parse
-from tests.harness.border import CONFIG, Agent
-from tests.scenario.test_chaos import CONFIG_CHANGES, Chaos, left_over
+from tests.harness.border import CONFIG, Agent, established
+from tests.scenario.test_chaos import CONFIG_CHANGES, STATUSES, Chaos, left_over
 
 CREDENTIALS = 'pbx: {credentials: {username: u, password: "p", realm: "r"}, '
+INSTEAD = (199, 202, 302, 404, 422, 486, 488, 503, 603)
+"""What a challenge takes the place of, so that there are many."""
 NAMES = ("Authorization", "Proxy-Authorization")
 
 
@@ -32,7 +34,7 @@ class Challenger(Agent):
     ) -> None:
         """Answer a request that came."""
         draw = self.chaos.draw
-        if status == 404:
+        if status in INSTEAD:
             status = 401 if draw(True, False) else 407
         if status in (401, 407):
             name = "WWW" if status == 401 else "Proxy"
@@ -56,8 +58,35 @@ class Challenging(Chaos):
         self.agents = [self.alice, bob]
         self.seen = {agent: [] for agent in self.agents}
         self.sent = {agent: [] for agent in self.agents}
+        self.looked_at = 0
         for agent in self.agents:
             self.remember(agent)
+
+    def step(self) -> None:
+        """What came to the trunk is answered more often than not, so that there is something to be challenged."""
+        self.collect()
+        bob = self.callees[0]
+        for message in self.seen[bob][self.looked_at :]:
+            if isinstance(message, Request) and message.method != "ACK" and self.draw(True, True, False):
+                sdp = self.body(bob) if message.method in ("INVITE", "UPDATE") else ""
+                bob.answer(message, self.draw(*STATUSES), sdp=sdp)
+        self.looked_at = len(self.seen[bob])
+        super().step()
+
+    def run(self, steps: int) -> None:
+        """Half of the time the call stands when it begins."""
+        if self.draw(False, True):
+            super().run(steps)
+            return
+        bob = self.callees[0]
+        answer, invite = established(self.border, self.alice, bob)
+        self.seen[self.alice].append(answer)
+        self.seen[bob].append(invite)
+        sent = parse(self.sent[self.alice][0])
+        assert isinstance(sent, Request)
+        self.first = sent
+        for _ in range(steps):
+            self.step()
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
