@@ -62,7 +62,7 @@ class Phones:
         self._wall = wall
         self._token = token
         self._store = store
-        self._secret = secret or bytes.fromhex(token(32))
+        self._secret = secret
         self._happened = on_happened
         self._moved = on_moved
         self.registrations: Registrations | None = None
@@ -82,6 +82,8 @@ class Phones:
             return
         users = Users.of_config(config) if users is None else users
         before = self.registrations
+        if self._secret is None:
+            self._secret = bytes.fromhex(self._token(32))
         fresh = Registrations(policy, self.locations, users, self._secret, self._token, self._own)
         if before is not None:
             fresh.adopt(before)
