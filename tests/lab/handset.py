@@ -87,6 +87,16 @@ class Handset(Phone):
         """Call a user of the domain, or a number; returns when the call is up."""
         self.dial(f"sip:{user}@{DOMAIN}")
 
+    @property
+    def calls(self) -> int:
+        """How many calls have been up so far."""
+        return self.process.text.count("Call established")
+
+    def forget(self) -> None:
+        """Remove what it has recorded, so that the next call is judged by itself."""
+        for file in self.directory.glob("dump-*.wav"):
+            file.unlink()
+
     def switch_off(self) -> None:
         """It takes its contact back and ends."""
         self.process.stop()
