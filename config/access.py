@@ -102,12 +102,12 @@ def of_phones(config: Config, phones: Phones, broken: frozenset[str]) -> Iterato
 
 def _users(config: Config, phones: Phones, broken: frozenset[str]) -> Iterator[Mistake]:
     if not phones.local:
-        for key, given in (("users", phones.users), ("users_file", phones.users_file)):
-            if given and config.has_key(f"phones.{key}"):
+        for key in ("users", "users_file", "digest"):
+            if config.has_key(f"phones.{key}"):
                 yield (
                     f"phones.{key}",
-                    f"users are known to the registrar, which is the trunk {phones.registrar}; "
-                    "take them out, or write registrar: local",
+                    f"users and passwords are known to the registrar, which is the trunk {phones.registrar}; "
+                    "take this out, or write registrar: local",
                     "error",
                 )
         if phones.calls == "challenge":
@@ -126,6 +126,13 @@ def _users(config: Config, phones: Phones, broken: frozenset[str]) -> Iterator[M
         )
     owners = {name: f"phones.users.{name}" for name in phones.users}
     for user in phones.users.values():
+        missing = [] if user.ha1 is None else [one for one in phones.digest if one not in user.ha1]
+        if missing:
+            yield (
+                f"phones.users.{user.name}.ha1",
+                f"phones.digest offers {missing[0]}, and {user.name} has no hash of it; write both alike",
+                "error",
+            )
         for index, number in enumerate(user.numbers):
             key = f"phones.users.{user.name}.numbers[{index}]"
             first = owners.setdefault(number, key)

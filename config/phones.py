@@ -1,7 +1,7 @@
 """Remote phones that register through us: the section `phones`, and `emergency`.
 
     network, registrar, domain            where they are, who keeps their registrations, their addresses of record
-    users, users_file                     who may register (registrar: local)
+    users, users_file, digest             who may register (registrar: local), and how that is shown
     store, max_contacts, *_expires_s      bindings and how long they live
     keepalive, keepalive_s                what holds a NAT open
     calls, fork, ring_s                   who may call, and how several phones of one user ring
@@ -133,6 +133,16 @@ class Phones(Model):
     users_file: Annotated[
         Text | None, Field(min_length=1, description="SQLite file with users, instead of or beside `users`.")
     ] = None
+    digest: Annotated[
+        tuple[Algorithm, ...],
+        BeforeValidator(as_list),
+        Field(
+            min_length=1,
+            max_length=3,
+            description="Digest algorithms that are offered, the preferred first (registrar: local). Many phones know "
+            "MD5 alone, and some cannot register when another one is offered beside it.",
+        ),
+    ] = ("MD5",)
     store: Annotated[
         Text | None,
         Field(

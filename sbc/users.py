@@ -1,6 +1,6 @@
 """The users of `registrar: local`: HA1 by algorithm, never a password, and the numbers that are theirs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from config.frozen import frozen
 from config.model import Config
@@ -19,14 +19,14 @@ class User:
 class Users:
     """All users of one realm, by name."""
 
-    def __init__(self, realm: str, users: Iterable[User] = ()) -> None:
+    def __init__(self, realm: str, users: Iterable[User] = (), offered: Sequence[str] = ALGORITHMS) -> None:
         self.realm = realm
         self._users = {user.name: user for user in users}
         self._numbers = {number: user for user in self._users.values() for number in user.numbers}
         # What is offered must not depend on who asks, so it is what every user can answer.
         common = [set(user.secrets) for user in self._users.values()]
         shared = set.intersection(*common) if common else set(ALGORITHMS)
-        self.algorithms = tuple(name for name in ALGORITHMS if name in shared)
+        self.algorithms = tuple(name for name in offered if name in shared)
 
     def __len__(self) -> int:
         return len(self._users)
@@ -61,4 +61,4 @@ class Users:
                         if one in ALGORITHMS
                     }
                 found[name] = User(name, secrets, tuple(entry.numbers))
-        return cls(realm, found.values())
+        return cls(realm, found.values(), () if config.phones is None else config.phones.digest)
