@@ -598,7 +598,7 @@ ENDINGS: dict[str, str] = {
     ),
     "redirect-unusable": "Rejected with {status}: B redirected, and none of its contacts can be used.",
     "trunk-wants-credentials": (
-        "Rejected with {status}: the trunk asks for a password, which we do not have."
+        "Rejected with {status}: the trunk asks for credentials, and none of ours fit: see the decision `credentials`."
     ),
     "session-interval-too-small": (
         "Rejected with {status}: A asks for a session timer shorter than timers.min_se_s, and should try again."
