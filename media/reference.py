@@ -8,13 +8,14 @@ worker pays for it in memory.
 import errno
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from media import demux, rtcp, rtp
 from media.source import LOCKED, STRANGER, Sockaddr
-from media.stream import DIRECT, RTCP_PORT, RTP_PORT, EndTuple, Port, RelayEnd, RelayStream, sockaddr
+from media.stream import DIRECT, RTCP_PORT, RTP_PORT, SECURE, EndTuple, Port, RelayEnd, RelayStream, sockaddr
 
 if TYPE_CHECKING:
     from media.fastpath.offload import Offload
@@ -32,6 +33,8 @@ BIND_RETRY_S = 0.02
 TICK_S = 1.0
 BATCH = 256
 VIEWS = 1600
+# Longer packets than pylibsrtp takes.
+SECURE_BYTES = 2048
 
 _unpack = rtp.HEADER.unpack_from
 _clock = time.monotonic
@@ -74,6 +77,10 @@ class Reference:
         return len(self._streams)
 
     # Commands
+
+    def library(self, path: str) -> None:
+        """Say where installed packages are, for what only some streams need: see media/srtp.py."""
+        sys.path.append(path)
 
     def secret(self, key: bytes) -> None:
         """Set the key of pseudonyms: receivers match audio with video by CNAME, so all workers share it."""
@@ -128,6 +135,8 @@ class Reference:
         end.configure(spec)
         now = _clock()
         for either in (stream.a, stream.b):
+            if either.direct is not None:
+                either.direct.kind = either.direct_kind
             either.gate.restart_window(now)
             either.aim()
             self._unsettled.append(either)
@@ -195,6 +204,8 @@ class Reference:
                 self._receive_direct(port)
             elif port.kind == RTP_PORT:
                 self._receive(port)
+            elif port.kind == SECURE:
+                self._receive_secure(port)
             else:
                 self._receive_rtcp(port)
         if self._unsettled:
@@ -255,6 +266,47 @@ class Reference:
         else:
             end.muted += 1
 
+    def _receive_secure(self, port: Port) -> None:
+        """One packet from the locked source of a stream with SRTP, likewise."""
+        try:
+            data = port.sock.recv(SECURE_BYTES)
+        except OSError:
+            return
+        end = port.end
+        seen = end.reception
+        size = len(data)
+        now = _clock()
+        # The header of SRTP is readable (RFC 3711 s.3.1).
+        first, seq, timestamp, ssrc = _unpack(data) if size >= rtp.HEADER_BYTES else (0, 0, 0, 0)
+        if first != seen.usual_first:
+            self._buffer[:size] = data
+            if end.connected is not None:
+                self._take(end, size, end.connected, now)
+            return
+        opened = data if end.secure is None else end.secure.open(data)
+        if opened is None:
+            end.unauthentic += 1
+            return
+        seen.receive(len(opened), first, seq, timestamp, ssrc, now)
+        if not end.receive:
+            end.muted += 1
+            return
+        out = end.other
+        sealed = opened if out.secure is None else out.secure.seal(opened)
+        if sealed is None:
+            return
+        try:
+            if out.send_direct is not None:
+                out.send_direct(sealed)
+            elif out.target is not None:
+                out.sendto(sealed, out.target)
+            else:
+                end.withheld += out.withholding
+                return
+        except OSError:
+            return
+        end.forwarded += 1
+
     def _receive(self, port: Port) -> bool:
         """One packet on an RTP port; False if there was none."""
         try:
@@ -273,17 +325,33 @@ class Reference:
         if size < rtp.HEADER_BYTES or not rtp.plausible(first):
             self._take_other(end, size, source, now)
             return
+        if end.secure is not None:
+            size = self._opened(end, end.secure.open(self._whole[:size].tobytes()))
+            if not size:
+                return
         if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
             return
         self._take_up(end)
         end.reception.receive(size, first, seq, timestamp, ssrc, now)
         self._forward(end, size)
 
+    def _opened(self, end: RelayEnd, data: bytes | None) -> int:
+        """Put what was in a packet of SRTP where the packet was; how much that is, 0 if it was not authentic."""
+        if data is None:
+            end.unauthentic += 1
+            return 0
+        self._buffer[: len(data)] = data
+        return len(data)
+
     def _forward(self, end: RelayEnd, size: int) -> None:
         out = end.other
         if not end.receive:
             end.muted += 1
-        elif self._send(out.rtp_port, self._whole[:size], out.target):
+            return
+        data: bytes | memoryview | None = self._whole[:size]
+        if out.secure is not None and not end.udptl:
+            data = out.secure.seal(self._whole[:size].tobytes())
+        if self._send(out.rtp_port, data, out.target):
             end.forwarded += 1
         else:
             end.withheld += out.withholding
@@ -320,8 +388,10 @@ class Reference:
         if kind == demux.RTCP and end.mux:
             # Who only listens has no RTP source that could be known.
             if source == (end.gate.source or end.signalled):
-                end.hear(source)
-                self._relay_rtcp(end, size, now)
+                size = self._open_rtcp(end, size)
+                if size:
+                    end.hear(source)
+                    self._relay_rtcp(end, size, now)
             else:
                 end.refuse(source)
         elif source != end.gate.source:
@@ -354,11 +424,21 @@ class Reference:
                 end.malformed += 1
             else:
                 end.refuse(source)
-        elif end.rtcp_gate.admit(source, end.gate.source, now):
+            return
+        size = self._open_rtcp(end, size)
+        if not size:
+            return
+        if end.rtcp_gate.admit(source, end.gate.source, now):
             end.hear(source)
             self._relay_rtcp(end, size, now)
         else:
             end.refuse(source)
+
+    def _open_rtcp(self, end: RelayEnd, size: int) -> int:
+        """How much RTCP is in the buffer: nothing if it had to be authentic and is not."""
+        if end.secure is None:
+            return size
+        return self._opened(end, end.secure.open_rtcp(self._whole[:size].tobytes()))
 
     def _relay_rtcp(self, end: RelayEnd, size: int, now: float) -> None:
         """RTCP from a source that is ours. It flows on hold too (RFC 3264 s.5.1)."""
@@ -373,7 +453,10 @@ class Reference:
             end.reported_loss = max(compound.lost) / 256
         out = end.other
         port = out.rtp_port if out.mux else out.rtcp_port
-        passed = self._send(port, compound.forward, out.rtcp_target())
+        data: bytes | None = compound.forward
+        if out.secure is not None and data:
+            data = out.secure.seal_rtcp(data)
+        passed = self._send(port, data, out.rtcp_target())
         if passed and compound.sent is not None:
             out.round_trip.passed_on(compound.sent, now)
 
@@ -382,7 +465,7 @@ class Reference:
         # could be guessed. hashlib would cost each worker a megabyte.
         return b"%016x" % (hash(self._secret + name) & 0xFFFFFFFFFFFFFFFF)
 
-    def _send(self, port: Port | None, data: bytes | memoryview, target: Sockaddr | None) -> bool:
+    def _send(self, port: Port | None, data: bytes | memoryview | None, target: Sockaddr | None) -> bool:
         if port is None or target is None or not data:
             return False
         try:
@@ -484,7 +567,7 @@ class Reference:
             return
         finally:
             port.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        end.direct = self._add_port(Port(end, sock, port.local, DIRECT))
+        end.direct = self._add_port(Port(end, sock, port.local, end.direct_kind))
         end.connected = source
         # Until it was connected the new socket may have been given anybody's packets, and what came before is
         # still in the queue of the old one: judge both by their source, in order, before any other packet.

@@ -1,6 +1,7 @@
 """The relay as the rest of the process sees it: one-way commands down, events and counters up."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import field
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -36,6 +37,16 @@ class PortPair:
 
 
 @frozen
+class Srtp:
+    """SRTP of an end (RFC 3711): `theirs` is the master key with its salt of what comes from it, `ours` of what goes to
+    it (RFC 4568 s.6.1); without it nothing does. `suite` is one of `media.srtp.PROFILES`."""
+
+    suite: str
+    theirs: bytes = field(repr=False)
+    ours: bytes = field(repr=False)
+
+
+@frozen
 class End:
     """One side of a stream.
 
@@ -46,6 +57,7 @@ class End:
     `epoch` grows whenever a new source is allowed to be learned again (address change, re-INVITE).
     `proven` are the hosts that surely asked for this media, such as the one that the signalling comes from; None
     takes every host for proven. Any other is sent to for a while only, unless it sends too: see `Withheld`.
+    With `srtp` its packets, RTCP too, are opened and sealed; None: plain RTP. Opened ones alone are learned from.
     """
 
     local: PortPair
@@ -59,6 +71,7 @@ class End:
     codecs: tuple[tuple[int, str, int], ...] = ()
     epoch: int = 0
     proven: tuple[str, ...] | None = None
+    srtp: Srtp | None = None
 
 
 @frozen
@@ -94,6 +107,7 @@ class Counters:
     DTLS from the source. `withheld`: not forwarded, since the other end never showed that it wants them.
     `stranger` is where the last of the strangers came from. `reports`: blocks in its RTCP on what it hears, and
     `reported_loss` the share that was lost on the way to it, as the last of them says (RFC 3550 s.6.4.1).
+    `unauthentic`: SRTP and SRTCP packets that could not be opened: wrong key, forged, or come before.
     `in_kernel`: how many of those forwarded the kernel has forwarded by itself.
     """
 
@@ -122,6 +136,7 @@ class Counters:
     reports: int = 0
     reported_loss: float | None = None
     in_kernel: int = 0
+    unauthentic: int = 0
 
 
 @frozen

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from config.frozen import frozen
-from media.relay import Address, End, Learn, PortPair, Side, StreamSpec
+from media.relay import Address, End, Learn, PortPair, Side, Srtp, StreamSpec
 
 Kind = Literal["rtp", "udptl"]
 
@@ -195,6 +195,7 @@ def _plain_end(end: End) -> dict[str, Any]:
         "codecs": [list(codec) for codec in end.codecs],
         "epoch": end.epoch,
         "proven": None if end.proven is None else list(end.proven),
+        "srtp": None if end.srtp is None else [end.srtp.suite, end.srtp.theirs.hex(), end.srtp.ours.hex()],
     }
 
 
@@ -211,7 +212,12 @@ def _end(data: dict[str, Any]) -> End:
         tuple((payload, name, clock) for payload, name, clock in data["codecs"]),
         data["epoch"],
         None if data["proven"] is None else tuple(data["proven"]),
+        None if data["srtp"] is None else _srtp(*data["srtp"]),
     )
+
+
+def _srtp(suite: str, theirs: str, ours: str) -> Srtp:
+    return Srtp(suite, bytes.fromhex(theirs), bytes.fromhex(ours))
 
 
 def _address(data: list[Any] | None) -> Address | None:

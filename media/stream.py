@@ -4,10 +4,13 @@ import math
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from media import quality, rtcp, rtp
 from media.source import RtcpGate, Sockaddr, SourceGate
+
+if TYPE_CHECKING:
+    from media.srtp import Context
 
 # What a worker hears is `media.relay.End` as a tuple, in this order.
 EndTuple = tuple[
@@ -24,6 +27,7 @@ EndTuple = tuple[
     tuple[tuple[int, str, int], ...],  # codecs
     int,  # epoch
     tuple[str, ...] | None,  # proven
+    tuple[str, bytes, bytes] | None,  # srtp: suite, theirs, ours
 ]
 
 # `media.relay.Counters` as a tuple, in its order.
@@ -51,6 +55,7 @@ _SK_MEMINFO_DROPS = 8
 RTP_PORT = 0
 RTCP_PORT = 1
 DIRECT = 2
+SECURE = 3
 
 
 class Port:
@@ -59,7 +64,7 @@ class Port:
     A DIRECT port is a second socket on the RTP port, connected to the locked source. The kernel gives it the
     packets of that source and the unconnected one all others; a packet then costs a fifth less, since neither
     does the kernel look for a route nor Python translate two addresses. The unconnected socket has to stay:
-    without it the kernel would answer strangers with ICMP errors.
+    without it the kernel would answer strangers with ICMP errors. In a stream with SRTP it is SECURE.
     """
 
     __slots__ = ("end", "kind", "local", "recv_into", "recvfrom_into", "sock")
@@ -109,6 +114,7 @@ class RelayEnd:
         "rtcp_packets",
         "rtcp_port",
         "rtp_port",
+        "secure",
         "send",
         "send_direct",
         "sendto",
@@ -116,18 +122,20 @@ class RelayEnd:
         "side",
         "signalled",
         "signalled_rtcp",
+        "srtp",
         "stranger",
         "strangers",
         "stream",
         "target",
         "udptl",
+        "unauthentic",
         "withheld",
         "withholding",
     )
 
     other: "RelayEnd"
     # Of the RTP socket; there while `target` is not None.
-    sendto: Callable[[memoryview, Sockaddr], int]
+    sendto: Callable[[bytes | memoryview, Sockaddr], int]
 
     def __init__(
         self, stream: "RelayStream", side: str, window_s: float, unheard_s: float, now: float
@@ -142,7 +150,7 @@ class RelayEnd:
         self.rtp_port: Port | None = None
         self.direct: Port | None = None
         self.connected: Sockaddr | None = None
-        self.send_direct: Callable[[memoryview], int] | None = None
+        self.send_direct: Callable[[bytes | memoryview], int] | None = None
         self.rtcp_port: Port | None = None
         self.local = ("", 0, 0)
         self.family = socket.AF_INET
@@ -166,6 +174,9 @@ class RelayEnd:
         self.reports = 0
         self.reported_loss: float | None = None
         self.dropped = 0
+        self.srtp: tuple[str, bytes, bytes] | None = None
+        self.secure: Context | None = None
+        self.unauthentic = 0
         # Hosts that need no proof, and hosts that gave one.
         self.proven: tuple[str, ...] | None = None
         self.heard: tuple[str, ...] = ()
@@ -178,7 +189,7 @@ class RelayEnd:
     def configure(self, spec: EndTuple) -> None:
         """Take over everything but the ports."""
         (host, rtp_port, rtcp_port, remote, remote_rtcp, self.mux, learn, expect) = spec[:8]
-        (self.receive, self.send, codecs, epoch, proven) = spec[8:]
+        (self.receive, self.send, codecs, epoch, proven, srtp) = spec[8:]
         self.local = (host, rtp_port, rtcp_port)
         self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.signalled = sockaddr(self.family, remote)
@@ -195,7 +206,16 @@ class RelayEnd:
         if codecs != self.codecs:
             self.codecs = codecs
             self.reception.codecs(codecs)
+        if srtp != self.srtp:
+            # The same keys go on where they are: a counter that began again would repeat a key stream.
+            self.srtp = srtp
+            self.secure = None if srtp is None else _context(*srtp)
         self.aim()
+
+    @property
+    def direct_kind(self) -> int:
+        """What the direct port of this end is for."""
+        return DIRECT if self.secure is None and self.other.secure is None else SECURE
 
     def aim(self) -> None:
         """Say where RTP to this end goes: the locked source (RFC 4961), before that the signalled address."""
@@ -307,6 +327,7 @@ class RelayEnd:
             self.reports,
             self.reported_loss,
             self.in_kernel,
+            self.unauthentic,
         )
 
 
@@ -345,6 +366,13 @@ class RelayStream:
             self.reported = False
             return None
         return quiet, ever
+
+
+def _context(suite: str, theirs: bytes, ours: bytes) -> "Context":
+    # A worker without SRTP does without the library, too.
+    from media.srtp import Context  # noqa: PLC0415
+
+    return Context(suite, theirs, ours)
 
 
 def host_of(family: int, host: str) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ REAP_INTERVAL_S = 0.005
 HEALTHY_S = 5.0
 MAX_BACKOFF_S = 5.0
 
+_srtp = find_spec("pylibsrtp")
+_LIBRARY = None if _srtp is None or _srtp.origin is None else str(Path(_srtp.origin).parent.parent)
+"""Where the workers find what media.srtp needs."""
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
 class _Stream:
     """What a worker was told about an open stream, to tell its successor."""
 
-    __slots__ = ("a", "b", "silence_s", "source_a", "source_b", "spec", "start_s", "told", "worker")
+    __slots__ = ("a", "b", "silence_s", "source_a", "source_b", "spec", "spent", "start_s", "told", "worker")
 
     def __init__(self, spec: StreamSpec, worker: "_Worker") -> None:
         self.spec = spec
@@ -60,6 +64,8 @@ class _Stream:
         self.silence_s = spec.silence_s
         self.source_a: Address | None = None
         self.source_b: Address | None = None
+        # Keys that a worker before had: nothing is sealed with them any more.
+        self.spent: frozenset[bytes] = frozenset()
         # Why it is not in the kernel, if nothing ever is.
         self.told = False
         self.worker = worker
@@ -69,7 +75,12 @@ class _Stream:
         spec = self.spec
         limits = (spec.window_s, self.start_s, self.silence_s, spec.unheard_s)
         sources = (self.source_a, self.source_b)
-        return ("open", spec.id, spec.kind, _end(self.a), _end(self.b), limits, sources)
+        ends = _end(self.a, self.spent), _end(self.b, self.spent)
+        return ("open", spec.id, spec.kind, *ends, limits, sources)
+
+    def spend(self) -> None:
+        """The worker is gone, and how far it was with its keys nobody knows."""
+        self.spent |= {end.srtp.ours for end in (self.a, self.b) if end.srtp is not None}
 
 
 class _Worker:
@@ -124,9 +135,10 @@ class WorkerRelay:
 
     Commands are collected and written once per turn of the event loop, those that can wait 20 times a second.
     When a worker dies, the next one opens its streams again on the same ports with the learned sources; counters
-    begin again at zero. Whatever `query` has not heard within two seconds is left out. With a `fastpath` the workers
-    leave streams of plain RTP to the kernel; it is closed with the relay. Instead of one there may be the reason why
-    there is none, which the streams are told then.
+    begin again at zero. An end with SRTP gets no more packets then until it has new keys: those of before cannot go on
+    where they were, and to begin again with them would use a key stream twice. Whatever `query` has not heard within
+    two seconds is left out. With a `fastpath` the workers leave streams of plain RTP to the kernel; it is closed with
+    the relay. Instead of one there may be the reason why there is none, which the streams are told then.
     """
 
     def __init__(
@@ -188,7 +200,7 @@ class WorkerRelay:
             if end.epoch != known.b.epoch:
                 known.source_b = None
             known.b = end
-        self._tell(known.worker, ("change", stream, side, _end(end)))
+        self._tell(known.worker, ("change", stream, side, _end(end, known.spent)))
 
     def limits(self, stream: int, start_s: float, silence_s: float) -> None:
         """Change the silence limits; their clocks start again."""
@@ -408,6 +420,8 @@ class WorkerRelay:
         worker.started_at = time.monotonic()
         self._loop.add_reader(ours, self._read, worker)
         self._tell(worker, ("secret", self._secret))
+        if _LIBRARY is not None:
+            self._tell(worker, ("library", _LIBRARY))
         if fastpath is not None:
             worker.number = fastpath.employ()
             self._tell(worker, ("fastpath", *maps, worker.number, fastpath.indexes))
@@ -469,6 +483,7 @@ class WorkerRelay:
             return
         streams = [each for each in self._streams.values() if each.worker is worker]
         for stream in streams:
+            stream.spend()
             self._tell(worker, stream.command())
         calls = tuple(dict.fromkeys(stream.spec.call for stream in streams))
         self.on_event(WorkerRestarted(worker.index, len(streams), calls))
@@ -484,9 +499,9 @@ def _load(worker: _Worker) -> int:
     return worker.load
 
 
-def _end(end: End) -> tuple[Any, ...]:
-    """`media.stream.EndTuple`."""
-    local = end.local
+def _end(end: End, spent: frozenset[bytes]) -> tuple[Any, ...]:
+    """`media.stream.EndTuple`; nothing is sealed with `spent` keys."""
+    local, srtp = end.local, end.srtp
     return (
         local.host,
         local.rtp,
@@ -501,6 +516,7 @@ def _end(end: End) -> tuple[Any, ...]:
         end.codecs,
         end.epoch,
         end.proven,
+        None if srtp is None else (srtp.suite, srtp.theirs, b"" if srtp.ours in spent else srtp.ours),
     )
 
 

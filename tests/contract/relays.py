@@ -8,7 +8,7 @@ from itertools import count
 from typing import Literal, TypeVar
 
 from media.fastpath.loader import FastPath
-from media.relay import Counters, End, Learn, PortPair, RelayEvent, Side, StreamSpec
+from media.relay import Counters, End, Learn, PortPair, RelayEvent, Side, Srtp, StreamSpec
 from media.workers import WorkerRelay
 from tests.contract import place
 from tests.harness import fastpath
@@ -46,6 +46,7 @@ def end_for(
     learn: Learn = Learn.OFF,
     expect: str | None = None,
     proven: tuple[str, ...] | None = None,
+    srtp: Srtp | None = None,
     **more: bool,
 ) -> End:
     """An end on fresh ports, signalled as where `peer` really is."""
@@ -58,6 +59,7 @@ def end_for(
         expect=expect,
         codecs=((0, "PCMU", 8000),),
         proven=proven,
+        srtp=srtp,
         **more,
     )
 
