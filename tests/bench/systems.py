@@ -71,7 +71,7 @@ class Ours:
             [sys.executable, "-c", "from sbc.cli import main; main()", "run", str(file)],
             {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
         )
-        _await(self._process, socket.exists)
+        awaited(self._process, socket.exists)
 
     def pids(self) -> list[int]:
         """The process and its relay workers."""
@@ -97,7 +97,7 @@ class Peers:
         """Bring it up; returns when it takes calls."""
         corner = self.corner
         self._processes.append(start_rtpengine(place, corner, corner.outside, corner.inside, "rtpengine"))
-        file = _fill(
+        file = filled(
             place,
             HERE / "kamailio" / "kamailio.cfg",
             "kamailio.cfg",
@@ -111,12 +111,12 @@ class Peers:
             },
         )
         proxy = place.start(
-            SYSTEM, "kamailio", [_found("kamailio"), "-DD", "-E", "-Y", str(place.directory), "-f", str(file)]
+            SYSTEM, "kamailio", [found("kamailio"), "-DD", "-E", "-Y", str(place.directory), "-f", str(file)]
         )
         self._processes.append(proxy)
-        _await(proxy, lambda: f"{corner.inside}:{SIP_PORT}" in place.listening())
+        awaited(proxy, lambda: f"{corner.inside}:{SIP_PORT}" in place.listening())
         # It binds its sockets before its workers are there to read them.
-        _await(proxy, lambda: len(tree(proxy.pid)) > KAMAILIO_WORKERS)
+        awaited(proxy, lambda: len(tree(proxy.pid)) > KAMAILIO_WORKERS)
         time.sleep(0.5)
 
     def pids(self) -> list[int]:
@@ -145,7 +145,7 @@ class Room(Protocol):
 
 def start_rtpengine(place: Room, corner: Corner, outside: str, inside: str, name: str) -> Process:
     """An rtpengine that is controlled at `corner.control`."""
-    file = _fill(
+    file = filled(
         place,
         HERE / "rtpengine" / "rtpengine.conf",
         f"{name}.conf",
@@ -157,12 +157,13 @@ def start_rtpengine(place: Room, corner: Corner, outside: str, inside: str, name
             "last": MEDIA_PORTS[1],
         },
     )
-    process = place.start(SYSTEM, name, [_found("rtpengine"), f"--config-file={file}"])
-    _await(process, lambda: f"{corner.control}:2223" in place.listening())
+    process = place.start(SYSTEM, name, [found("rtpengine"), f"--config-file={file}"])
+    awaited(process, lambda: f"{corner.control}:2223" in place.listening())
     return process
 
 
-def _fill(place: Room, template: Path, name: str, words: dict[str, object]) -> Path:
+def filled(place: Room, template: Path, name: str, words: dict[str, object]) -> Path:
+    """A configuration out of a template with @words@."""
     text = template.read_text()
     for word, value in words.items():
         text = text.replace(f"@{word}@", str(value))
@@ -171,7 +172,8 @@ def _fill(place: Room, template: Path, name: str, words: dict[str, object]) -> P
     return file
 
 
-def _await(process: Process, ready: Callable[[], bool]) -> None:
+def awaited(process: Process, ready: Callable[[], bool]) -> None:
+    """Wait until a process is ready; AssertionError with what it said when it is not in time."""
     deadline = time.monotonic() + READY_S
     while not ready():
         if time.monotonic() > deadline or not process.running:
@@ -184,7 +186,8 @@ def missing(*programs: str) -> list[str]:
     return [program for program in programs if shutil.which(program, path=PATH) is None]
 
 
-def _found(program: str) -> str:
+def found(program: str) -> str:
+    """Where a program is."""
     path = shutil.which(program, path=PATH)
     assert path is not None, program
     return path
