@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from config.model import Config
-from media.relay import BindFailed, RelayEvent, Silence, Withheld, WorkerRestarted
+from media.relay import BindFailed, Layer, RelayEvent, Silence, Withheld, WorkerRestarted
 from sbc.admission import Admission, Emergencies
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.answers import (
@@ -553,7 +553,7 @@ class Calls:
         board = self.board
         for call_id in self.anchor.relay_event(event):
             board.report(call_id)
-        if isinstance(event, BindFailed | Withheld) and event.call in board.calls:
+        if isinstance(event, BindFailed | Withheld | Layer) and event.call in board.calls:
             board.note(board.calls[event.call])
         elif isinstance(event, WorkerRestarted):
             for call_id in event.calls:
