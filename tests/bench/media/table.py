@@ -30,7 +30,7 @@ class Row:
 
 
 def rows(load: str, found: Sequence[Row]) -> list[str]:
-    """The lines of one load. Machine CPU and delay are those of the way less those of the direct run."""
+    """The lines of one load. The machine's CPU is that of the way less that of the direct run."""
     by_way = {row.way: row for row in found if row.results}
     direct, peer = by_way.get(DIRECT), by_way.get(PEER)
     lines = []
