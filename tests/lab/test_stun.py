@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.lab.border import COMMAND, ROOT, configuration
-from tests.lab.homes import Street
-from tests.lab.lab import Lab
+from tests.lab.handset import Handset
+from tests.lab.homes import HOUSE, Street, Village
+from tests.lab.lab import FOUND, Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC, SBC, SIDES, Process, obstacle
+from tests.lab.registrar import DOMAIN, PASSWORDS
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("machine_with_coturn")]
 
@@ -232,3 +234,41 @@ def test_coturn_takes_the_credentials_that_we_issue(cloud: Cloud) -> None:
         with pytest.raises(subprocess.CalledProcessError) as refused:
             allocate(username, password)
         assert "401" in refused.value.stderr
+
+
+class Asker(Handset):
+    """A baresip that asks a STUN server what its NAT makes of its media address."""
+
+    def switch_on(self) -> None:
+        """Start it, with the module for that."""
+        with (self.directory / "config").open("a") as config:
+            config.write("module stun.so\n")
+        super().switch_on()
+
+
+def test_a_phone_behind_nat_asks_the_border_and_writes_what_it_learns(
+    machine_with_coturn: None, machine_with_phones: None, tmp_path: Path
+) -> None:
+    """baresip sends SOFTWARE with its requests, so they are long enough for an answer."""
+    with Village(tmp_path) as village:
+        home = village.home("a")
+        phones = (
+            f"phones: {{network: public, registrar: local, domain: {DOMAIN}, store: null,"
+            f" users: {{alice: {{password: {PASSWORDS['alice']}}}}}}}\n"
+        )
+        text = configuration(village.namespaces, nat="far-end", more=phones)
+        text = text.replace("    nat: far-end\n", "    nat: far-end\n    stun: true\n")
+        text = text.replace("{from: carrier, to: pbx}", "{from: phones, to: pbx}")
+        border = village.start(text.replace(f'from: ["{SIDES[PUBLIC].prefix}"', f'from: ["{COTURN}/32"'))
+        callee = village.callee(PRIVATE, audio=True, hold_ms=2500)
+        stun = f';medianat=stun;stunserver="stun:{OUTSIDE}:5060"'
+        proxy = f"{OUTSIDE}:5060"
+        alice = Asker(village.namespaces, home.room(), HOUSE[0], "alice", proxy, parameters=stun)
+        alice.await_registered()
+        alice.call("1000")
+        callee.done()
+        assert border.stats()["stun.answered"] >= 2, "for RTP and for RTCP"
+        village.stop_recording()
+        (invite, *_) = [one for one in village.messages(PUBLIC) if one.startswith("INVITE")]
+        assert f"c=IN IP4 {home.address}" in invite.partition("\r\nm=audio")[2]
+        assert alice.hears(1000) > FOUND
