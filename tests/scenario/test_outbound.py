@@ -252,3 +252,41 @@ def test_a_stranger_that_challenges_our_register_gets_nothing() -> None:
     border.advance(60)
     stranger.nothing()
     assert states(border) == ["failed"]
+
+
+def test_an_address_of_ours_that_changes_is_told_to_the_registrar() -> None:
+    """What STUN finds out anew comes by a reload (`networks.*.advertise: auto`)."""
+    border = Border(changes=registering)
+    agent = registrar(border)
+    contact = come_up(border, agent)
+    text = registering(CONFIG).replace(
+        "address: 203.0.113.10\n", "address: 203.0.113.10\n    advertise: 203.0.113.99\n"
+    )
+    border.calls.reload(load(text), border.now)
+    border.advance(0.1)
+    challenge(agent, agent.expect("REGISTER"))
+    fresh = contact_of(agent.expect("REGISTER"))
+    assert fresh == contact.replace("203.0.113.10", "203.0.113.99")
+
+
+def test_two_accounts_at_one_carrier() -> None:
+    """Both trunks have the same servers: a call belongs to the one whose contact it came to."""
+    text = registering(CONFIG)
+    first = next(line for line in text.splitlines() if line.strip().startswith("carrier:"))
+    second = first.replace("carrier: {", "spare: {").replace("4930", "4940").replace(USER, "other")
+    border = Border(text.replace(first, f"{first}\n{second}").replace("{from: carrier,", "{from: spare,"))
+    agent, bob = registrar(border), border.agent("private", "10.0.0.20:5060")
+    border.advance(0.1)
+    contacts = {}
+    for _ in range(2):
+        request = agent.expect("REGISTER")
+        contacts["4940" in (request.get("To") or "")] = contact_of(request)
+        agent.answer(request, 200, "OK", fields="Expires: 3600")
+    agent.request("INVITE", uri=contacts[True], body=audio("198.51.100.7"))
+    bob.answer(bob.expect("INVITE"), 486, "Busy Here")
+    agent.expect_answer(486)
+    agent.call_id += "-2"
+    agent.request("INVITE", uri=contacts[False], body=audio("198.51.100.7"))
+    agent.expect_answer(403)
+    border.advance(70)
+    assert [record.source_trunk for record in border.records] == ["spare", "carrier"]
