@@ -375,7 +375,10 @@ class Server:
     def _own_address_changed(self, network: str, address: str) -> None:
         """STUN has told another address than before: new calls have it, those in progress keep theirs."""
         self.config = self._own_addresses.apply(self.config)
-        self.calls.reload(self.config, self._loop.time(), self._users)
+        try:
+            self.calls.reload(self.config, self._loop.time(), self._users)
+        except Exception as error:
+            self._broken("own address", error, network=network, address=address)
         self._rearm()
 
     # -- what the operator asks ----------------------------------------------------------------------------
