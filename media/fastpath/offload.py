@@ -98,6 +98,8 @@ class Offload:
             return "it is SRTP"
         if end.family != out.family:
             return "its sides are of two address families"
+        if end.secure is not None or out.secure is not None:
+            return "a side of it has SRTP"
         if source is None or out.target is None or not end.receive or seen.ssrc < 0 or end.rtp_port is None:
             return None
         if out.target != out.gate.source:
