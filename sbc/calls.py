@@ -261,7 +261,8 @@ class Calls:
         """Whether a raw message is refused when we are late: new calls but those for help, and registrations."""
         if data.startswith(b"INVITE "):
             return not in_dialog(data) and not self.emergencies.looks_like_one(data)
-        return data.startswith(b"REGISTER ")
+        # Who shows his credentials has cost us a challenge already.
+        return data.startswith(b"REGISTER ") and b"\r\nAuthorization:" not in data
 
     def _refuse_raw(
         self, data: bytes, flow: Flow, status: int, reason: str, rule: str, retry_after_s: int = RETRY_AFTER_S

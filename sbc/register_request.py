@@ -8,9 +8,9 @@ from nat.address import Kind, classify, is_behind_nat, same
 from sbc.locations import MAX_SHOWN, identity_of
 from signaling.errors import ParseError, PeerError
 from signaling.flow import Flow, host_port
-from signaling.headers import NameAddr, Via
+from signaling.headers import NameAddr, Via, parse_name_addr
 from signaling.message import Request
-from signaling.uri import SipUri, unescape
+from signaling.uri import SipUri, parse_uri, unescape
 
 MAX_CALL_ID = 256
 MAX_CONTACT = 512
@@ -71,23 +71,21 @@ def read(
     call_id = request.call_id
     if len(call_id) > MAX_CALL_ID or len(user) > 128:
         raise PeerError(400, "Call-ID or user too long", "bad-register")
-    supported = {tag.lower() for tag in request.values("Supported")} | {
-        tag.lower() for tag in request.values("Require")
-    }
+    supported = [tag.lower() for name in ("Supported", "Require") for tag in request.values(name)]
     # RFC 5626 s.6: the first hop is us only when nobody else stands between.
     direct = outbound and "outbound" in supported and len(request.values("Via")) == 1
     expires = _seconds(request.get("Expires"))
     lines = request.values("Contact")
     wildcard = "*" in lines
+    wanted: tuple[Wanted, ...] = ()
     if wildcard:
         if len(lines) > 1 or expires != 0:
             raise PeerError(400, "Contact: * goes alone and with Expires: 0", "bad-register")
-        wanted: tuple[Wanted, ...] = ()
     else:
         if len(lines) > max_contacts:
             raise PeerError(403, "Too Many Contacts", "too-many-contacts")
-        wanted = tuple(_wanted(one, expires, direct) for one in request.contacts)
-        if len({one.identity for one in wanted}) < len(wanted):
+        wanted = tuple([_wanted(parse_name_addr(line), expires, direct) for line in lines])
+        if len(wanted) > 1 and len({one.identity for one in wanted}) < len(wanted):
             raise PeerError(400, "a contact is there twice", "bad-register")
     return Registering(
         user,
@@ -106,6 +104,8 @@ def read(
 
 def _understood(request: Request) -> None:
     """RFC 3261 s.10.3 step 2."""
+    if request.get("Require") is None:
+        return
     unknown = [tag for tag in request.values("Require") if tag.lower() not in KNOWN_OPTIONS]
     if unknown:
         raise PeerError(420, "Bad Extension", f"bad-extension:{unknown[0][:64]}")
@@ -117,6 +117,8 @@ def _wanted(value: NameAddr, expires: int | None, outbound: bool) -> Wanted:
     if not isinstance(uri, SipUri) or uri.scheme != "sip" or len(contact) > MAX_CONTACT or uri.headers:
         # RFC 3261 s.10.2.1: a registrar may take other schemes; we could not call them.
         raise PeerError(400, "a contact that cannot be called", "bad-contact")
+    if not value.params:
+        return Wanted(contact, identity_of(contact), expires, 1000, "", 0)
     own = value.param("expires")
     instance = (value.param("+sip.instance") or "")[: MAX_INSTANCE + 1]
     if len(instance) > MAX_INSTANCE or not instance.isprintable() or '"' in instance:
@@ -187,7 +189,7 @@ def _kind(host: str) -> Kind | None:
 def contact_host(contact: str) -> tuple[str, int] | None:
     """Host and port that a contact names."""
     try:
-        uri = NameAddr("", contact).uri
+        uri = parse_uri(contact)
     except ParseError:
         return None
     return (uri.host, uri.port or 5060) if isinstance(uri, SipUri) else None

@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -22,6 +23,8 @@ MAX_WAITING = 100_000
 """Writes that wait for the disk; beyond it they fail at once."""
 BATCH = 5_000
 """Changes in one commit."""
+GATHER_S = 0.02
+"""How long a commit waits for company: a phone does not notice, and a commit costs more than what it writes."""
 BUSY_S = 5.0
 SECRET_BYTES = 32
 
@@ -133,6 +136,9 @@ class SqliteStore:
         with self._wake:
             while not self._waiting and not self._closing:
                 self._wake.wait()
+        if not self._closing:
+            time.sleep(GATHER_S)
+        with self._wake:
             works: list[_Work] = []
             size = 0
             while self._waiting and size < BATCH:
