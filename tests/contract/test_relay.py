@@ -218,7 +218,8 @@ def test_strangers_inject_nothing_and_hear_nothing(
             from_a, from_b = await under_test.counters(stream, "a"), await under_test.counters(stream, "b")
             assert (from_a.source, from_b.source) == (alice.address, bob.address)
             assert from_a.strangers >= 2 * 2 * 2 * 20
-            assert len(bob.received) >= 35 and len(alice.received) >= 30
+            # Where the other is to be found is known five of its packets later, and one may be quicker than the other.
+            assert len(bob.received) >= 30 and len(alice.received) >= 30
             for stranger in strangers:
                 stranger.close()
 
