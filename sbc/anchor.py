@@ -163,6 +163,8 @@ class LocalAnchor:
         if state is None:
             state = self._calls[call] = CallMedia(call, self._policy, self._allowed)
         pending = state.exchange
+        if state.branches:
+            pending = state.resume(target.leg if side_of(source.leg) == "a" else source.leg)
         if pending is not None and not pending.answered and pending.source.leg != source.leg:
             raise PeerError(491, "Request Pending", "glare")
         lines = describe(session, state.allowed)
@@ -186,6 +188,8 @@ class LocalAnchor:
             ]
         except PoolExhausted as error:
             self._ports.free(fresh)
+            if pending is not None:
+                state.resume(pending.target.leg)  # whoever was asked before may still answer
             raise self._exhausted(state, error) from error
         # What was kept and is used again belongs to this exchange now, the rest to nobody.
         if state.kept:
@@ -298,7 +302,7 @@ class LocalAnchor:
         branch, exchange = state.branches.pop(leg, None), state.exchange
         if branch is not None:
             self._ports.free(branch.fresh)
-        elif exchange is not None and leg in (exchange.source.leg, exchange.target.leg):
+        if exchange is not None and leg in (exchange.source.leg, exchange.target.leg):
             self._abandon(state, exchange, "a")
         if leg == state.holder and any(state.session):
             self._apply(state, state.session.muted("b"))
