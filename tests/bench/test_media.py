@@ -106,14 +106,18 @@ def test_the_table_takes_the_direct_run_off_and_compares() -> None:
         "1000 x RTP",
         [
             table.Row("direct", (result(0.0, 5.0), result(0.0, 4.0), result(0.0, 9.0))),
-            table.Row("reference", (result(6.0, 12.0),)),
+            table.Row("reference", (result(6.0, 12.0), result(5.0, 10.0), result(6.0, 17.0))),
             table.Row("kernel", absent="no kernel 6.6"),
-            table.Row("rtpengine", (result(8.0, 15.0, lost=7), result(8.0, 15.0, rate=40000.0)), most=20000),
+            table.Row(
+                "rtpengine",
+                (result(8.0, 15.0, lost=7), result(8.0, 14.0, rate=40000.0), result(8.0, 18.0, lost=1)),
+                most=20000,
+            ),
         ],
     )
     assert lines == [
         "| 1000 x RTP | direct | - | - | 5.00 | - | 10, 20, 30 | 0 of 600000 | 50,000/s |",
-        "| 1000 x RTP | reference | 6.00 | 0.75 | 7.00 | 0.70 | 10, 20, 30 | 0 of 200000 | 50,000/s |",
+        "| 1000 x RTP | reference | 6.00 | 0.75 | 7.00 | 0.70 | 10, 20, 30 | 0 of 600000 | 50,000/s |",
         "| 1000 x RTP | kernel | no kernel 6.6 | | | | | | |",
-        "| 1000 x RTP | rtpengine | 8.00 | 1.00 | 10.00 | 1.00 | 10, 20, 30 | 7 of 400000 | no; 20,000/s |",
+        "| 1000 x RTP | rtpengine | 8.00 | 1.00 | 10.00 | 1.00 | 10, 20, 30 | 8 of 600000 | no; 20,000/s |",
     ]

@@ -30,7 +30,7 @@ class Row:
 
 
 def rows(load: str, found: Sequence[Row]) -> list[str]:
-    """The lines of one load. The machine's CPU is that of the way less that of the direct run."""
+    """The lines of one load. The machine's CPU is that of the way less that of the direct run of the same round."""
     by_way = {row.way: row for row in found if row.results}
     direct, peer = by_way.get(DIRECT), by_way.get(PEER)
     lines = []
@@ -41,17 +41,22 @@ def rows(load: str, found: Sequence[Row]) -> list[str]:
         relay, machine = row.median(_relay), row.median(_machine)
         relay_ratio = machine_ratio = "-"
         if row is not direct and direct is not None:
-            base = direct.median(_machine)
-            machine -= base
+            machine = _added(row, direct)
             if peer is not None:
                 relay_ratio = f"{relay / peer.median(_relay):.2f}"
-                machine_ratio = f"{machine / (peer.median(_machine) - base):.2f}"
+                machine_ratio = f"{machine / _added(peer, direct):.2f}"
         delay = ", ".join(f"{row.median(each):.0f}" for each in (_p50, _p99, _max))
         lines.append(
             f"| {load} | {row.way} | {'-' if row is direct else f'{relay:.2f}'} | {relay_ratio} | {machine:.2f}"
             f" | {machine_ratio} | {delay} | {_lost(row)} | {_carried(row)} |"
         )
     return lines
+
+
+def _added(row: Row, direct: Row) -> float:
+    """What a way costs the machine beyond the direct run; their rounds follow each other, noise hits both."""
+    pairs = zip(row.results, direct.results, strict=True)
+    return statistics.median(own.machine_us - base.machine_us for own, base in pairs)
 
 
 def _lost(row: Row) -> str:
