@@ -37,7 +37,9 @@ class Offload:
         self._interfaces = frozenset(interfaces)
         self._tos = dscp << 2
         self._tell = tell
-        self.ways = Ways()
+        self._ways = Ways()
+        # The way of each flow, to see when it is another.
+        self._hops: dict[bytes, Hop] = {}
 
     def settle(self, stream: RelayStream) -> None:
         """Something about the stream has changed: up with it, and down again with what holds now."""
@@ -56,6 +58,7 @@ class Offload:
         """Let what comes from this end come to its socket from now on."""
         if end.flow is not None:
             flow, end.flow = end.flow, None
+            del self._hops[flow]
             state = self._table.take(flow)
             if state is not None:
                 self._resume(end, state)
@@ -63,12 +66,19 @@ class Offload:
     def tick(self, streams: Iterable[RelayStream], now: float) -> None:
         """Once a second: the worker is alive; routes may have changed; what has come up goes down again."""
         self._table.renew(now)
-        moved = self.ways.changed()
+        changed = self._ways.changed()
         for stream in streams:
-            if moved and (stream.a.flow is not None or stream.b.flow is not None):
+            if changed and (self._moved(stream.a) or self._moved(stream.b)):
                 self.settle(stream)
             elif stream.a.flow is None or stream.b.flow is None:
                 self._take_down(stream)
+
+    def _moved(self, end: RelayEnd) -> bool:
+        """Whether the packets of an end that is down must go another way now."""
+        target = end.other.target
+        if end.flow is None or target is None:
+            return False
+        return self._ways.find(end.other.local[0], target[0]) != self._hops[end.flow]
 
     def _resume(self, end: RelayEnd, state: State) -> None:
         forwarded = state[0] - end.reception.packets
@@ -104,10 +114,10 @@ class Offload:
             return None
         if out.target != out.gate.source:
             return None
-        incoming = self.ways.interface_of(end.local[0])
+        incoming = self._ways.interface_of(end.local[0])
         if incoming is None or incoming.index not in self._interfaces:
             return f"the kernel program is not attached where {end.local[0]} is"
-        way = self.ways.find(out.local[0], out.target[0])
+        way = self._ways.find(out.local[0], out.target[0])
         if isinstance(way, str):
             return way
         return self._put(end, out, way)
@@ -126,6 +136,7 @@ class Offload:
         except OSError as error:
             return f"the kernel does not take the flow: {error.strerror}"
         end.flow = flow
+        self._hops[flow] = way
         # From now on every packet that comes here all the same is out of the ordinary.
         seen.usual_first = -1
         return KERNEL

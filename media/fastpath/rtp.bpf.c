@@ -280,8 +280,13 @@ INLINE struct flow *find(const struct flow_key *key, const struct rtp_header *rt
 	if ((rtp->first & 0xc0) != 0x80 || (rtp->second >= 192 && rtp->second <= 223))
 		return 0;
 	flow = map_lookup(&flows, key);
-	if (!flow || !has(flow->allowed, rtp->second & 0x7f) || ip_bytes > flow->mtu)
+	if (!flow)
 		return 0;
+	if (!has(flow->allowed, rtp->second & 0x7f) || ip_bytes > flow->mtu) {
+		/* What follows must not overtake it: the relay will put the flow down again. */
+		flow->active = 0;
+		return 0;
+	}
 	lease = map_lookup(&leases, &flow->worker);
 	if (!lease || *lease < now || !armed(flow, NTOHL(rtp->ssrc), NTOHS(rtp->seq)))
 		return 0;

@@ -205,6 +205,17 @@ def test_forwarding_begins_with_the_packet_after_the_last_one(kernel: Kernel) ->
         assert kernel.run(frame(payload=rtp_packet(seq, 160, 0xABCD)))[0] == FORWARDED
 
 
+@pytest.mark.parametrize(
+    "exception", [rtp_packet(102, 320, 0xABCD, bytes(4), 96), rtp_packet(102, 320, 0xABCD, bytes(2000))]
+)
+def test_nothing_overtakes_what_has_come_up(kernel: Kernel, exception: bytes) -> None:
+    kernel.put(reception())
+    assert kernel.run(frame())[0] == FORWARDED
+    assert kernel.run(frame(payload=exception))[0] == PASSED
+    for seq in (103, 104):
+        assert kernel.run(frame(payload=rtp_packet(seq, 160, 0xABCD)))[0] == PASSED
+
+
 def test_the_sequence_wraps_at_the_very_beginning(kernel: Kernel) -> None:
     kernel.put(reception(1, seq=65535))
     assert kernel.run(frame(payload=rtp_packet(0, 160, 0xABCD)))[0] == FORWARDED
