@@ -246,6 +246,7 @@ class Switchboard:
                     self.note(live)
                 case DropLeg():
                     self._anchor.drop(live.record.id, effect.name)
+                    live.parties.pop(effect.name, None)
                 case Milestone():
                     self._milestone(live, effect, now)
                 case Finished():

@@ -149,6 +149,24 @@ def test_a_phone_gets_its_own_contact_and_is_reached_by_its_flow() -> None:
     forked.hang_up(answer, one)
 
 
+def test_a_phone_on_a_connection_is_called_by_it() -> None:
+    """RFC 5626 s.5.3: no other connection is opened to what its Contact says."""
+    forked = Forked(1, 1)
+    tcp = forked.border.agent("private", "10.0.0.39:49152", "tcp")
+    ring(forked.border, [at(tcp), forked.targets[0]])
+    forked.call()
+    tcp.host = "10.0.0.39:5060"
+    answered(tcp, tcp.expect("INVITE"))
+    tcp.expect("ACK")
+    answer = forked.confirm()
+    one = forked.phones[0]
+    other = one.expect("INVITE")
+    one.answer(other, 180)
+    cancelled(one, other)
+    forked.hang_up(answer, tcp)
+    assert {flow for data, flow in forked.border.sent if flow.transport == "tcp"} == {tcp.flow}
+
+
 def test_2xx_of_a_loser_that_crosses_is_acked_and_released() -> None:
     """RFC 3261 s.13.2.2.4, s.9.1: in the same instant, before the CANCEL arrives; and the 200 comes twice."""
     forked = Forked(1, 1)
@@ -719,6 +737,7 @@ def test_an_answered_call_is_written_down_while_losers_are_still_cancelled() -> 
     two.expect("CANCEL")
     (written,) = forked.border.calls.snapshot(forked.border.now)
     assert [leg["name"] for leg in written["call"]["legs"]] == ["a", "b1"]
+    assert [party[0] for party in written["parties"]] == ["a", "b1"]
     two.answer(second, 487)
     two.expect("ACK")
     forked.hang_up(answer, one)
