@@ -20,6 +20,8 @@ MAX_SOURCES = 10_000
 MAX_RETRY_S = 60
 MAX_SPREAD_S = 300.0
 """Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
+SOURCE_SHARE = 0.25
+"""What one address may take of it: who floods us must not use up what belongs to all."""
 DEFAULT_SPREAD = 100.0
 """Phones a second that are called back where no rate is set."""
 # RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
@@ -193,18 +195,33 @@ class Spread:
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self._bucket: TokenBucket | None = None
+        self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
         self._place = 0.0
 
-    def take(self, now: float) -> int | None:
-        """None to go on, or the seconds after which to come back."""
+    def take(self, host: str, now: float) -> int | None:
+        """None to go on, or the seconds after which to come back. No host gets more than its share of the rate."""
         if not self.rate:
             return None
         if self._bucket is None:
             self._bucket = TokenBucket.full(self.rate, now)
-        if self._bucket.refill(now) >= 1.0:
-            self._bucket.tokens -= 1.0
-            return None
-        return self.later(now)
+        own = self._of(subscriber(host), now)
+        if own.refill(now) < 1.0:
+            return own.wait_s() + self.later(now)
+        if self._bucket.refill(now) < 1.0:
+            return self.later(now)
+        self._bucket.tokens -= 1.0
+        own.tokens -= 1.0
+        return None
+
+    def _of(self, key: str, now: float) -> TokenBucket:
+        bucket = self._sources.get(key)
+        if bucket is None:
+            bucket = self._sources[key] = TokenBucket.full(max(1.0, self.rate * SOURCE_SHARE), now)
+            if len(self._sources) > MAX_SOURCES:
+                self._sources.popitem(last=False)
+        else:
+            self._sources.move_to_end(key)
+        return bucket
 
     def later(self, now: float) -> int:
         """When one more may come back, in seconds."""

@@ -84,7 +84,9 @@ class Phones:
         before = self.registrations
         if self._secret is None:
             self._secret = bytes.fromhex(self._token(32))
-        fresh = Registrations(policy, self.locations, users, self._secret, self._token, self._own)
+        fresh = Registrations(
+            policy, self.locations, users, self._secret, self._token, self._own, self._stats
+        )
         if before is not None:
             fresh.adopt(before)
         self.registrations = fresh

@@ -1,5 +1,6 @@
 """`registrar: local`: the registrations are kept here (RFC 3261 s.10.3, RFC 5626 s.6, RFC 5627 s.5)."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from sbc.gruu import Gruus, gruu_params
@@ -25,12 +26,14 @@ class LocalRegistrar(Registrar):
         nonces: Nonces,
         secret: bytes,
         token: Callable[[int], str],
+        stats: Counter[str],
     ) -> None:
         super().__init__(policy, locations, secret, lambda: token(6))
         self.users = users
         self.gruus = Gruus(secret)
         self._nonces = nonces
         self._token = token
+        self._stats = stats
 
     def adopt(self, old: Registrar) -> None:
         """Take over what waits for the store, and the nonces."""
@@ -79,6 +82,7 @@ class LocalRegistrar(Registrar):
         try:
             user, why = self.authenticate(asking.request, now)
             if user is None:
+                self._stats[f"refused:{why}"] += 1
                 error = PeerError(401, "Unauthorized", why)
                 return self.refuse(asking, error, self.challenge(now, why == "stale-nonce"))
             if user.name != asking.reading.user:

@@ -44,10 +44,11 @@ class Registrations:
         secret: bytes,
         token: Callable[[int], str],
         own: Callable[[ServerView], tuple[Address, str | None] | None],
+        stats: Counter[str] | None = None,
     ) -> None:
         self.policy = policy
         self.locations = locations
-        self.stats: Counter[str] = Counter()
+        self.stats: Counter[str] = Counter() if stats is None else stats
         self._tag = token
         self.spread = Spread(policy.registers_per_s)
         self._admitted: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -57,11 +58,10 @@ class Registrations:
             self.relay = RelayRegistrar(policy, locations, secret, lambda: token(6), own, self.spread.later)
         else:
             nonces = Nonces(bytes.fromhex(token(32)))
-            self.local = LocalRegistrar(policy, locations, users, nonces, secret, token)
+            self.local = LocalRegistrar(policy, locations, users, nonces, secret, token, self.stats)
 
     def adopt(self, old: "Registrations") -> None:
         """Take over from the configuration before: who waits for an answer gets it, and no nonce becomes stale."""
-        self.stats = old.stats
         self._admitted = old._admitted
         if self.local is not None and old.local is not None:
             self.local.adopt(old.local)
@@ -124,7 +124,7 @@ class Registrations:
         until = self._admitted.pop(key, 0.0)
         if until > now:
             return None
-        retry_s = self.spread.take(now)
+        retry_s = self.spread.take(flow.remote[0], now)
         if retry_s is None:
             self._admitted[key] = now + ADMITTED_S
             if len(self._admitted) > MAX_ADMITTED:

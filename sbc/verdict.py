@@ -609,6 +609,20 @@ ENDINGS: dict[str, str] = {
         "Rejected with {status}: the media would go round between our own ports ({text}): SDP of ours came back"
         " from a party that is not a proxy on the way of this call."
     ),
+    # Phones.
+    "not-registered": (
+        "Rejected with {status}: the call comes from the phones' network, by a flow that nobody has registered on"
+        " (phones.calls); the phone has to register, or its NAT has given it another port since it did."
+    ),
+    "not-your-identity": (
+        "Rejected with {status}: From names another user than the one who registered on this flow (phones.calls)."
+    ),
+    "no-such-user": "Rejected with {status}: no user of phones.users has that name or number.",
+    "phone-not-registered": "Rejected with {status}: the called user has no phone that is registered.",
+    "phone-away": (
+        "Rejected with {status}: the called user's phones are registered but cannot be reached; the decision `phones`"
+        " says why, and sbc registrations shows them."
+    ),
     "too-many-hops": (
         "Rejected with {status}: Max-Forwards was used up, so that the call is probably in a loop."
     ),

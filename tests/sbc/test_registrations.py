@@ -557,12 +557,24 @@ def test_a_storm_is_sent_away_and_comes_back_spread() -> None:
     bench = Bench(replace(RELAY, registers_per_s=10))
     waits = []
     for number in range(110):
-        Phone(bench, "alice", 30000 + number).register()
+        phone = Phone(bench, "alice", 30000 + number)
+        phone.register(flow=replace(phone.flow, remote=(f"203.0.113.{number}", 5060)))
         if bench.replies:
             waits.append(int(bench.expect(503).get("Retry-After") or 0))
     assert len(bench.forwarded) == 10 and len(waits) == 100
     assert waits == sorted(waits) and max(waits) in (10, 11)
     assert all(waits.count(second) <= 10 for second in range(1, 11))
+
+
+def test_one_address_does_not_use_up_what_belongs_to_all() -> None:
+    bench = Bench(replace(RELAY, registers_per_s=20))
+    for number in range(50):
+        Phone(bench, "alice", 30000 + number).register()
+    assert len(bench.forwarded) == 5
+    bench.replies.clear()
+    other = Phone(bench, "bob", 30000)
+    other.register(flow=replace(other.flow, remote=("198.51.100.3", 5060)))
+    assert len(bench.forwarded) == 6 and bench.replies == []
 
 
 def test_who_was_let_in_may_answer_the_challenge() -> None:
