@@ -46,8 +46,8 @@ class OurRegistrar:
         store = place.directory / f"{name}.db" if self._lasting else "null"
         file.write_text(
             f"networks:\n  outside: {{address: {host}, listen: [udp:{SIP_PORT}], media_ports: 20000-20099}}\n"
-            f"phones:\n  network: outside\n  registrar: local\n  domain: {host}\n  store: {store}\n  registers_per_s: 0\n"
-            f"  keepalive: off\n  users:\n{users}"
+            f"phones:\n  network: outside\n  registrar: local\n  domain: {host}\n  store: {store}\n"
+            f"  registers_per_s: 0\n  keepalive: off\n  users:\n{users}"
             "routes:\n  - {from: phones, to: phones}\n"
             "limits: {max_calls: 10}\nmedia: {workers: 1}\nlog: {level: warning}\n"
             f"control: {{socket: {socket}}}\n"
