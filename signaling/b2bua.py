@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Literal, TypeVar, assert_never
+from typing import Any, Literal, assert_never
 
 from config.frozen import frozen
 from signaling.call_effects import (
@@ -53,7 +53,6 @@ from signaling.reason import ELSEWHERE, reason_of, sip_reason
 from signaling.topology import clean_user
 from signaling.uri import SipUri, TelUri, parse_uri
 
-EARLY_PER_LEG = 16
 # A full port pool has room again as soon as somebody hangs up (RFC 3261 s.20.33).
 RETRY_AFTER_S = 5
 
@@ -271,11 +270,14 @@ class Call:
             case Progressed():
                 return self._progressed(branch, leg, event, now)
             case Answered():
-                if event.sdp is None:
+                sdp = event.sdp
+                if sdp is None:
                     return []  # a leg answers with SDP or not at all
                 self.state, self.b = State.UP, leg
+                if branch.number > 1:
+                    event = replace(event, early=branch.early(event.early))
                 kind: Literal["offer", "answer"] = "offer" if self.late else "answer"
-                return self._cross(kind, leg, self.a, numbered(event, branch), event.sdp, now)
+                return self._cross(kind, leg, self.a, event, sdp, now)
             case Rejected():
                 return self._branch_failed(branch, event, now)
             case Redirected():
@@ -291,7 +293,9 @@ class Call:
 
     def _progressed(self, branch: Branch, leg: Leg, event: Progressed, now: float) -> list[Effect]:
         effects: list[Effect] = [Milestone("ringing", leg.name, event.status, event.reason)]
-        event, hunt = numbered(event, branch), self.hunt
+        hunt = self.hunt
+        if branch.number > 1:
+            event = replace(event, early=branch.early(event.early))
         if event.sdp is not None and hunt is not None:
             if hunt.early not in hunt.branches:
                 hunt.early = branch.name
@@ -563,16 +567,6 @@ class Call:
         remaining = data["remaining_s"]
         call.deadline = None if remaining is None else now + remaining
         return call
-
-
-Early = TypeVar("Early", Progressed, Answered)
-
-
-def numbered(event: Early, branch: Branch) -> Early:
-    """The event with the number that its early dialog has among those of all branches."""
-    if branch.number == 1:
-        return event
-    return replace(event, early=event.early + EARLY_PER_LEG * (branch.number - 1))
 
 
 def user_of(text: str) -> str:

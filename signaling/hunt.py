@@ -17,6 +17,7 @@ from signaling.topology import reason_phrase
 
 UNREACHABLE = ("server-timeout", "server-unreachable")
 MAX_REDIRECTED = 5
+EARLY_PER_LEG = 16
 
 
 class Target(Protocol):
@@ -61,6 +62,10 @@ class Branch:
     rest: deque[Target]
     leg: Leg | None = None
     ring_until: float | None = None
+
+    def early(self, number: int) -> int:
+        """What an early dialog of the leg is called among those of all branches."""
+        return number + EARLY_PER_LEG * (self.number - 1)
 
 
 @dataclass(slots=True)

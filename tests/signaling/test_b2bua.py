@@ -1,6 +1,6 @@
 """A call whose anchor takes its time: what comes while SDP is on its way over the border waits (design.md s.3)."""
 
-from signaling.b2bua import EARLY_PER_LEG, Call, State
+from signaling.b2bua import Call, State
 from signaling.call_effects import Cross, Dial, DropLeg, Effect, Milestone
 from signaling.dialog import Dialog
 from signaling.errors import PeerError
@@ -9,6 +9,7 @@ from signaling.exchange import Effect as LegEffect
 from signaling.exchange import LegSettings, Raise
 from signaling.exchange import State as LegState
 from signaling.flow import Flow
+from signaling.hunt import EARLY_PER_LEG
 from signaling.leg import Leg
 from signaling.reason import ELSEWHERE
 from signaling.topology import Carried, Identity, Site
