@@ -308,5 +308,7 @@ def _extras(figures: Counters) -> str:
         ("from strangers", figures.strangers),
         ("muted", figures.muted),
         ("malformed", figures.malformed),
+        ("withheld", figures.withheld),
+        ("not authentic", figures.unauthentic),
     )
     return "".join(f", {value} {name}" for name, value in named if value)
