@@ -10,6 +10,8 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
+import time
 from collections.abc import Iterator
 
 from tests.harness.netns import inside, ip
@@ -25,7 +27,10 @@ _ETHTOOL_STXCSUM = 0x17
 _NUMBERS = (1, 2, 3, 4, 66, 67)
 
 # What a test calls a host, and the host of a peer behind the cable.
-_HOSTS = {f"127.0.0.{number}": f"10.99.0.{100 + number}" for number in _NUMBERS} | {"::1": "fd99::101"}
+_HOSTS = {f"127.0.0.{number}": f"10.99.0.{100 + number}" for number in _NUMBERS} | {
+    "::1": "fd99::101",
+    "::2": "fd99::102",
+}
 
 
 def build() -> None:
@@ -43,6 +48,23 @@ def build() -> None:
         ip("-n", name, "link", "set", "cable", "up")
     with inside(BORDER):
         _sum_up("cable")
+        _meet(list(_HOSTS.values()))
+
+
+def _meet(hosts: list[str]) -> None:
+    """Wait until the neighbours are known: for a second after a link comes up, questions for them may be lost."""
+    deadline = time.monotonic() + 20
+    for host in hosts:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            while "lladdr" not in _neighbour(host):
+                assert time.monotonic() < deadline, f"{host} does not answer"
+                sock.sendto(b"", (host, 9))
+                time.sleep(0.02)
+
+
+def _neighbour(host: str) -> str:
+    shown = subprocess.run(["ip", "neighbour", "show", host], capture_output=True, text=True, check=True)
+    return shown.stdout
 
 
 def _sum_up(device: str) -> None:
