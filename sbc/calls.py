@@ -545,7 +545,8 @@ class Calls:
         if isinstance(outcome, Refusal):
             board.run(live, call.refuse(rejection(outcome), now), now)
         else:
-            board.run(live, call.begin(outcome.targets, now), now)
+            targets = self.phones.routed(outcome.targets, flow, request, source)
+            board.run(live, call.begin(targets, now), now)
 
     # -- media and time ------------------------------------------------------------------------------------
 

@@ -5,16 +5,18 @@ It does no I/O itself: what is to be stored goes out by `store`, and `stored` sa
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from config.model import Config
 from sbc.answers import RETRY_AFTER_S
 from sbc.keepalive import CRLF, KeepAlive, KeepAlives
 from sbc.locations import Binding, Change, Locations, Row, shown
 from sbc.phonebook import Caller, Phonebook
+from sbc.registrar_relay import DIGEST_URI
 from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
 from sbc.registrations import Registrations
-from sbc.routing import ServerView, Target
+from sbc.routing import ServerView, Source, Target
 from sbc.sites import Sites
 from sbc.trunks import Trunks
 from sbc.users import Users
@@ -23,8 +25,9 @@ from signaling.flow import Address, Flow
 from signaling.message import Field, Request, Response
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions
-from signaling.uri import SipUri, TelUri, unescape
+from signaling.uri import SipUri, TelUri, parse_uri, unescape
 
+MAX_CREDENTIALS = 8
 ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
 """What says who calls and is for the trusted to say: From does, and is checked."""
 
@@ -235,6 +238,38 @@ class Phones:
         self._stats[f"refused:{why}"] += 1
         return caller, registrar.challenge(now, why == "stale-nonce", proxy=True)
 
+    def routed(
+        self, targets: tuple[Target, ...], flow: Flow, request: Request, source: Source
+    ) -> tuple[Target, ...]:
+        """The same with what the registrar of a phone gets beside the call: its own credentials, and Service-Route.
+
+        Nobody else gets them, whatever trunk the call goes to next.
+        """
+        policy = None if self.registrations is None else self.registrations.policy
+        if source.phone is None or policy is None or not policy.registrar:
+            return targets
+        routes: tuple[str, ...] = ()
+        for binding in self.locations.on_flow(flow):
+            if binding.user == source.phone and binding.upstream is not None:
+                routes = binding.upstream.service_route
+        credentials = tuple(
+            (name, value)
+            for name in ("Authorization", "Proxy-Authorization")
+            for value in request.get_all(name)[:MAX_CREDENTIALS]
+        )
+        return tuple(
+            replace(
+                target,
+                domain=policy.upstream_domain or target.domain,
+                credentials=credentials,
+                routes=routes,
+                contact=digest_uri(credentials, target, policy.upstream_domain),
+            )
+            if target.trunk == policy.registrar
+            else target
+            for target in targets
+        )
+
     # -- flows and time ------------------------------------------------------------------------------------
 
     def transport_failed(self, flow: Flow, now: float) -> None:
@@ -303,6 +338,21 @@ class Phones:
     def rows(self, now: float) -> list[dict[str, object]]:
         """A line for each binding."""
         return [shown(binding, now) for binding in self.locations.all()]
+
+
+def digest_uri(credentials: Sequence[Field], target: Target, domain: str | None) -> str:
+    """The Request-URI that a digest was made for, where it means the same user at the registrar; "" for none."""
+    for _, value in credentials:
+        found = DIGEST_URI.search(value)
+        if found is None or domain is None:
+            continue
+        try:
+            uri = parse_uri(found[1])
+        except ParseError:
+            continue
+        if isinstance(uri, SipUri) and uri.host.lower() == domain.lower() and uri.user == target.user:
+            return found[1]
+    return ""
 
 
 def sender_of(request: Request) -> str:

@@ -38,7 +38,7 @@ _CHALLENGES = ("WWW-Authenticate", "Proxy-Authenticate")
 _CREDENTIALS = ("Authorization", "Proxy-Authorization")
 MAX_LINES = 8
 _USERNAME = re.compile(r'(?:^|[ ,\t])username[ \t]*=[ \t]*"((?:[^"\\]|\\.){0,256})"', re.IGNORECASE)
-_DIGEST_URI = re.compile(r'(?:^|[ ,\t])uri[ \t]*=[ \t]*"?([^", \t]{1,256})', re.IGNORECASE)
+DIGEST_URI = re.compile(r'(?:^|[ ,\t])uri[ \t]*=[ \t]*"?([^", \t]{1,256})', re.IGNORECASE)
 
 
 class RelayRegistrar(Registrar):
@@ -197,7 +197,7 @@ class RelayRegistrar(Registrar):
     def _request_uri(self, asking: Asking, domain: str, host: str) -> str:
         """The registrar's domain; as the phone's digest has it where that means the same (RFC 7616 s.3.4.6)."""
         for name in _CREDENTIALS:
-            found = _DIGEST_URI.search(asking.request.get(name) or "")
+            found = DIGEST_URI.search(asking.request.get(name) or "")
             if found is not None:
                 try:
                     uri = parse_uri(found[1])

@@ -81,6 +81,8 @@ class Target:
 
     A phone is reached by its `flow`, and `contact` is its Request-URI to the letter. Neighbours of the same `group`
     ring at once, unless it is 0; when another group follows, they do for `ring_s` at most (0: as long as they like).
+    `domain` is our host name in identities there, "" for that of the network. `credentials` (None: not the registrar of
+    the phone that calls) and `routes` are what a phone's own registrar gets.
     """
 
     trunk: str
@@ -96,6 +98,9 @@ class Target:
     contact: str = ""
     group: int = 0
     ring_s: float = 0.0
+    domain: str = ""
+    credentials: tuple[tuple[str, str], ...] | None = None
+    routes: tuple[str, ...] = ()
 
 
 @frozen
@@ -378,6 +383,7 @@ class Router:
             self._failover[trunk.name],
             trunk.redirects,
             self._nat[trunk.name],
+            domain=trunk.domain or "",
         )
 
     @staticmethod

@@ -37,6 +37,7 @@ class Sites:
             for text in (network.domain, network.user_agent)
             if text is not None
         )
+        self.own |= frozenset(trunk.domain for trunk in config.trunks.values() if trunk.domain is not None)
 
     def advertised(self, flow: Flow) -> Address:
         """What Via says of the listener that `flow` uses."""

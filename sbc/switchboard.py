@@ -6,7 +6,7 @@ from the wire and when is `sbc.calls`.
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from config.model import Config
@@ -160,6 +160,10 @@ class Switchboard:
 
     def complete(self, record: CallRecord) -> None:
         """Nothing more will be added to this record."""
+        if record.final_status in (401, 407) and record.end_by != "sbc":
+            # The registrar has asked a phone who it is; the call comes again with the answer.
+            self._stats["challenged"] += 1
+            return
         self.recent.append(record)
         self._on_record(record)
 
@@ -378,9 +382,12 @@ class Switchboard:
             offered.max_forwards,
             offered.location,
         )
+        site = self._sites.site(flow)
+        if target.domain:
+            site = replace(site, domain=target.domain)
         leg, effects = CalleeLeg.calling(
-            dial.name, self.settings, self._sites.site(flow), flow, target.host, target.user, to_send,
-            self._tag, now, self.accounts.of(target.trunk), target.contact,
+            dial.name, self.settings, site, flow, target.host, target.user, to_send,
+            self._tag, now, self.accounts.of(target.trunk), target.contact, target.credentials, target.routes,
         )  # fmt: skip
         self.own(live, leg)
         if target.flow is not None:

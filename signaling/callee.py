@@ -28,27 +28,30 @@ from signaling.flow import Address, Flow, host_port
 from signaling.headers import parse_name_addr, split_commas
 from signaling.leg import Leg
 from signaling.location import with_location
-from signaling.message import Request, Response
+from signaling.message import Field, Request, Response
 from signaling.topology import Site, carry_response, reason_phrase, render
 
 # The peer makes early dialogs up: more than these share the last one.
 MAX_FORKS = 16
 MAX_CONTACTS = 10
+MAX_CHALLENGES = 8
 
 
 class CalleeLeg(Leg):
     """The leg of the one who is called.
 
     `forks` has each early dialog by the peer's tag, in order, `early_sdp` what was answered in it, `declined`
-    the ACK of each 2xx that came too late.
+    the ACK of each 2xx that came too late. `credentials` are those of a phone for its own registrar, whose challenges
+    it gets to see; None for every other peer.
     """
 
-    __slots__ = ("declined", "early_sdp", "forks", "offered")
+    __slots__ = ("credentials", "declined", "early_sdp", "forks", "offered")
 
     forks: dict[str, Dialog]
     early_sdp: dict[str, bytes]
     declined: dict[str, Request]
     offered: Offered | None
+    credentials: tuple[Field, ...] | None
 
     @classmethod
     def calling(
@@ -64,10 +67,13 @@ class CalleeLeg(Leg):
         now: float,
         authorizer: Authorizer | None = None,
         contact: str = "",
+        credentials: tuple[Field, ...] | None = None,
+        routes: tuple[str, ...] = (),
     ) -> "tuple[CalleeLeg, list[Effect]]":
         """A leg that calls `user` at `host` by `flow` with what the other leg offered.
 
-        `contact` is the Request-URI of a phone: its own, to the letter (RFC 3261 s.16.6 step 2).
+        `contact` is the Request-URI of a phone: its own, to the letter (RFC 3261 s.16.6 step 2). `routes` is the
+        route set that the INVITE begins with (RFC 3608 s.6.1).
         """
         domain = f"[{host}]" if ":" in host else host
         userinfo = f"{user}@" if user else ""
@@ -75,8 +81,10 @@ class CalleeLeg(Leg):
         dialog = Dialog(tag() + tag(), offered.caller.render(site), tag(), f"<sip:{userinfo}{domain}>", "")
         address: Address = (host, flow.remote[1])
         dialog.remote_target = contact or f"sip:{userinfo}{host_port(address)}{transport}"
+        dialog.route_set = routes
         leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
         leg.owns_call_id = True
+        leg.credentials = credentials
         leg.forks, leg.early_sdp, leg.declined = {}, {}, {}
         leg.offered = offered
         leg.authorizer = authorizer
@@ -95,6 +103,7 @@ class CalleeLeg(Leg):
             *self._own("User-Agent"),
             *self.session.fields(),
             *render(offered.carried, self.site),
+            *(self.credentials or ()),
         ]
         body, kind = offered.sdp or b"", SDP
         if body:
@@ -137,7 +146,11 @@ class CalleeLeg(Leg):
             contacts = contacts_of(response)
             return [Raise(Redirected(status, reason_phrase(status), contacts, (), carried)), *self._end()]
         retry, carried = retry_after(response), carry_response(response)
-        return [Raise(Rejected(status, reason_phrase(status), "peer-rejected", carried, retry)), *self._end()]
+        challenge: tuple[Field, ...] = ()
+        if self.credentials is not None and status in (401, 407):
+            challenge = relayed_challenges(response)
+        rejected = Rejected(status, reason_phrase(status), "peer-rejected", carried, retry, challenge)
+        return [Raise(rejected), *self._end()]
 
     def _provisional(self, response: Response) -> list[Effect]:
         tag = tag_of(response)
@@ -259,3 +272,12 @@ def contacts_of(response: Response) -> tuple[str, ...]:
             except PeerError:
                 continue
     return tuple(contacts[:MAX_CONTACTS])
+
+
+def relayed_challenges(response: Response) -> tuple[Field, ...]:
+    """What a 401 or 407 asks for, verbatim: the digest is between the phone and its registrar."""
+    return tuple(
+        (name, value)
+        for name in ("WWW-Authenticate", "Proxy-Authenticate")
+        for value in response.get_all(name)[:MAX_CHALLENGES]
+    )

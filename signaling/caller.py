@@ -144,7 +144,7 @@ class CallerLeg(Leg):
         if isinstance(event, Redirected):
             fields.extend(("Contact", self._contact(user)) for user in event.users)
         else:
-            fields.append(self._warning(event.rule))
+            fields += [self._warning(event.rule), *event.challenge]
             if event.retry_after_s is not None:
                 fields.append(("Retry-After", str(event.retry_after_s)))
         if event.status == 405:

@@ -56,13 +56,17 @@ class Confirmed:
 
 @frozen
 class Rejected:
-    """The call or the update will not be. `rule` names why ("peer-rejected", "server-timeout")."""
+    """The call or the update will not be. `rule` names why ("peer-rejected", "server-timeout").
+
+    `challenge` is what the registrar of a phone asks it for, and nobody else.
+    """
 
     status: int
     reason: str
     rule: str
     carried: Carried = NOTHING
     retry_after_s: int | None = None
+    challenge: tuple[tuple[str, str], ...] = ()
 
 
 @frozen

@@ -140,6 +140,8 @@ class Hunt:
         event = best.event
         if isinstance(event, Redirected):
             return best
+        if event.challenge:
+            return best
         if event.status in (401, 407):
             # The challenge is between the trunk and us; the caller has no credentials for it.
             return Failure(Rejected(403, "Forbidden", "trunk-wants-credentials"), "sbc")

@@ -1,5 +1,7 @@
 """Phones behind NAT and a registrar behind us: registered, called and calling, over the in-memory wire."""
 
+from dataclasses import replace
+
 import pytest
 
 from sbc.locations import Change, Row
@@ -329,6 +331,53 @@ def test_restart_brings_the_registrations_back() -> None:
     assert pbx.serve().contacts[0].uri_text == registrar.contacts["sip:bob@pbx.internal"], "the same token"
     back.agent.expect_answer(200)
     assert again.calls.phones.locations.of("bob")[0].dead == ""
+
+
+def test_the_registrar_may_ask_a_calling_phone_who_it_is() -> None:
+    """The digest is between the two; nobody else sees either half of it (CVE-2021-41158)."""
+    border, registrar, phone = home(
+        RELAY.replace("registrar: pbx,", "registrar: pbx, domain: sip.example.com,")
+    )
+    phone.invite("200")
+    first = registrar.agent.expect("INVITE")
+    assert first.get("Proxy-Authorization") is None
+    assert first.from_.uri_text == "sip:alice@sip.example.com"
+    asked = 'Digest realm="pbx", nonce="n1", algorithm=MD5, qop="auth"'
+    registrar.agent.answer(first, 407, "Who", fields=f"Proxy-Authenticate: {asked}")
+    registrar.agent.expect("ACK")
+    assert phone.agent.expect_answer(407).get("Proxy-Authenticate") == asked
+    told = 'Digest username="alice", realm="pbx", nonce="n1", uri="sip:200@sip.example.com", response="00"'
+    phone.invite("200", fields=f"Proxy-Authorization: {told}")
+    second = registrar.agent.expect("INVITE")
+    assert second.get("Proxy-Authorization") == told
+    assert second.uri == "sip:200@sip.example.com", "what the digest was made for"
+    registrar.agent.answer(second, 486, "Busy")
+    registrar.agent.expect("ACK")
+    phone.agent.expect_answer(486)
+    rest(border)
+    assert [one.final_status for one in border.records] == [486], "a challenge is no call"
+
+
+def test_credentials_of_a_phone_are_for_its_registrar_alone() -> None:
+    border, registrar, phone = home(RELAY.replace("{from: phones, to: pbx}", "{from: phones, to: carrier}"))
+    carrier = border.agent("public", "198.51.100.7:5060")
+    phone.invite("200", fields='Proxy-Authorization: Digest username="alice", realm="x"')
+    invite = carrier.expect("INVITE")
+    assert invite.get("Proxy-Authorization") is None
+    carrier.answer(invite, 407, "Who", fields='Proxy-Authenticate: Digest realm="trap", nonce="n"')
+    refused = phone.agent.expect_answer(403)
+    assert refused.get("Proxy-Authenticate") is None
+    registrar.agent.nothing()
+
+
+def test_service_route_is_the_way_of_the_phones_calls() -> None:
+    """RFC 3608 s.6.1."""
+    border, registrar, phone = home()
+    (binding,) = border.calls.phones.locations.of("alice")
+    assert binding.upstream is not None
+    binding.upstream = replace(binding.upstream, service_route=("<sip:edge@10.0.0.20;lr>",))
+    phone.invite("200")
+    assert registrar.agent.expect("INVITE").get("Route") == "<sip:edge@10.0.0.20;lr>"
 
 
 @pytest.mark.parametrize("way", ["in the dialog", "by registration"])
