@@ -311,6 +311,16 @@ def turn_credentials(
         typer.echo(f"{name:11} {value}")
 
 
+@app.command(
+    "user", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)
+def user_command(context: typer.Context) -> None:
+    """Add, remove and list the users of phones.users_file (sbc user --help)."""
+    from sbc.user_commands import app as user_app
+
+    user_app(context.args, prog_name="sbc user")
+
+
 @app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop after the call; exit status 0 or 1.")] = False,

@@ -33,7 +33,7 @@ from sbc.cdr import CdrWriter
 from sbc.control import ControlError, ControlServer
 from sbc.journal import Journal
 from sbc.log import LogFile, get_log
-from sbc.media_policy import media_ranges
+from sbc.media_policy import media_ranges, stun_hosts
 from sbc.names import LOOKUPS, resolver_for
 from sbc.operator import Operator
 from sbc.own_address import OwnAddresses
@@ -118,6 +118,7 @@ class Server:
             users=self._users,
         )
         self._relay.on_event = self._relay_event
+        self._relay.stun(stun_hosts(config))
         self._own_addresses = OwnAddresses(config, self._own_address_changed)
         self._stun = BindingServer()
 
@@ -150,6 +151,12 @@ class Server:
             raise StartError(str(error)) from error
 
     def _restore_phones(self) -> None:
+        if self._users is not None and (stranded := self._users.stranded()):
+            self._log.warning(
+                "users cannot register: they have no hash for an algorithm of phones.digest",
+                users=", ".join(stranded[:10]),
+                count=len(stranded),
+            )
         rows, self._store.rows = self._store.rows, []
         count = self.calls.phones.restore(rows, self._loop.time())
         if rows:
@@ -405,6 +412,7 @@ class Server:
         except OSError as error:
             raise ControlError(f"nothing was changed: {error.filename}: {error.strerror}") from error
         self._pool.reconfigure(media_ranges(fresh), fresh.timers.port_quarantine_s)
+        self._relay.stun(stun_hosts(fresh))
         self.calls.reload(fresh, self._loop.time(), users)
         self._users = users
         self.config, old_cdr, self._cdr = fresh, self._cdr, cdr

@@ -17,16 +17,15 @@ class User:
 
 
 class Users:
-    """All users of one realm, by name."""
+    """All users of one realm, by name. `algorithms` are what a challenge offers, whoever asks."""
 
-    def __init__(self, realm: str, users: Iterable[User] = (), offered: Sequence[str] = ALGORITHMS) -> None:
+    def __init__(
+        self, realm: str, users: Iterable[User] = (), algorithms: Sequence[str] = ALGORITHMS
+    ) -> None:
         self.realm = realm
         self._users = {user.name: user for user in users}
         self._numbers = {number: user for user in self._users.values() for number in user.numbers}
-        # What is offered must not depend on who asks, so it is what every user can answer.
-        common = [set(user.secrets) for user in self._users.values()]
-        shared = set.intersection(*common) if common else set(ALGORITHMS)
-        self.algorithms = tuple(name for name in offered if name in shared)
+        self.algorithms = tuple(name for name in algorithms if name in ALGORITHMS)
 
     def __len__(self) -> int:
         return len(self._users)
@@ -40,19 +39,24 @@ class Users:
         return self._numbers.get(number)
 
     def stranded(self) -> list[str]:
-        """Users that cannot answer any challenge, because they share no algorithm with the others."""
-        return [] if self.algorithms else sorted(self._users)
+        """Users without a hash for something that is offered: they cannot register."""
+        return sorted(
+            user.name
+            for user in self._users.values()
+            if any(algorithm not in user.secrets for algorithm in self.algorithms)
+        )
 
     @classmethod
     def of_config(cls, config: Config, stored: Iterable[User] = ()) -> "Users":
         """Those of the file, and `stored` ones beside them; who is in both is the one of the file."""
-        realm = config.phones_domain
+        realm, phones = config.phones_domain, config.phones
+        offered: Sequence[str] = ALGORITHMS if phones is None else phones.digest
         found = {user.name: user for user in stored}
-        if config.phones is not None:
-            for name, entry in config.phones.users.items():
+        if phones is not None:
+            for name, entry in phones.users.items():
                 if entry.password is not None:
                     password = entry.password.get_secret_value()
-                    secrets = {one: ha1(name, realm, password, one) for one in ALGORITHMS}
+                    secrets = {one: ha1(name, realm, password, one) for one in ALGORITHMS if one in offered}
                 else:
                     given = entry.ha1 or {}
                     secrets = {

@@ -55,6 +55,7 @@ class Bench:
                 User(name, {one: ha1(name, DOMAIN, f"{name}-secret", one) for one in ("MD5", "SHA-256")})
                 for name in ("alice", "bob")
             ],
+            ("SHA-256", "MD5"),
         )
         self.core = Registrations(
             policy,
