@@ -5,6 +5,7 @@ whose packets those are, `media/stream.py` what is known of a stream. It imports
 worker pays for it in memory.
 """
 
+import contextlib
 import errno
 import select
 import socket
@@ -19,6 +20,7 @@ from media.stream import DIRECT, RTCP_PORT, RTP_PORT, SECURE, EndTuple, Port, Re
 
 if TYPE_CHECKING:
     from media.fastpath.offload import Offload
+    from nat.binding import BindingServer
 
 Event = tuple[Any, ...]
 
@@ -56,6 +58,8 @@ class Reference:
         # Direct ports are a luxury: they leave the descriptors that streams need to open at all.
         self._max_luxury = max_files * 2 // 3
         self._kernel: Offload | None = None
+        self._stun: BindingServer | None = None
+        self._stun_hosts: frozenset[str] = frozenset()
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
         self._timeout_s = 0.0
@@ -85,6 +89,14 @@ class Reference:
     def secret(self, key: bytes) -> None:
         """Set the key of pseudonyms: receivers match audio with video by CNAME, so all workers share it."""
         self._secret = key
+
+    def stun(self, hosts: tuple[str, ...]) -> None:
+        """Answer STUN Binding requests that come to these addresses of ours, whoever asks."""
+        # Like ctypes below: for those who need it.
+        from nat.binding import BindingServer  # noqa: PLC0415
+
+        self._stun = self._stun or BindingServer()
+        self._stun_hosts = frozenset(hosts)
 
     def fastpath(self, flows: int, leases: int, worker: int, interfaces: tuple[int, ...]) -> None:
         """Leave streams to the kernel: descriptors of its maps, our number in them, where the program is attached."""
@@ -394,12 +406,25 @@ class Reference:
                     self._relay_rtcp(end, size, now)
             else:
                 end.refuse(source)
+        elif kind == demux.STUN and self._answer_stun(end, end.rtp_port, size, source, now):
+            pass
         elif source != end.gate.source:
             end.refuse(source)
         elif kind in (demux.STUN, demux.DTLS):
             end.other_protocols += 1
         else:
             end.malformed += 1
+
+    def _answer_stun(self, end: RelayEnd, port: Port | None, size: int, source: Sockaddr, now: float) -> bool:
+        """Whether what is in the buffer is STUN on a port that answers it. Who asks is no source by that."""
+        if self._stun is None or port is None or port.local[0] not in self._stun_hosts:
+            return False
+        end.other_protocols += 1
+        answer = self._stun.receive(self._whole[:size].tobytes(), source[:2], now)
+        if answer is not None:
+            with contextlib.suppress(OSError):
+                port.sock.sendto(answer, source)
+        return True
 
     def _take_udptl(self, end: RelayEnd, size: int, source: Sockaddr, now: float) -> None:
         # ITU-T T.38 s.9.1: a UDPTL packet begins with a 16-bit sequence number; nothing else tells it apart.
@@ -419,7 +444,10 @@ class Reference:
             return
         end = port.end
         now = _clock()
-        if demux.classify(self._buffer, size) != demux.RTCP:
+        kind = demux.classify(self._buffer, size)
+        if kind != demux.RTCP:
+            if kind == demux.STUN and self._answer_stun(end, port, size, source, now):
+                return
             if source == end.rtcp_gate.source:
                 end.malformed += 1
             else:

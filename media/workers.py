@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,7 @@ class WorkerRelay:
         # One pseudonym for one CNAME, whichever worker has the stream.
         self._hash_seed = str(int.from_bytes(os.urandom(4), "big"))
         self._secret = os.urandom(16)
+        self._stun_hosts: tuple[str, ...] = ()
         self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
         for worker in self._workers:
             self._spawn(worker)
@@ -221,6 +222,14 @@ class WorkerRelay:
             self._loop.call_soon(self._give_up_closing, worker)
         else:
             self._tell_late(worker, ("close", stream))
+
+    def stun(self, hosts: Iterable[str]) -> None:
+        """Answer STUN Binding requests that come to media ports of these addresses of ours, and to no others."""
+        hosts = tuple(hosts)
+        if hosts != self._stun_hosts:
+            self._stun_hosts = hosts
+            for worker in self._workers:
+                self._tell(worker, ("stun", hosts))
 
     def query(self, streams: Sequence[int]) -> Awaitable[list[StreamCounters]]:
         """Counters as of now, in the order asked for; streams that are not open are left out."""
@@ -420,6 +429,8 @@ class WorkerRelay:
         worker.started_at = time.monotonic()
         self._loop.add_reader(ours, self._read, worker)
         self._tell(worker, ("secret", self._secret))
+        if self._stun_hosts:
+            self._tell(worker, ("stun", self._stun_hosts))
         if _LIBRARY is not None:
             self._tell(worker, ("library", _LIBRARY))
         if fastpath is not None:

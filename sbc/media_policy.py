@@ -101,6 +101,11 @@ def media_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
     }
 
 
+def stun_hosts(config: Config) -> list[str]:
+    """Our media addresses on whose ports STUN is answered."""
+    return [host for network in config.networks.values() if network.stun for host in network.media_addresses]
+
+
 def _pool(network: str, number: int) -> str:
     return f"{network}#{number + 1}" if number else network
 
