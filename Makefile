@@ -13,7 +13,13 @@ PYTEST = $(BIN)/python -m pytest
 # Where Debian keeps daemons and the tools of root.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help run test check bench lab load packages clean
+# A copy of the tree whose hot modules are compiled (setup.py): what an installation is made of, and what lab and
+# bench run. Without Python's headers or a C compiler they run the source instead, and say so.
+TREE := build/compiled
+SOURCES := setup.py tests/compiled.sh $(shell find sbc signaling media nat config tests -name '*.py' -o -name '*.c')
+IN_TREE = cd $$([ -e $(TREE)/.ready ] && echo $(TREE) || echo .) && $(abspath $(BIN))/python
+
+.PHONY: help run test check bench lab load install packages compiled clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +27,13 @@ help: ## Show the targets
 run: $(READY) ## Place a call through an SBC on loopback and keep serving; ONCE=1: stop after the call
 	$(BIN)/sbc demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: $(READY) packages ## All tests, about ten minutes; a part: make test ARGS="tests/sbc -m 'not slow'"
+test: $(READY) packages $(if $(ARGS),,compiled) ## All tests, about 15 minutes; a part: make test ARGS="tests/sbc -m 'not slow'"
+ifneq ($(ARGS),)
 	$(PYTEST) $(ARGS)
+else
+	$(PYTEST) -m "not lab"
+	$(IN_TREE) -m pytest tests/signaling tests/sbc tests/scenario tests/lab -m "not source"
+endif
 
 check: $(READY) ## Lint, format, types, import contracts
 	$(BIN)/ruff check .
@@ -30,17 +41,23 @@ check: $(READY) ## Lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lab: $(READY) packages ## SIPp and baresip calls through network namespaces, a part of test; needs root
-	$(PYTEST) tests/lab -m lab $(ARGS)
+lab: $(READY) packages compiled ## SIPp and baresip calls through network namespaces, a part of test; needs root
+	$(IN_TREE) -m pytest tests/lab -m lab $(ARGS)
 
-load: $(READY) packages ## 20,000 calls at 200/s, then pools of exactly enough ports and of too few; needs root
-	$(BIN)/python -m tests.lab.load $(ARGS)
+load: $(READY) packages compiled ## 20,000 calls at 200/s, then pools of exactly enough ports and of too few; needs root
+	$(IN_TREE) -m tests.lab.load $(ARGS)
 
-bench: $(READY) packages ## CPU and memory of ours beside Kamailio and rtpengine, same scenarios, same run
-	$(BIN)/python -m tests.bench $(ARGS)
+bench: $(READY) packages compiled ## CPU and memory of ours beside Kamailio and rtpengine, same scenarios, same run
+	$(IN_TREE) -m tests.bench $(ARGS)
+
+install: ## Install into a virtual environment of its own: make install PREFIX=/opt/sbc
+	@tests/lab/install.sh $(PREFIX)
 
 packages: ## Install what lab and bench drive: SIPp, baresip, Kamailio, rtpengine, tshark (as root)
 	@tests/lab/packages.sh
+
+compiled: $(READY) packages
+	@$(MAKE) --no-print-directory $(TREE)/.ready || echo "running the source instead of compiled modules" >&2
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) *.egg-info build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -48,4 +65,8 @@ clean: ## Remove what the targets above made
 # Made anew when the dependencies change; a half-made environment has no stamp and is made again.
 $(READY): pyproject.toml tests/lab/environment.sh
 	@tests/lab/environment.sh $(VENV)
+	@touch $@
+
+$(TREE)/.ready: $(SOURCES)
+	@tests/compiled.sh $(BIN)/python $(TREE)
 	@touch $@

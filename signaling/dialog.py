@@ -12,6 +12,21 @@ from signaling.uri import SipUri, Uri, parse_uri
 MAX_ROUTES = 32
 
 
+FIELDS = (
+    "call_id",
+    "confirmed",
+    "local",
+    "local_cseq",
+    "local_tag",
+    "remote",
+    "remote_cseq",
+    "remote_tag",
+    "remote_target",
+    "route_set",
+)
+"""What a dialog consists of."""
+
+
 class Dialog:
     """Tags, CSeq numbers, remote target and route set of one dialog.
 
@@ -19,18 +34,7 @@ class Dialog:
     until the peer has sent a request (s.12.1.2). A dialog is early while `confirmed` is False.
     """
 
-    __slots__ = (
-        "call_id",
-        "confirmed",
-        "local",
-        "local_cseq",
-        "local_tag",
-        "remote",
-        "remote_cseq",
-        "remote_tag",
-        "remote_target",
-        "route_set",
-    )
+    __slots__ = FIELDS
 
     def __init__(self, call_id: str, local: str, local_tag: str, remote: str, remote_tag: str) -> None:
         self.call_id = call_id
@@ -135,7 +139,7 @@ class Dialog:
 
     def snapshot(self) -> dict[str, Any]:
         """The dialog as plain data; `restore` is the way back."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in FIELDS}
 
     @classmethod
     def restore(cls, data: dict[str, Any]) -> "Dialog":

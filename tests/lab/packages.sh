@@ -15,6 +15,7 @@ declare -A package_of=(
   [turnserver]=coturn
   [systemd-analyze]=systemd
   [cc]=build-essential
+  [clang]=clang
 )
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

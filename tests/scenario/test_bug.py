@@ -17,6 +17,7 @@ def failing(*arguments: object) -> None:
     raise BugError
 
 
+@pytest.mark.source
 def test_a_bug_ends_one_call_and_tells_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     border = Border()
     bugs: list[Exception] = []
@@ -39,6 +40,7 @@ def test_a_bug_ends_one_call_and_tells_both_sides(monkeypatch: pytest.MonkeyPatc
     assert border.records[0].end_cause == "bye"
 
 
+@pytest.mark.source
 def test_a_call_that_cannot_even_be_hung_up_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     border = Border()
     bugs: list[Exception] = []
@@ -54,6 +56,7 @@ def test_a_call_that_cannot_even_be_hung_up_is_forgotten(monkeypatch: pytest.Mon
     assert border.records[0].end_cause == "bug"
 
 
+@pytest.mark.source
 def test_a_bug_in_a_new_call_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     border = Border()
     bugs: list[Exception] = []

@@ -15,19 +15,22 @@ from tests.harness.border import Agent, Border, audio, sdp_field
 ELSEWHERE = 'SIP;cause=200;text="Call completed elsewhere"'
 
 
-class OneWay(Router):
-    """Every call goes to these targets."""
-
-    def __init__(self, config: Config, targets: Sequence[Target]) -> None:
-        super().__init__(config)
-        self.plan = Plan(tuple(targets), "test")
-
-    def route(self, *_: Any, **__: Any) -> tuple[Plan, tuple[Decision, ...]]:
-        return self.plan, ()
+pytestmark = pytest.mark.source
 
 
 def ring(border: Border, targets: Sequence[Target]) -> None:
     """From now on calls go to these."""
+
+    class OneWay(Router):
+        """Every call goes to these targets."""
+
+        def __init__(self, config: Config, targets: Sequence[Target]) -> None:
+            super().__init__(config)
+            self.plan = Plan(tuple(targets), "test")
+
+        def route(self, *_: Any, **__: Any) -> tuple[Plan, tuple[Decision, ...]]:
+            return self.plan, ()
+
     border.calls.router = OneWay(border.config, targets)
 
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,9 @@ from tests.scenario.test_forking import at, ring
 T1, T2 = 0.5, 4.0
 TICK_S = 0.1
 FINALS = (200, 200, 200, 486, 404, 503, 603, 0)
+
+
+pytestmark = pytest.mark.source
 
 
 @dataclass

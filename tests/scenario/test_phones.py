@@ -558,6 +558,7 @@ def test_emergency_calls_pass_limits_and_overload() -> None:
             phone.agent.expect_answer(503)
 
 
+@pytest.mark.source
 def test_overload_lets_emergencies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     border, registrar, phone = home()
     late = border.calls.queue_age_s + 1

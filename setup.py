@@ -1,0 +1,45 @@
+"""What pyproject.toml cannot say: modules that are compiled, and the kernel program (ARCHITECTURE.md, Building).
+
+SBC_COMPILE=1 turns the modules of every message into native code with mypyc; their source stays the Python that it is.
+Without it, and in a checkout that is being worked on, they are interpreted: a compiled module would hide its source.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+HOT = {
+    "signaling": "uri headers message parser errors flow phrases multipart transaction transaction_tables dialog "
+    "session_timer exchange usage informs leg caller callee b2bua events topology guard return_path digest "
+    "resolver sdp/session sdp/parser sdp/offer_answer",
+    "sbc": "calls switchboard answers wakeups sites routing trunks admission record decisions anchor exchange "
+    "media_policy media_ports",
+    "media": "ports relay",
+}
+"""What every message or call goes through, by package."""
+COMPILED = [f"{package}/{name}.py" for package, names in HOT.items() for name in names.split()]
+
+
+class BuildPackages(build_py):
+    """Puts the kernel program into the installation where clang is there to compile it."""
+
+    def run(self) -> None:
+        sys.path.insert(0, str(Path(__file__).parent))
+        from media.fastpath.build import build  # noqa: PLC0415  (only importable from here)
+
+        why_not = build()
+        if why_not is not None:
+            print(f"installed without the kernel fast path: {why_not}", file=sys.stderr)
+        super().run()
+
+
+if __name__ == "__main__":
+    modules = []
+    if os.environ.get("SBC_COMPILE") == "1":
+        from mypyc.build import mypycify
+
+        modules = mypycify(["--follow-imports=silent", *COMPILED], opt_level="2", debug_level="0")
+    setup(ext_modules=modules, cmdclass={"build_py": BuildPackages})
