@@ -222,6 +222,8 @@ class Reference:
                 self._receive_rtcp(port)
         if self._unsettled:
             self._settle()
+        if self._kernel is not None and self._kernel.soon:
+            self._kernel.retry()
         now = _clock()
         if self._unbound:
             self._bind_again(now)
@@ -343,7 +345,8 @@ class Reference:
                 return
         if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
             return
-        self._take_up(end)
+        if end.flow is not None and self._kernel is not None:
+            self._kernel.surface(end)
         end.reception.receive(size, first, seq, timestamp, ssrc, now)
         self._forward(end, size)
 

@@ -29,6 +29,11 @@ _NANO = 1e9
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
 
 
+def taken_over(state: State) -> bool:
+    """Whether the kernel had begun to forward when it told this."""
+    return bool(state[18])
+
+
 def plausible(first: int) -> bool:
     """Whether a header can begin with these 16 bits: version 2, and not RTCP (RFC 5761 s.4)."""
     return first & 0xC000 == 0x8000 and not 192 <= first & 0xFF <= 223

@@ -87,6 +87,8 @@ class RelayEnd:
     """One end of an open stream: its ports, its policy, its counters."""
 
     __slots__ = (
+        "attempts",
+        "begun",
         "codecs",
         "connected",
         "direct",
@@ -165,6 +167,9 @@ class RelayEnd:
         # While the kernel forwards what comes from this end, its key in the kernel's table.
         self.flow: bytes | None = None
         self.in_kernel = 0
+        # Whether it had begun when it was last asked, and how often it was put down in vain since the last tick.
+        self.begun = False
+        self.attempts = 0
         self.strangers = 0
         self.stranger: Sockaddr | None = None
         self.muted = 0

@@ -2,19 +2,22 @@
 
 An end is *down* while the kernel forwards what comes from it. Then the kernel has the counters: `refresh` reads them,
 `take_up` reads them and ends the flow. Everything that the kernel does not forward still comes to the sockets, and a
-packet of the locked source that does brings its end up; the next tick takes it down again. Order is kept on the way
-down by the kernel, which begins with the packet that follows the last one forwarded here, and on the way up by
-deleting the flow before that packet is looked at.
+packet of the locked source that does brings its end up; a moment later or with the next tick it goes down again. Order
+is kept on the way down by the kernel, which begins with the packet that follows the last one forwarded here, and on the
+way up by deleting the flow before that packet is looked at.
 """
 
 from collections.abc import Callable, Iterable
 
+from media import rtp
 from media.fastpath import table
 from media.fastpath.bpf import Map
 from media.fastpath.netlink import Hop
 from media.fastpath.ways import Ways
-from media.rtp import State
 from media.stream import RelayEnd, RelayStream
+
+# A stream that is never in order when it is put down must not cost this every time: so often in a second.
+MAX_ATTEMPTS = 16
 
 KERNEL = ""
 """What is told of a stream that the kernel forwards: no reason why not."""
@@ -40,6 +43,8 @@ class Offload:
         self._ways = Ways()
         # The way of each flow, to see when it is another.
         self._hops: dict[bytes, Hop] = {}
+        self.soon: list[RelayEnd] = []
+        """Ends that came up before the kernel had begun, for `retry`."""
 
     def settle(self, stream: RelayStream) -> None:
         """Something about the stream has changed: up with it, and down again with what holds now."""
@@ -63,6 +68,23 @@ class Offload:
             if state is not None:
                 self._resume(end, state)
 
+    def surface(self, end: RelayEnd) -> None:
+        """A packet of an end that is down has come to its socket. If the kernel was still waiting to begin, there were
+        more of them on the way here than it was told: it is put down again once they are through."""
+        flow = end.flow
+        self.take_up(end)
+        if flow is not None and not end.begun and end.attempts < MAX_ATTEMPTS:
+            end.attempts += 1
+            self.soon.append(end)
+
+    def retry(self) -> None:
+        """After all packets that were there: put down again what `surface` brought up too early."""
+        soon, self.soon = self.soon, []
+        for end in soon:
+            # One without a port belongs to a stream that was closed meanwhile.
+            if end.rtp_port is not None:
+                self._take_down(end.stream)
+
     def tick(self, streams: Iterable[RelayStream], now: float) -> None:
         """Once a second: the worker is alive; routes may have changed; what has come up goes down again."""
         self._table.renew(now)
@@ -71,6 +93,7 @@ class Offload:
             if changed and (self._moved(stream.a) or self._moved(stream.b)):
                 self.settle(stream)
             elif stream.a.flow is None or stream.b.flow is None:
+                stream.a.attempts = stream.b.attempts = 0
                 self._take_down(stream)
 
     def _moved(self, end: RelayEnd) -> bool:
@@ -80,10 +103,11 @@ class Offload:
             return False
         return self._ways.find(end.other.local[0], target[0]) != self._hops[end.flow]
 
-    def _resume(self, end: RelayEnd, state: State) -> None:
+    def _resume(self, end: RelayEnd, state: rtp.State) -> None:
         forwarded = state[0] - end.reception.packets
         end.forwarded += forwarded
         end.in_kernel += forwarded
+        end.begun = rtp.taken_over(state)
         end.reception.resume(state)
 
     def _take_down(self, stream: RelayStream) -> None:
@@ -135,7 +159,7 @@ class Offload:
             self._table.put(flow, course, allowed, timed, seen.tick, seen.state())
         except OSError as error:
             return f"the kernel does not take the flow: {error.strerror}"
-        end.flow = flow
+        end.flow, end.begun = flow, False
         self._hops[flow] = way
         # From now on every packet that comes here all the same is out of the ordinary.
         seen.usual_first = -1
