@@ -410,7 +410,7 @@ def test_the_address_that_stun_finds_is_told_in_new_calls(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_stun_is_answered_beside_sip_where_it_is_wanted(tmp_path: Path, wanted: bool) -> None:
+def test_stun_is_answered_beside_sip_and_media_where_it_is_wanted(tmp_path: Path, wanted: bool) -> None:
     async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -425,6 +425,17 @@ def test_stun_is_answered_beside_sip_where_it_is_wanted(tmp_path: Path, wanted: 
                 assert mapped_address(parse(answer)) == client.getsockname()
                 # The bare request would have been answered with more than it was.
                 assert server.counts()["stun.answered"] == 1
+            talk, _ = await talking(alice, bob, ports)
+            assert talk.media is not None
+            client.sendto(binding_request(bytes(12), 24).encode(), talk.media)
+            if wanted:
+                answer, source = await loop.sock_recvfrom(client, 2048)
+                assert source == talk.media
+                assert mapped_address(parse(answer)) == client.getsockname()
+            else:
+                await asyncio.sleep(0.1)
+                with pytest.raises(BlockingIOError):
+                    client.recv(2048)
 
     with_phones(tmp_path, scenario, public="stun: true" if wanted else "")
 
