@@ -360,6 +360,7 @@ class RelayRegistrar(Registrar):
                 "" if told is None else self._gruu(told.param("temp-gruu")),
             )
             granted = min(self.granted_s(seconds, reading, asking), upstream_s)
+            self._make_room(asking, wanted)
             happened = self.bind(asking, wanted, granted, now, "", upstream)
             if happened is not None:
                 effects.append(happened)
@@ -367,6 +368,13 @@ class RelayRegistrar(Registrar):
         fields += [("Authentication-Info", value) for value in response.get_all("Authentication-Info")[:1]]
         reply = self.answer(asking, 200, "OK", fields)
         return effects + (self.when_stored([reply]) if reading.wanted or reading.wildcard else [reply])
+
+    def _make_room(self, asking: Asking, wanted: Wanted) -> None:
+        """The registrar has taken one that came while others were asked for: the one unheard for longest goes."""
+        user = asking.reading.user
+        if self.locations.get(user, wanted.identity) is None:
+            while self.locations.count(user) >= self.policy.max_contacts:
+                self.locations.remove(min(self.locations.of(user), key=lambda one: one.seen_at))
 
     def _fields(self, asking: Asking, now: float) -> list[Field]:
         fields = []
