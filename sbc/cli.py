@@ -178,6 +178,10 @@ def simulate(
     ask_dns: Annotated[
         bool, typer.Option("--resolve", help="Ask the DNS for servers that have a name.")
     ] = False,
+    registered: Annotated[
+        list[str] | None,
+        typer.Option("--registered", help="A user that has a phone; may be repeated.", metavar="USER"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would happen to a call, and both legs' messages, without sending a packet.
@@ -203,7 +207,9 @@ def simulate(
     try:
         config = resolve(load(file))
         names = asyncio.run(look_up(config, lookups_of(config))) if ask_dns else None
-        found = simulate_call(config, network, uri, source, caller, "tcp" if tcp else "udp", names)
+        found = simulate_call(
+            config, network, uri, source, caller, "tcp" if tcp else "udp", names, registered or ()
+        )
     except ConfigError as error:
         sys.exit(str(error))
     except (ParseError, PeerError) as error:

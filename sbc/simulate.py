@@ -11,6 +11,7 @@ from media.relay import End, RelayEvent, Side, StreamCounters, StreamSpec
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
 from sbc.explain import decision_lines, ending_of, section, wrapped
+from sbc.locations import Binding, identity_of
 from sbc.media_policy import MediaPolicy, media_ranges
 from sbc.names import Found
 from sbc.record import CallRecord
@@ -154,11 +155,13 @@ def simulate(
     caller: str = "caller",
     transport: str = "udp",
     names: Sequence[Found] | None = None,
+    registered: Sequence[str] = (),
 ) -> Simulation:
     """Let a call to `uri` from `source` ("host" or "host:port") in `network` arrive at a copy of the SBC.
 
-    `names` is what the DNS says of `lookups_of(config)`; without it `stand_ins` takes its place. Raises PeerError
-    with a plain reason for arguments that name nothing.
+    `names` is what the DNS says of `lookups_of(config)`; without it `stand_ins` takes its place. `registered` are users
+    that have a phone: that of the caller is where the call comes from, the others have an address for documentation.
+    Raises PeerError with a plain reason for arguments that name nothing.
     """
     if network not in config.networks:
         there_are = ", ".join(config.networks)
@@ -198,11 +201,28 @@ def simulate(
             calls.trunks.resolved(found.lookup, found.hops, 0.0)
         else:
             calls.trunks.unresolved(found.lookup, found.why)
+    for number, user in enumerate(registered, 1):
+        calls.phones.locations.put(_phone_of(config, user, flow if user == caller else None, number))
     calls.receive(invite, flow, 0.0)
     record = next(iter(calls.live.values()), None) or (records[0] if records else None)
     if record is None:
-        raise PeerError(400, "the call was refused before it became one", "refused")
+        raise PeerError(400, "the call is asked for credentials before it becomes one", "refused")
     return Simulation(invite, flow, tuple(sent), record, known, asked=names is not None)
+
+
+def _phone_of(config: Config, user: str, flow: Flow | None, number: int) -> Binding:
+    """A phone that a user might have registered."""
+    if config.phones is None:
+        raise PeerError(400, "the configuration has no phones, so nobody can have registered", "no-phones")
+    if flow is None:
+        listeners = [one for one in Sites(config).listeners if one.network == config.phones.network]
+        if not listeners:
+            raise PeerError(404, f"network {config.phones.network!r} has no listener", "no-listener")
+        local = listeners[0].local
+        host = f"2001:db8:1::{number:x}" if ":" in local[0] else f"203.0.113.{number % 250 + 1}"
+        flow = Flow(config.phones.network, listeners[0].transport, local, (host, SIP_PORT))
+    contact = f"sip:{user}@{host_port(flow.remote)}"
+    return Binding(user, identity_of(contact), contact, f"token-{user}", flow, 3600.0, "simulated", 1)
 
 
 def address_of(text: str) -> Address:

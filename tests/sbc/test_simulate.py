@@ -160,3 +160,37 @@ if __name__ == "__main__":
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for case in CASES:
         (GOLDEN / f"{case}.txt").write_text(simulated(case).text(100) + "\n")
+
+
+PHONES = """
+networks:
+  public: {address: 192.0.2.10, listen: [udp:5060], media_ports: 20000-20099}
+  private: {address: 10.0.0.1, listen: [udp:5060], media_ports: 30000-30099}
+trunks: {pbx: {network: private, servers: ["sip:10.0.0.20"]}}
+phones: {network: public, registrar: pbx, store: null}
+routes: [{from: phones, to: pbx}, {from: pbx, to: phones}]
+limits: {max_calls: 10}
+"""
+
+
+def test_a_phone_that_is_registered_calls_and_another_one_is_told_to_register() -> None:
+    config = load(PHONES)
+    found = simulate(config, "public", "sip:200@x.invalid", caller="alice", registered=["alice"])
+    assert "Passed to pbx" in found.outcome()
+    found = simulate(config, "public", "sip:200@x.invalid", caller="bob", registered=["alice"])
+    assert "has to register" in found.outcome()
+
+
+def test_a_registered_phone_is_called() -> None:
+    found = simulate(load(PHONES), "private", "sip:bob@10.0.0.1", "10.0.0.20", registered=["bob"])
+    assert found.sent[-1].data.startswith(b"INVITE sip:bob@203.0.113.2:5060 ")
+    with pytest.raises(PeerError, match="no phones"):
+        simulate(
+            load(
+                "\n".join(line for line in PHONES.splitlines() if "phones" not in line)
+                + "\nroutes: [{from: any, to: pbx}]\n"
+            ),
+            "private",
+            "sip:b@x",
+            registered=["bob"],
+        )
