@@ -35,8 +35,6 @@ BIND_RETRY_S = 0.02
 TICK_S = 1.0
 BATCH = 256
 VIEWS = 1600
-# Longer packets than pylibsrtp takes.
-SECURE_BYTES = 2048
 
 _unpack = rtp.HEADER.unpack_from
 _clock = time.monotonic
@@ -129,7 +127,7 @@ class Reference:
         stream.start_s, stream.silence_s = limits[1:3]
         self._streams[number] = stream
         for end, spec, source in ((stream.a, a, sources[0]), (stream.b, b, sources[1])):
-            end.configure(spec)
+            end.configure(spec, self._buffer)
             learned = sockaddr(end.family, source)
             if learned is not None:
                 end.gate.restore(learned)
@@ -144,7 +142,7 @@ class Reference:
         end = stream.a if side == "a" else stream.b
         self._take_up(stream.a)
         self._take_up(stream.b)
-        end.configure(spec)
+        end.configure(spec, self._buffer)
         now = _clock()
         for either in (stream.a, stream.b):
             if either.direct is not None:
@@ -283,37 +281,37 @@ class Reference:
     def _receive_secure(self, port: Port) -> None:
         """One packet from the locked source of a stream with SRTP, likewise."""
         try:
-            data = port.sock.recv(SECURE_BYTES)
+            size = port.recv_into(self._buffer)
         except OSError:
             return
         end = port.end
         seen = end.reception
-        size = len(data)
-        now = _clock()
         # The header of SRTP is readable (RFC 3711 s.3.1).
-        first, seq, timestamp, ssrc = _unpack(data) if size >= rtp.HEADER_BYTES else (0, 0, 0, 0)
-        if first != seen.usual_first:
-            self._buffer[:size] = data
+        first, seq, timestamp, ssrc = _unpack(self._buffer)
+        now = _clock()
+        if first != seen.usual_first or size < rtp.HEADER_BYTES:
             if end.connected is not None:
                 self._take(end, size, end.connected, now)
             return
-        opened = data if end.secure is None else end.secure.open(data)
-        if opened is None:
-            end.unauthentic += 1
-            return
-        seen.receive(len(opened), first, seq, timestamp, ssrc, now)
+        if end.secure is not None:
+            size = end.secure.open(size)
+            if not size:
+                end.unauthentic += 1
+                return
+        seen.receive(size, first, seq, timestamp, ssrc, now)
         if not end.receive:
             end.muted += 1
             return
         out = end.other
-        sealed = opened if out.secure is None else out.secure.seal(opened)
-        if sealed is None:
-            return
+        if out.secure is not None:
+            size = out.secure.seal(size)
+            if not size:
+                return
         try:
             if out.send_direct is not None:
-                out.send_direct(sealed)
+                out.send_direct(self._views[size] if size < VIEWS else self._whole[:size])
             elif out.target is not None:
-                out.sendto(sealed, out.target)
+                out.sendto(self._views[size] if size < VIEWS else self._whole[:size], out.target)
             else:
                 end.withheld += out.withholding
                 return
@@ -340,8 +338,9 @@ class Reference:
             self._take_other(end, size, source, now)
             return
         if end.secure is not None:
-            size = self._opened(end, end.secure.open(self._whole[:size].tobytes()))
+            size = end.secure.open(size)
             if not size:
+                end.unauthentic += 1
                 return
         if source != end.gate.source and not self._admit(end, size, source, ssrc, seq, now):
             return
@@ -350,23 +349,14 @@ class Reference:
         end.reception.receive(size, first, seq, timestamp, ssrc, now)
         self._forward(end, size)
 
-    def _opened(self, end: RelayEnd, data: bytes | None) -> int:
-        """Put what was in a packet of SRTP where the packet was; how much that is, 0 if it was not authentic."""
-        if data is None:
-            end.unauthentic += 1
-            return 0
-        self._buffer[: len(data)] = data
-        return len(data)
-
     def _forward(self, end: RelayEnd, size: int) -> None:
         out = end.other
         if not end.receive:
             end.muted += 1
             return
-        data: bytes | memoryview | None = self._whole[:size]
         if out.secure is not None and not end.udptl:
-            data = out.secure.seal(self._whole[:size].tobytes())
-        if self._send(out.rtp_port, data, out.target):
+            size = out.secure.seal(size)
+        if self._send(out.rtp_port, self._whole[:size], out.target):
             end.forwarded += 1
         else:
             end.withheld += out.withholding
@@ -469,7 +459,10 @@ class Reference:
         """How much RTCP is in the buffer: nothing if it had to be authentic and is not."""
         if end.secure is None:
             return size
-        return self._opened(end, end.secure.open_rtcp(self._whole[:size].tobytes()))
+        size = end.secure.open_rtcp(size)
+        if not size:
+            end.unauthentic += 1
+        return size
 
     def _relay_rtcp(self, end: RelayEnd, size: int, now: float) -> None:
         """RTCP from a source that is ours. It flows on hold too (RFC 3264 s.5.1)."""
@@ -484,9 +477,11 @@ class Reference:
             end.reported_loss = max(compound.lost) / 256
         out = end.other
         port = out.rtp_port if out.mux else out.rtcp_port
-        data: bytes | None = compound.forward
-        if out.secure is not None and data:
-            data = out.secure.seal_rtcp(data)
+        data: bytes | memoryview = compound.forward
+        if out.secure is not None:
+            size = len(data)
+            self._buffer[:size] = data
+            data = self._whole[: out.secure.seal_rtcp(size)]
         passed = self._send(port, data, out.rtcp_target())
         if passed and compound.sent is not None:
             out.round_trip.passed_on(compound.sent, now)
@@ -496,7 +491,7 @@ class Reference:
         # could be guessed. hashlib would cost each worker a megabyte.
         return b"%016x" % (hash(self._secret + name) & 0xFFFFFFFFFFFFFFFF)
 
-    def _send(self, port: Port | None, data: bytes | memoryview | None, target: Sockaddr | None) -> bool:
+    def _send(self, port: Port | None, data: bytes | memoryview, target: Sockaddr | None) -> bool:
         if port is None or target is None or not data:
             return False
         try:

@@ -191,8 +191,8 @@ class RelayEnd:
         self.withholding = False
         self.withheld = 0
 
-    def configure(self, spec: EndTuple) -> None:
-        """Take over everything but the ports."""
+    def configure(self, spec: EndTuple, buffer: bytearray) -> None:
+        """Take over everything but the ports. `buffer` is where packets will lie."""
         (host, rtp_port, rtcp_port, remote, remote_rtcp, self.mux, learn, expect) = spec[:8]
         (self.receive, self.send, codecs, epoch, proven, srtp) = spec[8:]
         self.local = (host, rtp_port, rtcp_port)
@@ -214,7 +214,7 @@ class RelayEnd:
         if srtp != self.srtp:
             # The same keys go on where they are: a counter that began again would repeat a key stream.
             self.srtp = srtp
-            self.secure = None if srtp is None else _context(*srtp)
+            self.secure = None if srtp is None else _context(*srtp, buffer)
         self.aim()
 
     @property
@@ -373,11 +373,11 @@ class RelayStream:
         return quiet, ever
 
 
-def _context(suite: str, theirs: bytes, ours: bytes) -> "Context":
+def _context(suite: str, theirs: bytes, ours: bytes, buffer: bytearray) -> "Context":
     # A worker without SRTP does without the library, too.
     from media.srtp import Context  # noqa: PLC0415
 
-    return Context(suite, theirs, ours)
+    return Context(suite, theirs, ours, buffer)
 
 
 def host_of(family: int, host: str) -> str:
