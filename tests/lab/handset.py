@@ -1,6 +1,10 @@
 """baresip that registers: a phone in a home, or anywhere else, with an account and a password."""
 
+import array
+import contextlib
 import re
+import time
+import wave
 
 from tests.lab.namespaces import Namespaces
 from tests.lab.phone import _CONFIG, MODULES, TONE_S, Phone
@@ -68,14 +72,9 @@ class Handset(Phone):
         )
         self.process.await_text("baresip is ready")
 
-    def await_registered(self, count: int = 1) -> None:
-        """Wait until `count` of its REGISTERs have been answered by 200."""
-        self.await_(lambda: self.registrations >= count, "a registration")
-
-    @property
-    def registrations(self) -> int:
-        """How many REGISTERs have been answered by 200."""
-        return len(re.findall(r"\{\d+/\w+/v4\} 200 ", self.process.text))
+    def await_registered(self) -> None:
+        """Wait until it has registered; of later refreshes it says nothing."""
+        self.await_(lambda: bool(re.search(r"\{\d+/\w+/v4\} 200 ", self.process.text)), "a registration")
 
     def await_refused(self, status: int) -> None:
         """Wait until a REGISTER has been refused with a status."""
@@ -91,6 +90,22 @@ class Handset(Phone):
     def calls(self) -> int:
         """How many calls have been up so far."""
         return self.process.text.count("Call established")
+
+    def recording(self) -> "tuple[int, array.array[int]]":
+        """(rate, samples) of the latest call; baresip closes the file a moment after it has said that it is over."""
+        deadline = time.monotonic() + 1.5
+        while True:
+            with contextlib.suppress(wave.Error, EOFError, AssertionError):
+                rate, samples = super().recording()
+                if samples or time.monotonic() > deadline:
+                    return rate, samples
+            assert time.monotonic() < deadline, f"{self._name} has recorded nothing"
+            time.sleep(0.05)
+
+    @property
+    def has_recorded(self) -> bool:
+        """Whether anything was heard since `forget`."""
+        return any(self.directory.glob("dump-*-dec.wav"))
 
     def forget(self) -> None:
         """Remove what it has recorded, so that the next call is judged by itself."""

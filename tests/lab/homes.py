@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from tests.lab.capture import Capture
+from tests.lab.border import Border
 from tests.lab.lab import Lab
 from tests.lab.namespaces import PUBLIC, SBC, SIDES, Namespaces
 from tests.lab.talk import inside
@@ -222,7 +222,6 @@ class Village(Lab):
         self.street = Street(directory)
         self.namespaces = self.street
         self.homes: dict[str, Home] = {}
-        self.inside: dict[str, Capture] = {}
 
     def __enter__(self) -> "Village":
         super().__enter__()
@@ -230,6 +229,11 @@ class Village(Lab):
         self.street.run(PUBLIC, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self.street.run(SBC, "ip", "route", "add", "default", "via", SIDES[PUBLIC].peer)
         return self
+
+    def restart(self, yaml: str) -> Border:
+        """A border in place of the one that has died; what is recorded goes on."""
+        self._border = Border(self.namespaces, yaml)
+        return self._border
 
     def home(self, name: str, nat: Nat = Nat.CONE, mapping_s: int | None = None) -> Home:
         """Build a home."""
