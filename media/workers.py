@@ -54,7 +54,19 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 class _Stream:
     """What a worker was told about an open stream, to tell its successor."""
 
-    __slots__ = ("a", "b", "silence_s", "source_a", "source_b", "spec", "spent", "start_s", "told", "worker")
+    __slots__ = (
+        "a",
+        "b",
+        "in_kernel",
+        "silence_s",
+        "source_a",
+        "source_b",
+        "spec",
+        "spent",
+        "start_s",
+        "told",
+        "worker",
+    )
 
     def __init__(self, spec: StreamSpec, worker: "_Worker") -> None:
         self.spec = spec
@@ -66,8 +78,9 @@ class _Stream:
         self.source_b: Address | None = None
         # Keys that a worker before had: nothing is sealed with them any more.
         self.spent: frozenset[bytes] = frozenset()
-        # Why it is not in the kernel, if nothing ever is.
+        # Whether it was told why it is not in the kernel, where nothing ever is.
         self.told = False
+        self.in_kernel = False
         self.worker = worker
 
     def command(self) -> tuple[Any, ...]:
@@ -171,6 +184,11 @@ class WorkerRelay:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    @property
+    def in_kernel(self) -> int:
+        """How many streams the kernel forwards."""
+        return sum(stream.in_kernel for stream in self._streams.values())
 
     @property
     def pids(self) -> tuple[int | None, ...]:
@@ -379,6 +397,7 @@ class WorkerRelay:
         elif name == "silence":
             self.on_event(Silence(number, call, event[2], event[3]))
         elif name == "layer":
+            known.in_kernel = not event[2]
             self.on_event(Layer(number, call, event[2]))
         elif name == "withheld":
             self.on_event(Withheld(number, call, event[2], event[3]))

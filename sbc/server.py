@@ -459,7 +459,15 @@ class Server:
         transports = {f"transport.{name}": count for name, count in asdict(self._wires.counters).items()}
         dropped = 0 if self._log_file is None else self._log_file.dropped
         stun = {"stun.answered": self._stun.answered, "stun.dropped": self._stun.dropped}
-        return {**self.calls.stats, **self._journal.bugs, **transports, **stun, "log.dropped": dropped}
+        media = {"media.streams": len(self._relay), "media.in_kernel": self._relay.in_kernel}
+        return {
+            **self.calls.stats,
+            **self._journal.bugs,
+            **transports,
+            **stun,
+            **media,
+            "log.dropped": dropped,
+        }
 
     def _status(self) -> str:
         return f"{len(self.calls.live)} calls"

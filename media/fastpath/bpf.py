@@ -299,8 +299,19 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes, 
     return result, into.raw[:size], duration
 
 
+def _capable() -> bool:
+    """Whether this process has CAP_BPF and CAP_NET_ADMIN (linux/capability.h: 39 and 12)."""
+    with open("/proc/self/status") as status:
+        bits = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    return bool(bits >> 39 & bits >> 12 & 1)
+
+
 def _sentence(error: OSError, what: str) -> str:
     if error.errno == errno.EPERM:
+        if _capable():
+            return (
+                f"the process may not load {what}: something forbids bpf (with systemd: SystemCallFilter=bpf)"
+            )
         return f"the process may not load {what}: it needs CAP_BPF and CAP_NET_ADMIN"
     if error.errno == errno.ENOSYS:
         return "this kernel has no bpf system call"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from media.fastpath import bpf, elf, table
 from media.fastpath.build import OBJECT
-from media.fastpath.netlink import Interface, Netlink
+from media.fastpath.netlink import Interface, Netlink, canonical
 
 NAME = "sbc_rtp"
 WORKERS_MAX = 1024
@@ -155,6 +155,10 @@ class FastPath:
                 # Before Linux 6.6 there is no such kind of link.
                 if error.errno != errno.EINVAL:
                     raise
+        for handle in netlink.filters(ifindex, NAME):
+            # Of a process that was killed: it forwards nothing any more, but nobody else will take it away.
+            if not Path(f"/proc/{handle}").exists():
+                netlink.delete_filter(ifindex, handle)
         netlink.add_filter(ifindex, self._loaded.program, NAME, os.getpid())
         self._filters.append(ifindex)
 
@@ -169,7 +173,7 @@ def survey(hosts: Iterable[str]) -> tuple[list[Interface], list[str]]:
     suited: dict[int, Interface] = {}
     without: list[str] = []
     for host in dict.fromkeys(hosts):
-        interface = interfaces.get(owners.get(host, 0))
+        interface = interfaces.get(owners.get(canonical(host), 0))
         if interface is None:
             without.append(f"no interface has the address {host}")
         elif not interface.ethernet:

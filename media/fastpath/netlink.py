@@ -22,7 +22,7 @@ _NEWLINK, _GETLINK = 16, 18
 _NEWADDR, _GETADDR = 20, 22
 _NEWROUTE, _GETROUTE = 24, 26
 _NEWQDISC = 36
-_NEWTFILTER, _DELTFILTER = 44, 45
+_NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 
 _REQUEST = 0x1
 _ACK = 0x4
@@ -51,6 +51,12 @@ _DIRECT_ACTION = 1
 
 BUFFER = 65536
 DEADLINE_S = 2.0
+
+
+def canonical(host: str) -> str:
+    """An address as the kernel's is written, whatever way it was configured."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.inet_ntop(family, socket.inet_pton(family, host))
 
 
 @frozen
@@ -109,6 +115,17 @@ class Netlink:
             packed = attributes.get(2, attributes.get(1))
             if packed is not None and family in (socket.AF_INET, socket.AF_INET6):
                 found[socket.inet_ntop(family, packed)] = index
+        return found
+
+    def filters(self, ifindex: int, name: str) -> list[int]:
+        """The handles of the BPF filters of a name at the ingress of an interface."""
+        found = []
+        for body in self._request(_GETTFILTER, _DUMP, self._filter(ifindex, 0)):
+            handle = _TC.unpack_from(body)[3]
+            attributes = _attributes(body, _TC.size)
+            options = _attributes(attributes.get(2, b""), 0)
+            if attributes.get(1) == b"bpf\0" and options.get(7) == name.encode() + b"\0":
+                found.append(handle)
         return found
 
     def route(self, local: str, remote: str) -> Hop | str:

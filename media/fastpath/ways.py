@@ -1,6 +1,6 @@
 """Ways out: from an address of ours to a host, remembered until a route, an address or a link changes."""
 
-from media.fastpath.netlink import Changes, Hop, Interface, Netlink
+from media.fastpath.netlink import Changes, Hop, Interface, Netlink, canonical
 
 # A flood of peers must not make us remember them all.
 MAX_WAYS = 16384
@@ -51,7 +51,7 @@ class Ways:
                 self._owners = self._netlink.owners()
             except OSError:
                 return None
-        return self._interfaces.get(self._owners.get(local, 0))
+        return self._interfaces.get(self._owners.get(canonical(local), 0))
 
     def _ask(self, local: str, remote: str) -> Hop | str:
         if self.interface_of(local) is None:

@@ -15,8 +15,9 @@ from media.fastpath import bpf, table
 from media.fastpath.loader import FastPath, Unavailable, survey
 from media.relay import Counters, End, Layer, Learn, Silence, WorkerRestarted
 from media.rtp import HEADER, Reception
+from media.workers import WorkerRelay
 from tests.contract import place
-from tests.contract.relays import MAKES, Bench, bench, end_for, rtcp_of, rtp_of
+from tests.contract.relays import MAKES, Bench, bench, end_for, free_pair, rtcp_of, rtp_of
 from tests.harness import fastpath
 from tests.harness.netns import ip
 from tests.harness.rtp import RtpPeer, receiver_report, rtp_packet
@@ -464,6 +465,27 @@ def test_streams_run_by_clsact_as_well(make: str, monkeypatch: pytest.MonkeyPatc
 
 
 @kernel
+def test_the_filter_of_a_process_that_was_killed_is_taken_away(make: str) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from media.fastpath.loader import FastPath\n"
+        "path = FastPath([sys.argv[2]], Path(sys.argv[1]), tcx=False); print(path.way, flush=True); time.sleep(60)"
+    )
+    arguments = [sys.executable, "-c", script, str(fastpath.loadable()), place.OURS]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "clsact"
+        # A second border leaves the first alone as long as it lives.
+        FastPath([place.OURS], fastpath.loadable(), tcx=False).close()
+        assert programs().count("sbc_rtp:[") + programs().count("sbc_rtp direct-action") == 1
+        process.kill()
+    assert "sbc_rtp" in programs()
+    path = FastPath([place.OURS], fastpath.loadable(), tcx=False)
+    assert f"handle 0x{os.getpid():x} " in programs() and f"handle 0x{process.pid:x} " not in programs()
+    path.close()
+    assert "sbc_rtp" not in programs()
+
+
+@kernel
 def test_nothing_outlives_a_process_that_is_killed(make: str) -> None:
     """Links count the programs of an interface: as many as there were are there again."""
     script = (
@@ -575,3 +597,63 @@ def test_a_new_route_is_followed(make: str) -> None:
                 await asyncio.to_thread(ip, "-n", place.BORDER, "route", "del", f"{bob.address[0]}/32")
 
     asyncio.run(call())
+
+
+def device(kind: str) -> tuple[str, str]:
+    """Another device over the cable, in both namespaces, with an address of ours and one of a peer; skips without.
+
+    Of a bridge only the border has one: there the addresses are the bridge's, and the cable is its port.
+    """
+    over = {
+        "macvlan": ["link", "add", "link", "cable", "name", "over", "type", "macvlan", "mode", "bridge"],
+        "vlan": ["link", "add", "link", "cable", "name", "over", "type", "vlan", "id", "100"],
+    }
+    try:
+        for name, host in ((place.BORDER, "10.98.0.1"), (place.PEERS, "10.98.0.2")):
+            ip("-n", name, *over[kind])
+            ip("-n", name, "address", "add", f"{host}/24", "dev", "over")
+            ip("-n", name, "link", "set", "over", "up")
+    except subprocess.CalledProcessError as error:
+        for name in (place.BORDER, place.PEERS):
+            subprocess.run(["ip", "-n", name, "link", "del", "over"], capture_output=True, check=False)
+        pytest.skip(f"machine: no {kind} devices: {error.stderr.strip()}")
+    return "10.98.0.1", "10.98.0.2"
+
+
+@kernel
+@pytest.mark.parametrize("kind", ["macvlan", "vlan"])
+def test_from_one_kind_of_device_to_another(make: str, kind: str) -> None:
+    """Alice behind the cable, Bob behind a device over it: two interfaces, of which one may have a tag to put on."""
+    ours, peers = device(kind)
+
+    async def call() -> None:
+        path = FastPath([place.OURS, ours], fastpath.loadable())
+        assert set(path.interfaces) == {"cable", "over"}
+        relay = WorkerRelay(asyncio.get_running_loop(), 1, fastpath=path)
+        under_test = Bench(relay, make)
+        try:
+            alice = under_test.peer("127.0.0.2")
+            with place.among_peers(make):
+                bob = RtpPeer(peers)
+            under_test.peers.append(bob)
+            a = end_for(alice)
+            b = replace(a, local=free_pair(ours), remote=bob.address, remote_rtcp=bob.rtcp_address)
+            stream = await under_test.open(a, b)
+            await descend(under_test, alice, a, bob, b, stream)
+            alice.received.clear()
+            bob.received.clear()
+            await talk(alice, a, bob, b, 50)
+            await under_test.settle()
+            assert len(alice.received) == len(bob.received) == 50
+            assert {source for _, source in bob.received} == {rtp_of(b)}
+            assert (await under_test.counters(stream, "b")).in_kernel >= 50
+        finally:
+            for peer in under_test.peers:
+                peer.close()
+            await relay.stop()
+
+    try:
+        asyncio.run(call())
+    finally:
+        for name in (place.BORDER, place.PEERS):
+            ip("-n", name, "link", "del", "over")

@@ -88,6 +88,8 @@ def test_the_audio_of_a_call_goes_by_the_kernel(lab: Lab, voices: dict[str, Voic
     before = time.monotonic()
     time.sleep(1.0)
     assert voices[A].hears(B, before) > 0.9 and voices[B].hears(A, before) > 0.9
+    stats = lab.border.stats()
+    assert (stats["media.streams"], stats["media.in_kernel"]) == (1, 1)
     text = " ".join(lab.border.explain(call.id).split())
     assert "the kernel forwards it [media-in-kernel]" in text
     assert "Healthy: both directions carry audio." in text

@@ -66,7 +66,9 @@ def test_places_without_stream() -> None:
 
 
 def test_written_down_and_restored() -> None:
-    secret = replace(AUDIO.a, proven=("192.0.2.1",), srtp=Srtp("AES_CM_128_HMAC_SHA1_80", bytes(30), b"k" * 30))
+    secret = replace(
+        AUDIO.a, proven=("192.0.2.1",), srtp=Srtp("AES_CM_128_HMAC_SHA1_80", bytes(30), b"k" * 30)
+    )
     audio = replace(AUDIO, a=secret).locked("b", ("2001:db8::1", 5))
     session = MediaSession((audio, None, FAX))
     assert "k" * 30 not in repr(session), "keys are not for logs"

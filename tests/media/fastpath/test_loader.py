@@ -59,6 +59,20 @@ def _as_nobody(compiled: Path, *capabilities: int) -> str:
     return done.stdout.strip()
 
 
+def test_a_filter_of_system_calls_is_told_from_a_lack_of_capabilities(
+    kernel: Kernel, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both capabilities EPERM has another reason."""
+
+    def forbidden(*_: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(bpf._System, "run", forbidden)
+    assert obstacle(compiled) == (
+        "the process may not load the map 'flows': something forbids bpf (with systemd: SystemCallFilter=bpf)"
+    )
+
+
 def test_the_verifier_is_heard_out(kernel: Kernel) -> None:
     """An instruction that no program may have: read of a register that was never written, then exit."""
     code = (
