@@ -46,6 +46,7 @@ from config.values import (
     StunServers,
     Text,
     TurnServer,
+    TurnUri,
     UserPart,
     WholeSeconds,
     as_list,
@@ -82,7 +83,7 @@ class Turn(Model):
     """A TURN relay of ours: all media of the network goes through it."""
 
     server: Annotated[
-        TurnServer, Field(description="Its URI (RFC 7065), like turn:turn.example.com:3478?transport=udp.")
+        TurnUri, Field(description="Its URI (RFC 7065), like turn:turn.example.com:3478?transport=udp.")
     ]
     username: Annotated[Text | None, Field(min_length=1, description="User, with `password`.")] = None
     password: Annotated[Secret | None, Field(description="Long-term password of `username`.")] = None

@@ -14,7 +14,7 @@ Every secret is a `SecretStr`: `get_secret_value()` has the text, `repr` and the
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from config.values import (
@@ -23,11 +23,11 @@ from config.values import (
     Name,
     Positive,
     PositiveSeconds,
-    Priority,
+    Priorities,
     Rate,
     Secret,
     Text,
-    TurnServer,
+    TurnServers,
     UserPart,
     UserParts,
     WholeSeconds,
@@ -46,6 +46,9 @@ MAX_USERS = 2_000
 Algorithm = Literal["MD5", "SHA-256", "SHA-512-256"]
 HA1_DIGITS: dict[Algorithm, int] = {"MD5": 32, "SHA-256": 64, "SHA-512-256": 64}
 """Hexadecimal digits of H(user:realm:password) (RFC 7616 s.3.4.2, RFC 8760)."""
+
+
+_ALGORITHM = {"type": "string", "enum": list(HA1_DIGITS)}
 
 
 def _ha1(found: dict[Algorithm, SecretStr]) -> dict[Algorithm, SecretStr]:
@@ -97,13 +100,8 @@ class PhonesTurn(Model):
     """A TURN server for phones and browsers: `sbc turn-credentials` issues short-lived credentials for it."""
 
     servers: Annotated[
-        tuple[TurnServer, ...],
-        BeforeValidator(as_list),
-        Field(
-            min_length=1,
-            max_length=16,
-            description="Its URIs (RFC 7065), like turn:turn.example.com:3478?transport=udp.",
-        ),
+        TurnServers,
+        Field(description="Its URIs (RFC 7065), like turn:turn.example.com:3478?transport=udp."),
     ]
     secret: Annotated[
         Secret, Field(description="Shared with the server; in coturn: use-auth-secret, static-auth-secret.")
@@ -136,6 +134,7 @@ class Phones(Model):
     digest: Annotated[
         tuple[Algorithm, ...],
         BeforeValidator(as_list),
+        WithJsonSchema({"anyOf": [_ALGORITHM, {"type": "array", "items": _ALGORITHM, "minItems": 1}]}),
         Field(
             min_length=1,
             max_length=3,
@@ -178,8 +177,8 @@ class Phones(Model):
     keepalive: Annotated[
         Literal["auto", "crlf", "options", "expiry", "off"],
         Field(
-            description="What holds the NAT of a phone open: blank packets, OPTIONS, short registrations; auto: "
-            "by what the phone shows that it can."
+            description="What holds the NAT of a phone open: blank lines, OPTIONS, short registrations; auto: OPTIONS "
+            "over UDP to who is behind NAT, blank lines over TCP, nothing where the phone pings (RFC 5626)."
         ),
     ] = "auto"
     keepalive_s: Annotated[PositiveSeconds, Field(description="Time between keep-alives to a phone, s.")] = 25
@@ -220,10 +219,8 @@ class Emergency(Model):
         UserParts, Field(description="Called users that are emergency services, like 112.")
     ] = ()
     priority: Annotated[
-        tuple[Priority, ...],
-        BeforeValidator(as_list),
+        Priorities,
         Field(
-            max_length=100,
             description="Values of Resource-Priority (RFC 4412) that pass too, like esnet.0; others mean nothing.",
         ),
     ] = ()

@@ -422,6 +422,7 @@ def _host_port(text: str, example: str, shown: str = "") -> tuple[str, int | Non
 
 _LISTEN_SCHEMA = {"type": "string", "pattern": "^(udp|tcp):[0-9]{1,5}$"}
 RANGE_SCHEMA = {"type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$"}
+_TURN_SCHEMA = {"type": "string", "pattern": "^[tT][uU][rR][nN]:.+$"}
 _SERVER_SCHEMA = {"type": "string", "pattern": "^[sS][iI][pP]:.+$"}
 
 
@@ -458,4 +459,17 @@ StunServers = Annotated[
     BeforeValidator(as_list),
     Field(max_length=8),
     _schema_list({"type": "string", "pattern": "^.+$"}),
+]
+TurnUri = Annotated[TurnServer, WithJsonSchema(_TURN_SCHEMA)]
+TurnServers = Annotated[
+    tuple[TurnServer, ...],
+    BeforeValidator(as_list),
+    Field(min_length=1, max_length=16),
+    _schema_list(_TURN_SCHEMA),
+]
+Priorities = Annotated[
+    tuple[Priority, ...],
+    BeforeValidator(as_list),
+    Field(max_length=100),
+    _schema_list({"type": "string", "pattern": "^[^.]+\\.[^.]+$"}),
 ]

@@ -53,6 +53,11 @@ def test_the_schema_knows_the_short_forms_and_hides_what_is_no_key() -> None:
     assert "name" not in found["$defs"]["Network"].get("required", [])
     assert network["listen"]["anyOf"][1]["items"]["type"] == "string"
     assert network["media_ports"]["type"] == "string"
+    assert network["stun_servers"]["anyOf"][0]["type"] == "string"
+    assert found["$defs"]["Turn"]["properties"]["server"]["type"] == "string"
+    assert "StunServer" not in found["$defs"] and "TurnServer" not in found["$defs"]
+    assert "register" in trunk and "register_" not in trunk and "learned" not in network
+    assert found["$defs"]["Credentials"]["properties"]["password"]["writeOnly"] is True
 
 
 def test_models_can_be_made_in_code_and_from_their_dump() -> None:
