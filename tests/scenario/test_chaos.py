@@ -9,7 +9,7 @@ from signaling.flow import Flow
 from signaling.message import Message, Request, Response
 from signaling.parser import parse
 from tests.harness.border import Agent, Border, audio
-from tests.scenario.test_forking import at, ring
+from tests.scenario.test_forking import at, ring, to_phones
 
 STATUSES = (100, 180, 183, 199, 200, 202, 302, 401, 404, 408, 422, 481, 486, 487, 488, 491, 500, 503, 603)
 METHODS = (
@@ -35,7 +35,7 @@ class Chaos:
 
     def __init__(self, data: Any, phones: int = 0) -> None:
         self.data = data
-        self.border = Border(changes=lambda text: text + CONFIG_CHANGES)
+        self.border = Border(changes=lambda text: (to_phones(text) if phones else text) + CONFIG_CHANGES)
         self.alice = self.border.agent("public", "203.0.113.77:5070")
         self.callees = [self.border.agent("private", "10.0.0.20:5060")]
         if phones:

@@ -2,36 +2,42 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from config.model import Config
 from sbc.decisions import Decision
-from sbc.routing import Plan, Router, Target
+from sbc.phonebook import Phonebook
+from sbc.routing import CallRequest, Refusal, Target
+from sbc.users import Users
 from signaling.message import Request, Response
 from tests.harness.border import Agent, Border, audio, sdp_field
 
 ELSEWHERE = 'SIP;cause=200;text="Call completed elsewhere"'
 
 
-pytestmark = pytest.mark.source
+def to_phones(text: str) -> str:
+    """A configuration whose public side calls phones."""
+    return text.replace("{from: public, to: pbx}", "{from: public, to: phones}") + (
+        "phones: {network: private, registrar: local, store: null, keepalive: off, users: {bob: {password: x}}}\n"
+    )
+
+
+class OnePage(Phonebook):
+    """Everybody has these phones."""
+
+    def __init__(self, border: Border, targets: Sequence[Target]) -> None:
+        super().__init__(border.config, border.calls.phones.locations, Users("sip.private.example"), None)
+        self.found = tuple(targets)
+
+    def targets(
+        self, request: CallRequest, user: str, now: float
+    ) -> tuple[tuple[Target, ...], Decision, Refusal | None]:
+        return self.found, Decision("routing", "phones", (), "of the test"), None
 
 
 def ring(border: Border, targets: Sequence[Target]) -> None:
     """From now on calls go to these."""
-
-    class OneWay(Router):
-        """Every call goes to these targets."""
-
-        def __init__(self, config: Config, targets: Sequence[Target]) -> None:
-            super().__init__(config)
-            self.plan = Plan(tuple(targets), "test")
-
-        def route(self, *_: Any, **__: Any) -> tuple[Plan, tuple[Decision, ...]]:
-            return self.plan, ()
-
-    border.calls.router = OneWay(border.config, targets)
+    border.calls.phones.book = OnePage(border, targets)
 
 
 def at(phone: Agent, group: int = 1, ring_s: float = 0.0) -> Target:
@@ -55,7 +61,7 @@ class Forked:
     """Alice calls somebody who has several phones, each in the group that is given, in the order of the groups."""
 
     def __init__(self, *groups: int, ring_s: float = 0.0, changes: str = "") -> None:
-        self.border = Border(changes=lambda text: text + changes)
+        self.border = Border(changes=lambda text: to_phones(text) + changes)
         self.alice = self.border.agent("public", "203.0.113.77:5070")
         self.phones = [
             self.border.agent("private", f"10.0.0.3{number}:506{number}")

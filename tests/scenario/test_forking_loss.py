@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,14 +11,11 @@ from signaling.flow import Flow
 from signaling.message import Request, Response
 from signaling.parser import parse
 from tests.harness.border import Agent, Border, audio
-from tests.scenario.test_forking import at, ring
+from tests.scenario.test_forking import at, ring, to_phones
 
 T1, T2 = 0.5, 4.0
 TICK_S = 0.1
 FINALS = (200, 200, 200, 486, 404, 503, 603, 0)
-
-
-pytestmark = pytest.mark.source
 
 
 @dataclass
@@ -211,7 +207,7 @@ PLANS = st.builds(
 def test_one_call_at_most_and_nobody_is_left(
     plans: list[Plan], groups: list[int], cancel_s: float | None, seed: int, loss: float, doubling: float
 ) -> None:
-    border, chance = Border(), random.Random(seed)
+    border, chance = Border(changes=to_phones), random.Random(seed)
     agents = [border.agent("private", f"10.0.0.3{number}:506{number}") for number in range(len(plans))]
     ring(border, [at(*one, ring_s=5.0) for one in zip(agents, sorted(groups[: len(agents)]), strict=True)])
     phones = [Phone(agent, plan, Repeats(border)) for agent, plan in zip(agents, plans, strict=True)]

@@ -1,5 +1,7 @@
 """A call whose anchor takes its time: what comes while SDP is on its way over the border waits (design.md s.3)."""
 
+import pytest
+
 from signaling.b2bua import Call, State
 from signaling.call_effects import Cross, Dial, DropLeg, Effect, Milestone
 from signaling.dialog import Dialog
@@ -14,6 +16,9 @@ from signaling.leg import Leg
 from signaling.reason import ELSEWHERE
 from signaling.topology import Carried, Identity, Site
 from tests.signaling.test_hunt import phone
+
+pytestmark = pytest.mark.source
+"""Its legs are not real ones."""
 
 FLOW = Flow("net", "udp", ("192.0.2.1", 5060), ("192.0.2.2", 5060))
 SITE = Site("us.example", ("192.0.2.1", 5060), "udp", None)
