@@ -9,8 +9,10 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from media.fastpath.elf import MapDefinition, Program
+if TYPE_CHECKING:
+    from media.fastpath.elf import MapDefinition, Program
 
 # arch/*/include/uapi/asm/unistd*.h; the generic table is that of arm64, riscv64 and loongarch64.
 _NUMBERS = {"x86_64": 321, "ppc64le": 361, "ppc64": 361, "s390x": 351}
@@ -189,7 +191,7 @@ def _batch(
     return ctypes.create_string_buffer(block, len(block))
 
 
-def create_map(definition: MapDefinition) -> Map:
+def create_map(definition: "MapDefinition") -> Map:
     """A new map."""
     try:
         fd = _system.run(
@@ -209,7 +211,7 @@ def create_map(definition: MapDefinition) -> Map:
     return Map(fd, definition.key_bytes, definition.value_bytes)
 
 
-def load(program: Program, maps: dict[str, Map], name: str) -> int:
+def load(program: "Program", maps: dict[str, Map], name: str) -> int:
     """Load a tc program; its descriptor. Raises Refused."""
     code = program.linked({each: table.fd for each, table in maps.items()})
     instructions = ctypes.create_string_buffer(code, len(code))

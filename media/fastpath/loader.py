@@ -136,7 +136,7 @@ class FastPath:
         try:
             for interface in suited:
                 try:
-                    self._attach_to(netlink, interface.index, tcx)
+                    self._attach_to(netlink, interface.ifindex, tcx)
                     names.append(interface.name)
                 except OSError as error:
                     without.append(f"{interface.name} does not take the kernel program: {error.strerror}")
@@ -179,7 +179,7 @@ def survey(hosts: Iterable[str]) -> tuple[list[Interface], list[str]]:
         elif not interface.ethernet:
             without.append(f"{interface.name}, which has {host}, is not Ethernet")
         else:
-            suited[interface.index] = interface
+            suited[interface.ifindex] = interface
     return list(suited.values()), without
 
 

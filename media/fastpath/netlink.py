@@ -6,8 +6,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-
-from config.frozen import frozen
+from typing import NamedTuple
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -59,19 +58,18 @@ def canonical(host: str) -> str:
     return socket.inet_ntop(family, socket.inet_pton(family, host))
 
 
-@frozen
-class Interface:
+# Named tuples: for data classes each worker would import four megabytes of the standard library.
+class Interface(NamedTuple):
     """A network interface."""
 
-    index: int
+    ifindex: int
     name: str
     ethernet: bool
     up: bool
     mtu: int
 
 
-@frozen
-class Hop:
+class Hop(NamedTuple):
     """The way to a host: out by an interface to a next hop (the host itself where it is a neighbour)."""
 
     ifindex: int

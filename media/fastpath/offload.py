@@ -139,7 +139,7 @@ class Offload:
         if out.target != out.gate.source:
             return None
         incoming = self._ways.interface_of(end.local[0])
-        if incoming is None or incoming.index not in self._interfaces:
+        if incoming is None or incoming.ifindex not in self._interfaces:
             return f"the kernel program is not attached where {end.local[0]} is"
         way = self._ways.find(out.local[0], out.target[0])
         if isinstance(way, str):

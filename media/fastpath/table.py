@@ -7,8 +7,8 @@ state of `media.rtp.Reception` that it was given; to read it on is to take that 
 import socket
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from config.frozen import frozen
 from media.fastpath.bpf import Map
 from media.rtp import State
 
@@ -32,8 +32,7 @@ _FAMILIES = {socket.AF_INET: 2, socket.AF_INET6: 10}
 Address = tuple[str, int]
 
 
-@frozen
-class Course:
+class Course(NamedTuple):
     """Where the packets of a flow go and what they look like there."""
 
     source: Address

@@ -511,7 +511,7 @@ def test_nothing_outlives_a_process_that_is_killed(make: str) -> None:
 def attached() -> int:
     """How many programs there are on the ingress of the cable."""
     ((interface,), _) = survey([place.OURS])
-    return bpf.attached(interface.index)
+    return bpf.attached(interface.ifindex)
 
 
 @kernel
