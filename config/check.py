@@ -203,10 +203,11 @@ class _Checker:
         if network.media_address6 is not None and ":" not in network.media_address6:
             self._say(f"{key}.media_address6", f"{network.media_address6} is IPv4; write an IPv6 address")
         wildcards = {"0.0.0.0", "::"}
-        if address in wildcards and network.advertise is None:
+        if address in wildcards and literal is None:
             self._say(
                 f"{key}.address",
-                f"{address} is no address that peers can send to; write one address of ours, or add advertise",
+                f"{address} is no address that peers can send to; write one address of ours, or add advertise: "
+                "with the one that they reach us at",
             )
         for name, given in (("address6", network.address6), ("advertise", literal)):
             if given in wildcards:

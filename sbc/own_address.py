@@ -113,6 +113,11 @@ class OwnAddresses:
             return True
         try:
             address, server = await find(network)
+            before = self._learned.get(name)
+            if before not in (None, address) and (await find(network))[0] != address:
+                # A NAT with several addresses takes any of them: following each would help nobody.
+                self._log.warning("own address is not steady", network=name, kept=before, seen=address)
+                return True
         except NotFoundError as error:
             if name not in self._failing:
                 self._failing.add(name)
@@ -121,7 +126,6 @@ class OwnAddresses:
         if name in self._failing:
             self._failing.discard(name)
             self._log.info("own address found again", network=name, address=address)
-        before = self._learned.get(name)
         if address == before or _question(self._networks[name]) != _question(network):
             return True
         self._learned[name] = address

@@ -11,11 +11,15 @@ MAPPED = "198.51.100.7"
 
 
 class StunServer:
-    """Answers every request with `says`, or with an error while that is None; silent while `mute`."""
+    """Answers every request with `says`, or with an error while that is None; silent while `mute`.
+
+    While it `varies`, every answer has another address.
+    """
 
     def __init__(self) -> None:
         self.says: str | None = MAPPED
         self.mute = False
+        self.varies = False
         self.asked: list[tuple[str, int]] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -30,6 +34,8 @@ class StunServer:
             if self.mute:
                 continue
             request = parse(data)
+            if self.varies:
+                self.says = f"198.51.100.{len(self.asked) % 200 + 10}"
             answer = (
                 binding_error(request, 500) if self.says is None else binding_success(request, (self.says, 1))
             )

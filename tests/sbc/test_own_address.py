@@ -78,6 +78,23 @@ def test_a_change_is_noticed_and_told_once() -> None:
     run(scenario)
 
 
+def test_an_address_that_differs_each_time_is_not_followed() -> None:
+    async def scenario(server: StunServer) -> None:
+        changes: list[tuple[str, str]] = []
+        own = OwnAddresses(
+            config(f"127.0.0.1:{server.port}"), lambda *change: changes.append(change), refresh_s=0.02
+        )
+        await own.first()
+        server.varies = True
+        task = asyncio.create_task(own.run())
+        seen = len(server.asked)
+        await until(lambda: len(server.asked) > seen + 8)
+        task.cancel()
+        assert changes == [("public", MAPPED)]
+
+    run(scenario)
+
+
 def test_what_was_learned_stays_while_servers_fail() -> None:
     async def scenario(server: StunServer) -> None:
         changes: list[tuple[str, str]] = []
