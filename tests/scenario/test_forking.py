@@ -351,6 +351,23 @@ def test_the_last_group_rings_as_long_as_any_call() -> None:
     forked.border.at_rest()
 
 
+def test_nobody_picks_up() -> None:
+    """All of them ring out in one moment."""
+    forked = Forked(1, 1)
+    forked.call()
+    invites = [phone.expect("INVITE") for phone in forked.phones]
+    for phone, invite in zip(forked.phones, invites, strict=True):
+        phone.answer(invite, 180)
+        forked.alice.expect_answer(180)
+    forked.border.advance(180.1)
+    for phone, invite in zip(forked.phones, invites, strict=True):
+        cancelled(phone, invite)
+    forked.confirm(480)
+    forked.border.at_rest()
+    assert forked.rules() == ["no-answer", "no-answer"]
+    assert forked.border.records[0].end_by == "sbc"
+
+
 def test_answer_that_crosses_the_end_of_the_ringing_comes_too_late() -> None:
     forked = Forked(1, 2, ring_s=20)
     forked.call()
