@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.border import COMMAND, ROOT, configuration
 from tests.lab.handset import Handset
-from tests.lab.homes import HOUSE, Street, Village
+from tests.lab.homes import HOUSE, LOTS, Home, Nat, Street, Village
 from tests.lab.lab import FOUND, Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC, SBC, SIDES, Process, obstacle
 from tests.lab.registrar import DOMAIN, PASSWORDS
@@ -272,3 +272,34 @@ def test_a_phone_behind_nat_asks_the_border_and_writes_what_it_learns(
         (invite, *_) = [one for one in village.messages(PUBLIC) if one.startswith("INVITE")]
         assert f"c=IN IP4 {home.address}" in invite.partition("\r\nm=audio")[2]
         assert alice.hears(1000) > FOUND
+
+
+def test_phones_at_home_and_the_border_in_a_cloud(
+    cloud: Cloud, machine_with_phones: None, machine_with_coturn: None
+) -> None:
+    """NAT at both ends: the border learns its address, the phones are where their packets come from."""
+    cloud.coturn()
+    street = cloud.street
+    street.run(PUBLIC, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    street.run(CLOUD, "ip", "route", "add", "default", "via", SIDES[PUBLIC].peer)
+    users = ", ".join(f"{name}: {{password: {PASSWORDS[name]}}}" for name in ("alice", "bob"))
+    phones = (
+        f"phones: {{network: public, registrar: local, domain: {DOMAIN}, store: null, users: {{{users}}}}}\n"
+    )
+    yaml = cloud.yaml(more=phones).replace("nat: none", "nat: far-end", 1)
+    yaml = yaml.replace("{from: carrier, to: pbx}", "{from: phones, to: phones, when: registered}")
+    cloud.start(yaml.replace(f'from: ["{SIDES[PUBLIC].prefix}"', f'from: ["{COTURN}/32"'))
+    handsets = {}
+    for name, lot, nat in (("alice", "a", Nat.CONE), ("bob", "b", Nat.SYMMETRIC)):
+        home = Home(street, LOTS[lot], nat)
+        handsets[name] = Handset(street, home.room(), HOUSE[0], name, f"{OUTSIDE}:5060")
+        handsets[name].await_registered()
+    alice, bob = handsets["alice"], handsets["bob"]
+    alice.call("bob")
+    time.sleep(4)
+    alice.hang_up()
+    bob.await_ended()
+    assert alice.hears(bob.hz) > FOUND
+    assert bob.hears(alice.hz) > FOUND
+    cloud.stop_recording()
+    assert not [message for message in cloud.messages(PUBLIC) if INSIDE in message]
