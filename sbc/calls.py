@@ -482,12 +482,12 @@ class Calls:
         )
         live = Live(None, record)
         board = self.board
-        uri = parse_uri(request.uri)
-        emergency = self.emergencies.is_one(
-            unescape(user_of(request.uri)), request.values("Resource-Priority")
-        )
         try:
             record.decide(decision, wall)
+            uri = parse_uri(request.uri)
+            emergency = self.emergencies.is_one(
+                unescape(user_of(request.uri)), request.values("Resource-Priority")
+            )
             if caller is not None:
                 record.decide(caller.decision, wall)
                 if caller.refusal is not None:

@@ -16,11 +16,12 @@ from sbc.registrar_relay import DIGEST_URI
 from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
 from sbc.registrations import Registrations
-from sbc.routing import ServerView, Source, Target
+from sbc.routing import Refusal, ServerView, Source, Target
 from sbc.sites import Sites
 from sbc.trunks import Trunks
 from sbc.users import Users
 from signaling.errors import ParseError
+from signaling.exchange import retry_after
 from signaling.flow import Address, Flow
 from signaling.message import Field, Request, Response
 from signaling.transaction import Effect as TransactionEffect
@@ -137,7 +138,7 @@ class Phones:
         """The registrar's answer."""
         if self.registrations is not None:
             if response.status >= 200:
-                self._tried(relayed, response.status, "peer-rejected", now)
+                self._tried(relayed, response.status, "peer-rejected", now, retry_after(response))
             self._run(self.registrations.answered(relayed, response, now, self._wall()), now)
 
     def failed(self, relayed: Relayed, cause: str, now: float) -> None:
@@ -198,13 +199,15 @@ class Phones:
             for binding in bindings:
                 self._keeps.watch(binding, now)
 
-    def _tried(self, relayed: Relayed, status: int, rule: str, now: float) -> None:
+    def _tried(
+        self, relayed: Relayed, status: int, rule: str, now: float, retry_after_s: float | None = None
+    ) -> None:
         """What a REGISTER says of the health of a server, as a call does."""
         if self._trunks is not None and self.registrations is not None:
             view = relayed.server
             network = self.registrations.policy.upstream_network
             target = Target(relayed.trunk, network, view.transport, view.address, view.host, "")
-            self._trunks.attempted(target, status, rule, now)
+            self._trunks.attempted(target, status, rule, now, retry_after_s)
 
     def retry_after_s(self, data: bytes, now: float) -> int:
         """When what is refused for overload may come back; phones that register one after the other."""
@@ -218,7 +221,6 @@ class Phones:
         """Who calls, when it is from the network of the phones, and the fields of the 407 that asks for proof.
 
         What such a caller asserts of himself is taken out of the request unless anybody may call (RFC 3325 s.5).
-        ParseError for credentials that cannot be read.
         """
         book = self.book
         if book is None or flow.network != book.network:
@@ -232,7 +234,11 @@ class Phones:
         registrar = None if self.registrations is None else self.registrations.local
         if not caller.unproven or registrar is None:
             return caller, []
-        user, why = registrar.authenticate(request, now, proxy=True)
+        try:
+            user, why = registrar.authenticate(request, now, proxy=True)
+        except ParseError as error:
+            refusal = Refusal(error.status, error.reason, error.rule)
+            return replace(caller, refusal=refusal, unproven=False), []
         if user is not None:
             return book.authenticated(user.name, sender), []
         self._stats[f"refused:{why}"] += 1

@@ -51,12 +51,15 @@ class Registrar:
     # -- lifetimes -----------------------------------------------------------------------------------------
 
     def asked_s(self, wanted: Wanted) -> int:
-        """How long a contact wants to be registered; 423 when it is too short (RFC 3261 s.10.3 step 7)."""
-        policy = self.policy
-        asked = policy.default_expires_s if wanted.expires_s is None else wanted.expires_s
-        if 0 < asked < policy.min_expires_s and asked < 3600:
-            raise PeerError(423, "Interval Too Brief", "interval-too-brief")
-        return asked
+        """How long a contact wants to be registered."""
+        return self.policy.default_expires_s if wanted.expires_s is None else wanted.expires_s
+
+    def long_enough(self, reading: Registering) -> None:
+        """423 when a contact wants to be registered for too short a time (RFC 3261 s.10.3 step 7)."""
+        for wanted in reading.wanted:
+            asked = self.asked_s(wanted)
+            if 0 < asked < self.policy.min_expires_s and asked < 3600:
+                raise PeerError(423, "Interval Too Brief", "interval-too-brief")
 
     def granted_s(self, asked: int, reading: Registering, asking: Asking) -> int:
         """How long it is: what holds a NAT open may be shorter than what a phone would have liked."""

@@ -83,9 +83,10 @@ class RelayRegistrar(Registrar):
     def cached(self, asking: Asking, now: float) -> list[Effect] | None:
         """The answer without asking the registrar, None when it has to be asked."""
         try:
-            asked = [self.asked_s(wanted) for wanted in asking.reading.wanted]
+            self.long_enough(asking.reading)
         except PeerError:
             return None
+        asked = [self.asked_s(wanted) for wanted in asking.reading.wanted]
         granted = [self.granted_s(seconds, asking.reading, asking) for seconds in asked]
         known = self._same_as_before(asking, now)
         if known is None or 0 in asked:
@@ -130,8 +131,7 @@ class RelayRegistrar(Registrar):
         """Send it on."""
         reading = asking.reading
         try:
-            for wanted in reading.wanted:
-                self.asked_s(wanted)
+            self.long_enough(reading)
             known = self.locations.of(reading.user)
             touched = {wanted.identity for wanted in reading.wanted}
             self.in_order(reading, (one for one in known if reading.wildcard or one.identity in touched))

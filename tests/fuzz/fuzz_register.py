@@ -208,6 +208,8 @@ def run(seed: int, steps: int, local: bool) -> None:
     storm.border.advance(800)
     storm.border.calls.hang_up(storm.border.now)
     storm.border.advance(100)
+    left = {name: number for name, number in storm.border.calls.leftovers().items() if number}
+    assert left == {}, left
     assert len(storm.border.calls.phones.locations._wakeups) < 500
 
 
