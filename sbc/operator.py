@@ -148,7 +148,9 @@ class Operator:
 
     async def stats(self, arguments: Arguments) -> dict[str, object]:
         """Counters since the start, and what is held now."""
-        held = {f"held.{name}": count for name, count in self._server.calls.leftovers().items()}
+        calls = self._server.calls
+        held = {f"held.{name}": count for name, count in calls.leftovers().items()}
+        held["held.registrations"] = len(calls.phones.locations)
         return {**held, **dict(sorted(self._server.counts().items()))}
 
     def find(self, arguments: Arguments) -> CallRecord:

@@ -94,6 +94,7 @@ class Server:
             self._store = BindingStore(config, self._loop, self._bindings_stored)
         except StoreError as error:
             raise StartError(str(error)) from error
+        self._store_trouble: str | None = None
         self._fastpath = _open_fastpath(config)
         self._relay = WorkerRelay(
             self._loop, config.media.workers, dscp=config.media.dscp, fastpath=self._fastpath
@@ -360,8 +361,13 @@ class Server:
         tell(f"phone {happened.what}", user=happened.user, why=happened.why, **named)
 
     def _bindings_stored(self, ticket: int, error: str | None) -> None:
-        if error is not None:
-            self._log.error("registrations cannot be stored", why=error)
+        if error != self._store_trouble:
+            # Once when it begins and once when it is over: a full disk is met by every phone.
+            self._store_trouble = error
+            if error is not None:
+                self._log.error("registrations cannot be stored: phones are answered 503", why=error)
+            else:
+                self._log.info("registrations can be stored again")
         try:
             self.calls.phones.stored(ticket, error, self._loop.time())
         except Exception as bug:
@@ -470,7 +476,8 @@ class Server:
         }
 
     def _status(self) -> str:
-        return f"{len(self.calls.live)} calls"
+        phones = f", {len(self.calls.phones.locations)} registrations" if self.config.phones else ""
+        return f"{len(self.calls.live)} calls{phones}"
 
 
 def _named(flow: Flow) -> dict[str, object]:

@@ -57,6 +57,7 @@ class FakeServer:
                 draining=False,
                 media=lambda call: MediaReport((LINE,)),
                 leftovers=lambda: {"calls": 1, "ports": 2},
+                phones=SimpleNamespace(locations=[1, 2, 3]),
             ),
         )
 
@@ -177,7 +178,12 @@ def test_trunks_count_their_calls_and_stats_what_is_held() -> None:
     verbs = operator()[1]
     assert answer(verbs.trunks({}))["servers"][0]["calls"] == 1
     assert answer(verbs.trunks({}))["registered"][0]["user"] == "4930"
-    assert answer(verbs.stats({})) == {"held.calls": 1, "held.ports": 2, "refused:no-route": 3}
+    assert answer(verbs.stats({})) == {
+        "held.calls": 1,
+        "held.ports": 2,
+        "held.registrations": 3,
+        "refused:no-route": 3,
+    }
     assert answer(verbs.reload({})) == {"changes": ["limits.max_calls: 1 -> 2"]}
 
 
