@@ -150,7 +150,7 @@ class Operator:
         """Counters since the start, and what is held now."""
         calls = self._server.calls
         held = {f"held.{name}": count for name, count in calls.leftovers().items()}
-        held["held.registrations"] = len(calls.phones.locations)
+        held["registrations"] = len(calls.phones.locations)
         return {**held, **dict(sorted(self._server.counts().items()))}
 
     def find(self, arguments: Arguments) -> CallRecord:
