@@ -65,6 +65,22 @@ class Stream:
         gone = replace(self.end(side), remote=None, remote_rtcp=None, receive=False, send=False)
         return replace(self, a=gone) if side == "a" else replace(self, b=gone)
 
+    def moved(self, side: Side, before: str, after: str) -> "Stream":
+        """The stream when the party on `side` is known to have left host `before` for `after`."""
+        end = self.end(side)
+        if end.expect != before:
+            return self  # believed for another reason than where its signalling came from
+        stays = end.remote is not None and end.remote[0] != before
+        there = replace(
+            end,
+            remote=end.remote if stays else None,
+            remote_rtcp=end.remote_rtcp if stays else None,
+            expect=after,
+            epoch=end.epoch + 1,
+            proven=(after,) if end.proven is None else (*end.proven, after),
+        )
+        return replace(self, a=there) if side == "a" else replace(self, b=there)
+
     def locked(self, side: Side, source: Address) -> "Stream":
         """The stream with a source that the relay has found."""
         a, b = self.sources
@@ -119,6 +135,12 @@ class MediaSession:
     def __getitem__(self, place: int) -> Stream | None:
         """The stream of an m= line, None where there is none (yet)."""
         return self.streams[place] if place < len(self.streams) else None
+
+    def moved(self, side: Side, before: str, after: str) -> "MediaSession":
+        """The session when the party on `side` has another host than before: its source is learned anew."""
+        return MediaSession(
+            tuple(None if stream is None else stream.moved(side, before, after) for stream in self.streams)
+        )
 
     def muted(self, side: Side) -> "MediaSession":
         """The session when the party on `side` is gone: nothing passes from it or to it."""

@@ -57,7 +57,7 @@ from signaling.sdp.offer_answer import (
 )
 from signaling.sdp.parser import parse
 from signaling.sdp.rewrite import Section, body_after_origin, complete
-from signaling.sdp.session import Media, Session
+from signaling.sdp.session import Media, Session, normal_host
 
 __all__ = ["Anchor", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
 
@@ -89,6 +89,9 @@ class Anchor(Protocol):
 
     def reject(self, call: str) -> None:
         """The pending offer was refused: what was in force stays, what was new is freed."""
+
+    def moved(self, call: str, leg: str, before: str, after: str) -> None:
+        """The party of `leg` is at host `after` from now on, as its signalling has proven."""
 
     def drop(self, call: str, leg: str) -> None:
         """This leg will not come to be (failover): free what was made for it alone."""
@@ -293,6 +296,18 @@ class LocalAnchor:
         state = self._calls.get(call)
         for stream in () if state is None else state.session:
             self._relay.limits(stream.id, stream.limits.start_s, stream.limits.silence_s)
+
+    def moved(self, call: str, leg: str, before: str, after: str) -> None:
+        """The party of `leg` is at host `after` from now on, as its signalling has proven."""
+        state = self._calls.get(call)
+        side = side_of(leg)
+        if state is None or before == after or (side == "b" and leg != state.holder):
+            return
+        session = state.session.moved(side, normal_host(before), normal_host(after))
+        if session != state.session:
+            compared = (("before", before), ("now", after))
+            state.decisions.append(Decision("nat", "moved", compared, f"leg {leg}: media is learned anew"))
+            self._apply(state, session)
 
     def drop(self, call: str, leg: str) -> None:
         """This leg of side b will not come to be (failover, forking): free what was made for it alone."""

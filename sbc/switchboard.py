@@ -130,9 +130,15 @@ class Switchboard:
 
     def moved(self, before: Flow, after: Flow) -> None:
         """A phone has another flow: its calls go on there (RFC 5626 s.4.2.1, a NAT that forgot its mapping)."""
-        for leg in self.owners:
+        old, new = before.remote[0], after.remote[0]
+        for leg, live in self.owners.items():
             if leg.flow == before:
                 leg.flow = after
+                party = live.parties.get(leg.name)
+                if party is not None and new != old:
+                    live.parties[leg.name] = replace(party, peer=new)
+                    self._anchor.moved(live.record.id, leg.name, old, new)
+                    self.note(live)
 
     def heard(self, leg: Leg, flow: Flow) -> None:
         """A request in the dialog of `leg` came by `flow`: a phone whose NAT gave it another port is reached there."""

@@ -400,6 +400,9 @@ def test_a_nat_that_forgets_its_mapping_in_mid_call(way: str) -> None:
         moved.register()
         registrar.serve()
         moved.agent.expect_answer(200)
+    if way == "by registration":
+        _, side, end = border.relay.changes[-1]
+        assert (side, end.expect) == ("b", "192.0.2.99"), "its media is believed from there too"
     registrar.agent.inside("BYE", done)
     moved.agent.answer(moved.agent.expect("BYE"), 200, "OK")
     registrar.agent.expect_answer(200, "BYE")
