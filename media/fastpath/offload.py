@@ -41,8 +41,8 @@ class Offload:
         self._tos = dscp << 2
         self._tell = tell
         self._ways = Ways()
-        # The way of each flow, to see when it is another.
-        self._hops: dict[bytes, Hop] = {}
+        # The way back to the sender and the way on of each flow, to see when they are others.
+        self._hops: dict[bytes, tuple[Hop, Hop]] = {}
         self.soon: list[RelayEnd] = []
         """Ends that came up before the kernel had begun, for `retry`."""
 
@@ -98,10 +98,11 @@ class Offload:
 
     def _moved(self, end: RelayEnd) -> bool:
         """Whether the packets of an end that is down must go another way now."""
-        target = end.other.target
-        if end.flow is None or target is None:
+        source, target = end.gate.source, end.other.target
+        if end.flow is None or source is None or target is None:
             return False
-        return self._ways.find(end.other.local[0], target[0]) != self._hops[end.flow]
+        ways = self._ways.find(end.local[0], source[0]), self._ways.find(end.other.local[0], target[0])
+        return ways != self._hops[end.flow]
 
     def _resume(self, end: RelayEnd, state: rtp.State) -> None:
         forwarded = state[0] - end.reception.packets
@@ -138,15 +139,16 @@ class Offload:
             return None
         if out.target != out.gate.source:
             return None
-        incoming = self._ways.interface_of(end.local[0])
-        if incoming is None or incoming.ifindex not in self._interfaces:
-            return f"the kernel program is not attached where {end.local[0]} is"
-        way = self._ways.find(out.local[0], out.target[0])
+        back, way = self._ways.find(end.local[0], source[0]), self._ways.find(out.local[0], out.target[0])
+        if isinstance(back, str):
+            return back
         if isinstance(way, str):
             return way
-        return self._put(end, out, way)
+        if back.ifindex not in self._interfaces:
+            return f"the kernel program is not attached to the interface towards {source[0]}"
+        return self._put(end, out, back, way)
 
-    def _put(self, end: RelayEnd, out: RelayEnd, way: Hop) -> str | None:
+    def _put(self, end: RelayEnd, out: RelayEnd, back: Hop, way: Hop) -> str | None:
         seen, source, target = end.reception, end.gate.source, out.target
         assert source is not None and target is not None
         allowed, timed = end.payload_types(seen.tick)
@@ -154,13 +156,15 @@ class Offload:
             # An event or comfort noise, of which the kernel cannot tell the jitter: audio will follow.
             return None
         flow = table.key(end.local[:2], source[:2])
-        course = table.Course(out.local[:2], target[:2], way.address, way.ifindex, way.mtu, self._tos)
+        course = table.Course(
+            back.ifindex, out.local[:2], target[:2], way.address, way.ifindex, way.mtu, self._tos
+        )
         try:
             self._table.put(flow, course, allowed, timed, seen.tick, seen.state())
         except OSError as error:
             return f"the kernel does not take the flow: {error.strerror}"
         end.flow, end.begun = flow, False
-        self._hops[flow] = way
+        self._hops[flow] = (back, way)
         # From now on every packet that comes here all the same is out of the ordinary.
         seen.usual_first = -1
         return KERNEL

@@ -78,9 +78,10 @@ struct flow {
 	__u32 mtu;
 	__u32 tick; /* ns of one timestamp unit, times 256 */
 	__u32 worker;
+	__u32 incoming; /* the interface that leads to the sender */
 	__u8 tos;
 	__u8 next_hop_family;
-	__u8 unused[2];
+	__u8 unused[6];
 
 	/* What was seen; the relay writes the state that it has reached, and reads how it went on. */
 	__u64 packets;
@@ -271,7 +272,8 @@ INLINE long fix_udp(struct __sk_buff *skb, __u32 offset, __u64 addresses, const 
 }
 
 /* What IPv4 and IPv6 have in common once the flow key is known: the flow if this packet is to be forwarded. */
-INLINE struct flow *find(const struct flow_key *key, const struct rtp_header *rtp, __u32 ip_bytes, __u64 now)
+INLINE struct flow *find(struct __sk_buff *skb, const struct flow_key *key, const struct rtp_header *rtp, __u32 ip_bytes,
+			 __u64 now)
 {
 	struct flow *flow;
 	__u64 *lease;
@@ -280,7 +282,8 @@ INLINE struct flow *find(const struct flow_key *key, const struct rtp_header *rt
 	if ((rtp->first & 0xc0) != 0x80 || (rtp->second >= 192 && rtp->second <= 223))
 		return 0;
 	flow = map_lookup(&flows, key);
-	if (!flow)
+	/* Who forges the sender's address on another network gets no further than the kernel's own check of routes. */
+	if (!flow || skb->ifindex != flow->incoming)
 		return 0;
 	if (!has(flow->allowed, rtp->second & 0x7f) || ip_bytes > flow->mtu) {
 		/* What follows must not overtake it: the relay will put the flow down again. */
@@ -355,7 +358,7 @@ INLINE int relay4(struct __sk_buff *skb)
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
 	now = ktime_get_ns();
-	flow = find(&key, &rtp, ip_bytes, now);
+	flow = find(skb, &key, &rtp, ip_bytes, now);
 	if (!flow)
 		return PASS;
 	if (trim(skb, ETH_HLEN + ip_bytes))
@@ -416,7 +419,7 @@ INLINE int relay6(struct __sk_buff *skb)
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
 	now = ktime_get_ns();
-	flow = find(&key, &rtp, sizeof(old) + udp_bytes, now);
+	flow = find(skb, &key, &rtp, sizeof(old) + udp_bytes, now);
 	if (!flow)
 		return PASS;
 	if (trim(skb, ETH_HLEN + sizeof(old) + udp_bytes))

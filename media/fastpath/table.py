@@ -13,7 +13,7 @@ from media.fastpath.bpf import Map
 from media.rtp import State
 
 _KEY = struct.Struct("=16s16s2s2sI")
-_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIBBxx")
+_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIIBB6x")
 _STATE = struct.Struct("=QQQQQQQqqIIIIIiIIIBBBx")
 KEY_BYTES = _KEY.size
 FLOW_BYTES = _SETTINGS.size + _STATE.size
@@ -33,8 +33,9 @@ Address = tuple[str, int]
 
 
 class Course(NamedTuple):
-    """Where the packets of a flow go and what they look like there."""
+    """Where the packets of a flow come in and go to, and what they look like there."""
 
+    incoming: int
     source: Address
     target: Address
     next_hop: str
@@ -106,6 +107,7 @@ class FlowTable:
             course.mtu,
             int(tick_s * 256e9),
             self._worker,
+            course.incoming,
             course.tos,
             _FAMILIES[_family(course.next_hop)],
         )

@@ -657,3 +657,37 @@ def test_from_one_kind_of_device_to_another(make: str, kind: str) -> None:
     finally:
         for name in (place.BORDER, place.PEERS):
             ip("-n", name, "link", "del", "over")
+
+
+@kernel
+def test_a_party_behind_an_interface_without_the_program_stays_in_user_space(make: str) -> None:
+    ours, peers = device("macvlan")
+
+    async def call() -> None:
+        relay = WorkerRelay(
+            asyncio.get_running_loop(), 1, fastpath=FastPath([place.OURS], fastpath.loadable())
+        )
+        under_test = Bench(relay, make)
+        try:
+            alice = under_test.peer("127.0.0.2")
+            with place.among_peers(make):
+                bob = RtpPeer(peers)
+            under_test.peers.append(bob)
+            a = end_for(alice)
+            b = replace(a, local=free_pair(ours), remote=bob.address, remote_rtcp=bob.rtcp_address)
+            await under_test.open(a, b)
+            await talk(alice, a, bob, b, 20)
+            await under_test.settle()
+            assert len(alice.received) == len(bob.received) == 20
+            (told,) = under_test.happened(Layer)
+            assert told.reason == f"the kernel program is not attached to the interface towards {peers}"
+        finally:
+            for peer in under_test.peers:
+                peer.close()
+            await relay.stop()
+
+    try:
+        asyncio.run(call())
+    finally:
+        for name in (place.BORDER, place.PEERS):
+            ip("-n", name, "link", "del", "over")

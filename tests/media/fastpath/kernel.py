@@ -39,11 +39,12 @@ class Kernel:
         timed: tuple[int, ...] = (0,),
         mtu: int = 1500,
         tos: int = 184,
+        incoming: int = 1,
     ) -> bytes:
         """Forward what comes from PEER to US on to FAR_PEER; the key."""
         us, peer, far_us, far_peer = (US6, PEER6, FAR_US6, FAR_PEER6) if six else (US, PEER, FAR_US, FAR_PEER)
         flow = table.key(us, peer)
-        course = table.Course(far_us, far_peer, far_peer[0], 1, mtu, tos)
+        course = table.Course(incoming, far_us, far_peer, far_peer[0], 1, mtu, tos)
         bits = table.bitmap(allowed), table.bitmap(timed)
         self.table.put(flow, course, *bits, 1 / 8000, seen.state())
         return flow

@@ -116,6 +116,11 @@ def test_a_vlan_tag_belongs_to_the_interface_of_the_vlan(kernel: Kernel) -> None
     assert kernel.run(tagged) == (PASSED, tagged)
 
 
+def test_a_sender_that_comes_in_by_another_interface_is_for_the_kernel_to_judge(kernel: Kernel) -> None:
+    kernel.put(reception(), incoming=2)
+    assert kernel.run(frame()) == (PASSED, frame())
+
+
 def test_a_frame_for_another_host_is_not_ours(kernel: Kernel) -> None:
     kernel.put(reception())
     other = b"\x02\x00\x00\x00\x00\x09" + frame()[6:]
@@ -338,7 +343,7 @@ def test_the_beginning_of_another_file_is_no_jitter(kernel: Kernel) -> None:
 
 def test_a_flow_is_added_and_ended_in_microseconds(kernel: Kernel) -> None:
     seen = reception()
-    course = table.Course(FAR_US, FAR_PEER, FAR_PEER[0], 1, 1500, 184)
+    course = table.Course(1, FAR_US, FAR_PEER, FAR_PEER[0], 1, 1500, 184)
     keys = [table.key(US, ("203.0.113.21", 1024 + index)) for index in range(4000)]
     begin = time.perf_counter()
     for flow in keys:
