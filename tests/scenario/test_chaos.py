@@ -101,7 +101,13 @@ class Chaos:
     def decide(self, agent: Agent, request: Request, status: int, tag: str | None) -> None:
         """Note an answer to an INVITE that opened a leg: its first 2xx is to be acknowledged."""
         branch = request.via.branch or ""
-        if agent is self.alice or status < 200 or branch not in self.came or branch in self.decided:
+        if (
+            agent is self.alice
+            or request.method != "INVITE"
+            or status < 200
+            or branch not in self.came
+            or branch in self.decided
+        ):
             return
         self.decided.add(branch)
         if status < 300 and self.border.now - self.came[branch] < 30:
