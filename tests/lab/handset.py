@@ -91,6 +91,11 @@ class Handset(Phone):
         """How many calls have been up so far."""
         return self.process.text.count("Call established")
 
+    @property
+    def ended(self) -> int:
+        """How many calls are over, those included that never were up."""
+        return self.process.text.count("audio: destroyed")
+
     def recording(self) -> "tuple[int, array.array[int]]":
         """(rate, samples) of the latest call; baresip closes the file a moment after it has said that it is over."""
         deadline = time.monotonic() + 1.5

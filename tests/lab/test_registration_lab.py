@@ -240,7 +240,7 @@ def converse(caller: Handset, callee: Handset, hold: bool = False) -> None:
     """A call: both hear the other one's tone, and their own one never. With `hold` once more after a pause."""
     for phone in (caller, callee):
         phone.forget()
-    before = callee.calls
+    before, over, over_there = callee.calls, caller.ended, callee.ended
     caller.call(callee.user)
     callee.await_established(before + 1)
     time.sleep(1.5)
@@ -250,8 +250,8 @@ def converse(caller: Handset, callee: Handset, hold: bool = False) -> None:
         caller.resume()
         time.sleep(1.5)
     caller.hang_up()
-    caller.await_ended(caller.calls)
-    callee.await_ended(before + 1)
+    caller.await_ended(over + 1)
+    callee.await_ended(over_there + 1)
     for phone, other in ((caller, callee), (callee, caller)):
         assert phone.hears(other.hz) > FOUND, f"{phone.user} does not hear {other.user}"
         assert phone.hears(phone.hz) < 0.01, f"{phone.user} hears itself"
@@ -267,7 +267,7 @@ def test_a_phone_calls_and_is_called(town: Town, home: str, transport: str) -> N
     alice = town.at_home(home, "alice", transport=transport)
     (contact,) = town.registrar.contacts("alice")
     assert f"@{SIDES[PRIVATE].border}:5060" in contact.uri
-    converse(alice, town.desk, hold=True)
+    converse(alice, town.desk, hold=transport == "udp")
     converse(town.desk, alice)
 
 
@@ -298,11 +298,13 @@ def test_two_phones_of_one_user_ring_and_the_first_one_has_the_call(town: Town) 
     phones = [town.at_home("a", "alice"), town.at_home("b", "alice", transport="tcp")]
     town.registrar.await_contacts("alice", 2)
     town.desk.forget()
+    over = town.desk.ended
     town.desk.call("alice")
     time.sleep(1.5)
     town.desk.hang_up()
-    town.desk.await_ended(town.desk.calls)
-    assert town.desk.hears(phones[0].hz) > FOUND
+    town.desk.await_ended(over + 1)
+    heard = town.desk.hears(phones[0].hz)
+    assert heard > FOUND, f"{heard}: {len(town.desk.recording()[1])} samples\n{town.desk.process.text[-3000:]}"
     up = [phone for phone in phones if phone.has_recorded and phone.hears(town.desk.hz) > FOUND]
     assert len(up) == 1, [phone.process.text[-800:] for phone in phones]
 
@@ -315,22 +317,14 @@ def test_keep_alives_hold_the_nat_open(town: Town, transport: str) -> None:
     converse(town.desk, alice)
 
 
-def test_without_them_the_phone_is_lost(town: Town) -> None:
-    """The lab is what it says: a router that forgets faster than the keep-alives come cuts the phone off."""
-    home = town.village.homes["b"]
-    home.forget_after(1)
-    try:
-        alice = town.at_home("b", "alice")
-        alice.process.popen.send_signal(19)  # SIGSTOP: no refresh of its own opens the way again
-        home.reboot(keep_address=True)
-        before = alice.calls
-        town.desk.command("dial", f"sip:alice@{DOMAIN}")
-        time.sleep(3)
-        assert alice.calls == before and "Call established" not in town.desk.process.text[-200:]
-    finally:
-        home.forget_after(MAPPING_S)
-        alice.process.popen.send_signal(18)
-    town.desk.command("hangup")
+def test_without_a_mapping_the_phone_is_lost(town: Town) -> None:
+    """The lab is what it says: once its router has forgotten it, a phone is not reached before its next refresh."""
+    alice = town.at_home("b", "alice")
+    town.village.homes["b"].reboot(keep_address=True)
+    before, over = alice.calls, town.desk.ended
+    town.desk.command("dial", f"sip:alice@{DOMAIN}")
+    town.desk.await_ended(over + 1)
+    assert alice.calls == before
 
 
 def test_a_router_that_starts_anew(town: Town) -> None:
@@ -379,15 +373,16 @@ def test_a_wrong_password_is_refused_by_the_registrar(town: Town) -> None:
 
 
 def test_a_phone_that_has_not_registered_cannot_call(town: Town) -> None:
+    begin = time.time()
     alice = town.phone("a", "alice", password="guessed")
     alice.await_refused(403)
     alice.command("dial", f"sip:{DESK}@{DOMAIN}")
     alice.await_(lambda: "session closed: 403" in alice.process.text.lower(), "a refusal")
-    assert "INVITE" not in "".join(
-        packet.payload.decode(errors="replace")
+    assert not [
+        packet
         for packet in packets_of(town.village, PRIVATE)
-        if b"alice" in packet.payload and packet.at > time.time() - 3
-    )
+        if packet.at >= begin and packet.payload.startswith(b"INVITE ")
+    ]
 
 
 def test_a_phone_that_vanishes_is_forgotten(town: Town) -> None:
@@ -404,17 +399,17 @@ def test_two_days_in_half_a_minute(town: Town) -> None:
 
     def refresh(times: int) -> None:
         words = sipp.Words(
-            agent="refresher", caller="dave", status=401, extra=DOMAIN, hold_ms=60, ring_ms=times
+            agent="dave-the-phone", caller="dave", status=401, extra=DOMAIN, hold_ms=60, ring_ms=times
         )
         sipp.caller(
             town.village.namespaces, home.room(2), "uac_register", PROXY, local=HOUSE[2], port=5070, words=words,
             options=("-au", "dave", "-ap", PASSWORDS["dave"]), name=f"refresh-{times}",
         ).done()  # fmt: skip
 
-    refresh(100)
+    refresh(60)
     held, memory = town.held(), resident_kib(town.border.pids())
-    refresh(500)
-    assert town.registers(PUBLIC, begin) >= 600
+    refresh(340)
+    assert town.registers(PUBLIC, begin) >= 400
     assert town.registers(PRIVATE, begin) <= 6
     assert len(town.bindings("dave")) == len(town.registrar.contacts("dave")) == 1
     assert town.held() == held
@@ -450,10 +445,11 @@ def test_our_own_registrar(local_town: Town) -> None:
     local_town.await_bindings("alice", 2)
     for phone in (alice, second, bob):
         phone.forget()
+    over = bob.ended
     bob.call("alice")
     time.sleep(1.5)
     bob.hang_up()
-    bob.await_ended(bob.calls)
+    bob.await_ended(over + 1)
     assert bob.hears(alice.hz) > FOUND
     assert sum(phone.has_recorded and phone.hears(bob.hz) > FOUND for phone in (alice, second)) == 1
     second.switch_off()
@@ -464,4 +460,4 @@ def test_our_own_registrar(local_town: Town) -> None:
     local_town.await_another_flow("bob", before)
     converse(bob, alice)
     stranger = local_town.phone("a", "alice", 2, password="guessed")
-    stranger.await_refused(403)
+    stranger.await_refused(401)
