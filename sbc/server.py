@@ -37,6 +37,7 @@ from sbc.media_policy import media_ranges, stun_hosts
 from sbc.names import LOOKUPS, resolver_for
 from sbc.operator import Operator
 from sbc.own_address import OwnAddresses
+from sbc.phone_journal import PhoneJournal
 from sbc.preflight import StartError, few_descriptors, summary
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened
@@ -81,6 +82,7 @@ class Server:
         self._log_file = log_file
         self._adapt = adapt
         self._journal = Journal(get_log("sbc.calls"))
+        self._phone_journal = PhoneJournal(get_log("sbc.phones"))
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
         self._names_changed = asyncio.Event()
@@ -94,7 +96,6 @@ class Server:
             self._store = BindingStore(config, self._loop, self._bindings_stored)
         except StoreError as error:
             raise StartError(str(error)) from error
-        self._store_trouble: str | None = None
         self._fastpath = _open_fastpath(config)
         self._relay = WorkerRelay(
             self._loop, config.media.workers, dscp=config.media.dscp, fastpath=self._fastpath
@@ -352,22 +353,10 @@ class Server:
         self._timer = self._loop.call_at(at, self._on_timer)
 
     def _phone_event(self, happened: Happened) -> None:
-        tell = (
-            self._log.info
-            if happened.what in ("registered", "moved", "removed", "expired")
-            else self._log.warning
-        )
-        named = {} if happened.flow is None else _named(happened.flow)
-        tell(f"phone {happened.what}", user=happened.user, why=happened.why, **named)
+        self._phone_journal.happened(happened, self._loop.time())
 
     def _bindings_stored(self, ticket: int, error: str | None) -> None:
-        if error != self._store_trouble:
-            # Once when it begins and once when it is over: a full disk is met by every phone.
-            self._store_trouble = error
-            if error is not None:
-                self._log.error("registrations cannot be stored: phones are answered 503", why=error)
-            else:
-                self._log.info("registrations can be stored again")
+        self._phone_journal.stored(error)
         try:
             self.calls.phones.stored(ticket, error, self._loop.time())
         except Exception as bug:
