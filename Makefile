@@ -35,11 +35,12 @@ else
 	$(IN_TREE) -m pytest tests/signaling tests/sbc tests/scenario tests/lab -m "not source"
 endif
 
-check: $(READY) ## Lint, format, types, import contracts
+check: $(READY) packages ## Lint, format, types, import contracts, the C of the kernel program and of the bench
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@tests/lab/lint_native.sh $(BIN)/python
 
 lab: $(READY) packages compiled ## SIPp and baresip calls through network namespaces, a part of test; needs root
 	$(IN_TREE) -m pytest tests/lab -m lab $(ARGS)
