@@ -31,7 +31,9 @@ FULL_RETRY_S = 5
 
 
 class Emergencies:
-    """Which calls pass limits: those to emergency numbers, and those of a configured priority (RFC 4412)."""
+    """Which calls pass limits: those to emergency numbers and to urn:service:sos (RFC 5031) where there are any, and
+    those of a configured priority (RFC 4412).
+    """
 
     def __init__(self, config: Config) -> None:
         self._numbers = frozenset(config.emergency.numbers)
@@ -40,6 +42,8 @@ class Emergencies:
 
     def is_one(self, user: str, priorities: Sequence[str]) -> bool:
         """Whether a call to `user` with these values of Resource-Priority is one."""
+        if self._numbers and user.startswith("urn:service:sos"):
+            return True
         if user.partition(";")[0].translate(SEPARATORS) in self._numbers or user in self._numbers:
             return True
         return any(value.strip().lower() in self._priorities for value in priorities)
@@ -53,7 +57,7 @@ def _raw_emergency(numbers: Sequence[str], priorities: Sequence[str]) -> re.Patt
     ways: list[bytes] = []
     if numbers:
         listed = b"|".join(re.escape(number.encode()) for number in numbers)
-        ways.append(rb"\AINVITE (?:sips?|tel):(?:" + listed + rb")[@; ]")
+        ways.append(rb"\AINVITE (?:(?:sips?|tel):(?:" + listed + rb")[@; ]|urn:service:sos[. ])")
     if priorities:
         listed = b"|".join(re.escape(priority.encode()) for priority in priorities)
         ways.append(

@@ -25,8 +25,8 @@ class Gruus:
 
     def handle(self, user: str, instance: str, call_id: str) -> str:
         """What stands for a phone inside its temporary GRUUs."""
-        words = "\n".join((user, instance, call_id)).encode("utf-8", "surrogateescape")
-        return self._mac(b"handle", words)[:HANDLE].hex()
+        words = "".join([f"{len(word)}:{word}" for word in (user, instance, call_id)])
+        return self._mac(b"handle", words.encode("utf-8", "surrogateescape"))[:HANDLE].hex()
 
     def temporary(self, handle: str, nonce: str) -> str:
         """The user part of a new temporary GRUU; `nonce` has 12 hexadecimal digits nobody has seen before."""

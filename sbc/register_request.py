@@ -65,6 +65,8 @@ def read(
     if to.host.lower() not in domains:
         raise PeerError(404, "No Such Address Of Record", "not-our-domain")
     user = unescape(to.user)
+    if not user.isprintable():
+        raise PeerError(404, "No Such Address Of Record", "not-our-domain")
     # RFC 3261 s.10.2: third parties that register for somebody else have no place at an edge of the network.
     if not isinstance(sender, SipUri) or unescape(sender.user) != user:
         raise PeerError(403, "Third-Party Registration Not Allowed", "third-party-registration")

@@ -51,7 +51,7 @@ from signaling.hunt import MAX_REDIRECTED, UNREACHABLE, Branch, Hunt, Target
 from signaling.leg import Leg
 from signaling.reason import ELSEWHERE, reason_of, sip_reason
 from signaling.topology import clean_user
-from signaling.uri import SipUri, TelUri, parse_uri
+from signaling.uri import SipUri, TelUri, parse_uri, service_of
 
 # A full port pool has room again as soon as somebody hangs up (RFC 3261 s.20.33).
 RETRY_AFTER_S = 5
@@ -576,7 +576,7 @@ def user_of(text: str) -> str:
     except PeerError:
         return ""
     user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
-    return clean_user(user, (uri.host.lower(),) if isinstance(uri, SipUri) else ())
+    return service_of(uri) or clean_user(user, (uri.host.lower(),) if isinstance(uri, SipUri) else ())
 
 
 def with_sdp(event: Event, sdp: bytes) -> Event:

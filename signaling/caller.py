@@ -25,7 +25,7 @@ from signaling.location import carry_location
 from signaling.message import Request, respond
 from signaling.topology import Carried, Site, carry_identity, carry_request, clean_user, hosts_of, render
 from signaling.transaction import ServerTx
-from signaling.uri import SipUri, TelUri, parse_uri
+from signaling.uri import SipUri, TelUri, parse_uri, service_of
 
 
 class CallerLeg(Leg):
@@ -55,7 +55,8 @@ class CallerLeg(Leg):
         hosts = hosts_of(request)
         hops = request.max_forwards
         offered = Offered(
-            clean_user(user, hosts),
+            # A service is called by its name (RFC 5031); which number that is here is for a route to say.
+            service_of(uri) or clean_user(user, hosts),
             carry_identity(request.from_, hosts),
             carry_identity(request.to, hosts),
             sdp,

@@ -88,6 +88,15 @@ class OpaqueUri:
 
 
 Uri = SipUri | TelUri | OpaqueUri
+SERVICE = "service:sos"
+
+
+def service_of(uri: Uri) -> str:
+    """`urn:service:sos` with what is below it in lower case (RFC 5031), "" for every other URI."""
+    if not isinstance(uri, OpaqueUri) or uri.scheme != "urn":
+        return ""
+    rest = uri.rest.lower()
+    return f"urn:{rest}" if rest == SERVICE or rest.startswith(f"{SERVICE}.") else ""
 
 
 @lru_cache(maxsize=1024)  # a call asks for the same few URIs, above all the Contact, a dozen times

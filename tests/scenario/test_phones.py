@@ -561,6 +561,21 @@ def test_emergency_calls_pass_limits_and_overload() -> None:
             phone.agent.expect_answer(503)
 
 
+def test_the_service_of_help_is_called_by_its_name() -> None:
+    """RFC 5031: a route says which number that is."""
+    config = RELAY.replace(
+        "- {from: phones, to: pbx}",
+        '- {from: phones, match: "^urn:service:sos", strip: 64, prepend: "112", to: pbx}\n  - {from: phones, to: pbx}',
+    )
+    border, registrar, phone = home(config)
+    phone.agent.request(
+        "INVITE", uri="urn:service:sos.fire", from_header=f"<{phone.aor}>;tag=u1", body=audio("192.168.1.5")
+    )
+    assert registrar.agent.expect("INVITE").uri == "sip:112@10.0.0.20:5060"
+    (live,) = border.calls.live.values()
+    assert any(one.rule == "emergency" for one in live.decisions)
+
+
 @pytest.mark.source
 def test_overload_lets_emergencies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     border, registrar, phone = home()
