@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from config.load import load
 from config.model import Config
-from sbc.admission import MAX_SOURCES, Admission
+from sbc.admission import MAX_SOURCES, Admission, Emergencies, Spread
 from sbc.routing import Source
 
 CONFIG = """
@@ -194,3 +194,69 @@ def test_time_that_stands_still_or_goes_back_gives_nothing(now: float) -> None:
     admission = Admission(config(1))
     assert admitted(admission, STRANGER, 5.0)
     assert not admitted(admission, STRANGER, now)
+
+
+EMERGENCY = """
+networks: {public: {address: 192.0.2.1, listen: [udp:5060], media_ports: 20000-20099}}
+trunks: {pbx: {network: public, servers: ["sip:192.0.2.9"]}}
+routes: [{from: any, to: pbx}]
+limits: {max_calls: 10}
+emergency: {numbers: ["112", "911"], priority: [esnet.0, ets.1]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "field", "passes"),
+    [
+        ("INVITE sip:112@example.com SIP/2.0", "", True),
+        ("INVITE sip:112;phone-context=+49@example.com SIP/2.0", "", True),
+        ("INVITE tel:911 SIP/2.0", "", True),
+        ("INVITE urn:service:sos SIP/2.0", "", True),
+        ("INVITE urn:service:sos.police SIP/2.0", "", True),
+        ("INVITE urn:service:sosnot SIP/2.0", "", False),
+        ("INVITE sip:1120@example.com SIP/2.0", "", False),
+        ("INVITE sip:200@112.example.com SIP/2.0", "", False),
+        ("INVITE sip:200@example.com SIP/2.0", "Resource-Priority: esnet.0", True),
+        ("INVITE sip:200@example.com SIP/2.0", "resource-priority : q735.1, ETS.1", True),
+        ("INVITE sip:200@example.com SIP/2.0", "Resource-Priority: esnet.01", False),
+        ("INVITE sip:200@example.com SIP/2.0", "Subject: Resource-Priority: esnet.0", False),
+    ],
+)
+def test_emergencies_are_seen_without_parsing_as_with(start: str, field: str, passes: bool) -> None:
+    emergencies = Emergencies(load(EMERGENCY))
+    extra = f"{field}\r\n" if field else ""
+    data = f"{start}\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\n{extra}\r\n".encode()
+    assert emergencies.looks_like_one(data) is passes
+    uri = start.split()[1]
+    user = uri if uri.startswith("urn") else uri.partition(":")[2].partition("@")[0]
+    values = [one.strip() for one in field.partition(":")[2].split(",")] if "riority" in field[:18] else []
+    if "sosnot" not in uri:
+        assert emergencies.is_one(user, values) is passes
+
+
+def test_without_emergency_numbers_nothing_is_one() -> None:
+    emergencies = Emergencies(load(EMERGENCY.partition("emergency:")[0]))
+    assert not emergencies.is_one("112", ["esnet.0"]) and not emergencies.is_one("urn:service:sos", [])
+    assert not emergencies.looks_like_one(b"INVITE sip:112@x SIP/2.0\r\n")
+
+
+def test_those_who_find_the_bucket_empty_come_back_one_after_the_other() -> None:
+    spread = Spread(10)
+    waits = [spread.take(f"192.0.2.{number}", 100.0) for number in range(60)]
+    assert waits[:10] == [None] * 10
+    later = [wait for wait in waits[10:] if wait is not None]
+    assert later == sorted(later) and len(later) == 50 and 5 <= later[-1] <= 6
+
+
+def test_the_queue_is_bounded_and_moves_on() -> None:
+    spread = Spread(1)
+    for number in range(1000):
+        spread.take(f"192.0.{number // 250}.{number % 250}", 100.0)
+    assert spread.later(100.0) == 300
+    assert spread.later(1000.0) == 1
+
+
+def test_no_rate_lets_everybody_in() -> None:
+    spread = Spread(0)
+    assert [spread.take("192.0.2.1", 1.0) for _ in range(50)] == [None] * 50
+    assert spread.later(1.0) == 1
