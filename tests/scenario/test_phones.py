@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from config.load import load
 from sbc.locations import Change, Row
 from sbc.registration_effects import Happened
 from signaling.digest import Account, answer, parse_challenges
@@ -76,7 +77,8 @@ class Phone:
         ]
         if fields:
             lines.append(fields)
-        self.agent.raw("\r\n".join(lines) + "\r\nContent-Length: 0\r\n\r\n")
+        self.last = "\r\n".join(lines) + "\r\nContent-Length: 0\r\n\r\n"
+        self.agent.raw(self.last)
 
     def authorized(self, password: str, expires: int = 600, fields: str = "") -> Response:
         self.register(expires)
@@ -422,6 +424,56 @@ def test_a_stream_that_closes_takes_its_phone_away() -> None:
     border.calls.transport_failed(phone.agent.flow, border.now)
     assert border.calls.phones.locations.of("alice")[0].dead == "its connection has closed"
     assert [one.what for one in happened] == ["registered", "dead"]
+
+
+def test_a_reload_keeps_registrations_and_those_that_are_under_way() -> None:
+    border, registrar, phone = home()
+    other = Phone(border, "bob", 40002)
+    other.register()
+    border.calls.reload(load(RELAY.replace("registrar: pbx,", "registrar: pbx, fork: serial,")), border.now)
+    registrar.serve()
+    other.agent.expect_answer(200)
+    assert [one.user for one in border.calls.phones.locations.all()] == ["alice", "bob"]
+    phone.register()
+    phone.agent.expect_answer(200)
+    registrar.call("alice")
+    phone.agent.expect("INVITE")
+
+
+def test_a_reload_without_phones_serves_none() -> None:
+    border, _registrar, phone = home()
+    lines = [line for line in RELAY.splitlines() if "phones" not in line]
+    border.calls.reload(load("\n".join(lines)), border.now)
+    phone.register()
+    phone.agent.expect_answer(405)
+    border.advance(700)
+
+
+def test_nonces_survive_a_reload() -> None:
+    border = Border(LOCAL)
+    alice = Phone(border, "alice", 40001)
+    alice.register()
+    challenge = parse_challenges(alice.agent.expect_answer(401))[0]
+    border.calls.reload(load(LOCAL), border.now)
+    name, value = answer(challenge, Account("alice", "a-secret"), "REGISTER", "sip:sip.example.com", 1, "cn")
+    alice.register(600, f"{name}: {value}")
+    alice.agent.expect_answer(200)
+
+
+def test_bytes_lost_on_the_way_are_repeated() -> None:
+    """A REGISTER that is repeated gets one answer, and the registrar one request."""
+    border = Border(RELAY)
+    registrar, phone = Registrar(border), Phone(border, "alice", 40001)
+    phone.register()
+    sent = phone.last
+    for _ in range(3):
+        phone.agent.raw(sent)
+    registrar.serve()
+    registrar.agent.nothing()
+    phone.agent.expect_answer(200)
+    phone.agent.raw(sent)
+    phone.agent.expect_answer(200)
+    registrar.agent.nothing()
 
 
 # -- kept here ---------------------------------------------------------------------------------------------
