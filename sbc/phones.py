@@ -120,6 +120,9 @@ class Phones:
     def restore(self, rows: Sequence[Row], now: float) -> int:
         """Take over the bindings of the store; UDP flows can be used at once."""
         count = self.locations.restore(rows, now, self._wall())
+        for binding in self.locations.all():
+            if self._sites is None or not self._sites.listens(binding.flow):
+                binding.dead = "the address that it registered at is not ours any more"
         self._watch(self.locations.all(), now)
         self._save(now)
         return count

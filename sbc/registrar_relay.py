@@ -17,6 +17,7 @@ from sbc.registration_effects import Asking, Effect, Forward, Happened, Relayed
 from sbc.registration_policy import RegistrationPolicy
 from sbc.routing import Health, ServersSnapshot, ServerView
 from signaling.errors import ParseError, PeerError
+from signaling.exchange import crossing_status
 from signaling.flow import Address, host_port
 from signaling.headers import NameAddr, parse_name_addr, quote
 from signaling.message import Field, Request, Response
@@ -274,7 +275,8 @@ class RelayRegistrar(Registrar):
             dropped = self.unbind(gone, asking)
             refused = self.refuse(asking, PeerError(status, reason_phrase(status), "peer-rejected"))
             return [*dropped, *self.when_stored(refused)] if gone else refused
-        return self.refuse(asking, PeerError(status, reason_phrase(status), "peer-rejected"))
+        told = crossing_status(status)  # what is between the registrar and us means nothing to the phone
+        return self.refuse(asking, PeerError(told, reason_phrase(told), "peer-rejected"))
 
     def failed(self, relayed: Relayed, cause: str, now: float, wall: float) -> list[Effect]:
         """It could not be sent, or was never answered."""

@@ -44,6 +44,10 @@ class Sites:
         listener = self._by_flow.get((flow.network, flow.transport, flow.local))
         return flow.local if listener is None else listener.advertised
 
+    def listens(self, flow: Flow) -> bool:
+        """Whether `flow` is one of a listener of ours; one out of an earlier configuration may not be."""
+        return (flow.network, flow.transport, flow.local) in self._sites
+
     def site(self, flow: Flow) -> Site:
         """How the peer at the other end of `flow` sees us."""
         return self._sites[flow.network, flow.transport, flow.local]

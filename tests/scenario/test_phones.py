@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from config.load import load
-from sbc.locations import Change, Row
+from sbc.locations import Change, Row, row_of
 from sbc.registration_effects import Happened
 from signaling.digest import Account, answer, parse_challenges
 from signaling.flow import Flow
@@ -410,6 +410,21 @@ def test_a_nat_that_forgets_its_mapping_in_mid_call(way: str) -> None:
     registrar.agent.expect_answer(200, "BYE")
     phone.agent.nothing()
     rest(border)
+
+
+def test_a_phone_that_registered_at_an_address_of_before_is_away() -> None:
+    border, _registrar, _phone = home(ALWAYS.replace("keepalive: off", "keepalive: options"))
+    rows = [row_of(one, border.now, 1e9) for one in border.calls.phones.locations.all()]
+    again = Border(
+        ALWAYS.replace("203.0.113.10", "203.0.113.99").replace("keepalive: off", "keepalive: options"),
+        secret=border.calls.phones._secret,
+    )
+    again.calls.phones._wall = lambda: 1e9
+    assert again.calls.phones.restore(rows, again.now) == 1
+    pbx = Registrar(again)
+    pbx.agent.request("INVITE", uri="sip:alice@10.0.0.1", body=audio("10.0.0.20"))
+    assert "phone-away" in (pbx.agent.expect_answer(480).get("Warning") or "")
+    again.advance(60)
 
 
 def test_a_stream_that_closes_takes_its_phone_away() -> None:
