@@ -56,6 +56,7 @@ _COMMON = (
     "Resource-Priority", "Retry-After", "Route", "RSeq", "Server", "Timestamp", "Unsupported", "User-Agent",
     "User-to-User", "Warning", "WWW-Authenticate",
 )  # fmt: skip
+_NOT_OF_VIA = ("from", "to", "from-tag", "to-tag", "cseq", "media-type")
 KEYS: dict[str, str] = {
     **{
         spelling: name.lower()
@@ -175,7 +176,12 @@ class Message:
                 break
         else:
             return
-        self._typed.clear()
+        typed = self._typed
+        if key == "via":
+            # Every request gets its Via completed: what else was read of it stays.
+            self._typed = {one: typed[one] for one in _NOT_OF_VIA if one in typed}
+        else:
+            typed.clear()
         if self._first is not None:
             self._first[key] = value
             if key in self._repeated:
