@@ -13,7 +13,7 @@ NAT_SILENCE_S = 30
 """NAT routers forget a UDP mapping after so long (RFC 4787 s.4.3 asks for 120 s; many do not)."""
 
 
-def of_network(network: Network) -> Iterator[Mistake]:
+def of_network(config: Config, network: Network) -> Iterator[Mistake]:
     """What is wrong with STUN and TURN in a network."""
     key = f"networks.{network.name}"
     if network.advertise == AUTO and not network.stun_servers:
@@ -46,11 +46,32 @@ def of_network(network: Network) -> Iterator[Mistake]:
                 "write a server of that family",
                 "error",
             )
-    if network.turn is not None:
+    if network.turn is None:
+        return
+    if network.turn.server.transport != "udp":
+        yield (
+            f"{key}.turn.server",
+            "a relay is reached by UDP alone in this version; write ?transport=udp, or leave that out",
+            "error",
+        )
+    if ":" in network.address:
         yield (
             f"{key}.turn",
-            "sending our media through a TURN relay is not in this version yet; take the section out",
+            "a relay is reached by IPv4 alone in this version; write an IPv4 address",
             "error",
+        )
+    for name in ("media_address", "media_address6", "media_ports"):
+        if config.has_key(f"{key}.{name}"):
+            yield (
+                f"{key}.{name}",
+                "media goes by the relay of turn, so this means nothing; take it out",
+                "warning",
+            )
+    if network.stun:
+        yield (
+            f"{key}.stun",
+            "with turn there are no media ports of ours to answer on; SIP ports do",
+            "warning",
         )
 
 

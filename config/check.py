@@ -172,9 +172,10 @@ class _Checker:
         self._families(key, network)
         if not network.listen:
             self._say(f"{key}.listen", "no listener, so no SIP; write one or more, like [udp:5060, tcp:5060]")
-        self._media_ports(f"{key}.media_ports", network)
+        if network.turn is None:
+            self._media_ports(f"{key}.media_ports", network)
         self._reachable(key, network)
-        self._say_all(access.of_network(network))
+        self._say_all(access.of_network(self.config, network))
 
     def _reserved(self, key: str, name: str) -> None:
         meaning = {"any": "every network", PHONES: "the phones"}.get(name)
@@ -266,7 +267,7 @@ class _Checker:
                 for index, listen in enumerate(network.listen):
                     key = f"networks.{name}.listen[{index}]"
                     listeners.append(_Socket(key, name, listen.transport, host, listen.port, listen.port))
-            for host in _hosts(network.media_addresses, network):
+            for host in _hosts(network.media_addresses, network) if network.turn is None else ():
                 key, ports = f"networks.{name}.media_ports", network.media_ports
                 media.append(_Socket(key, name, "udp", host, ports.first, ports.last))
         for socket, other in _meetings(listeners):

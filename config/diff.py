@@ -91,7 +91,7 @@ def _fields(key: str, old: BaseModel, new: BaseModel) -> Iterator[Change]:
         if before == after or not is_key(info):
             continue
         full = f"{key}.{info.serialization_alias or name}"
-        if isinstance(before, BaseModel) and type(before) is type(after):
+        if isinstance(before, BaseModel) and type(before) is type(after) and name != "turn":
             yield from _fields(full, before, after)
             continue
         if isinstance(before, dict) and isinstance(after, dict) and name != "ha1":
@@ -100,6 +100,8 @@ def _fields(key: str, old: BaseModel, new: BaseModel) -> Iterator[Change]:
         restart = _AT_START.get(full)
         if isinstance(old, Network) and name in _BINDING:
             restart = "listeners and media ports have to be bound again"
+        if isinstance(old, Network) and name == "turn":
+            restart = "the relay has addresses for us"
         if isinstance(old, Phones) and name in _REGISTRATIONS:
             restart = "registrations were made under the old one"
         yield Change(full, "changed", written(before), written(after), restart)

@@ -149,6 +149,9 @@ class Network(Model):
     learned: SkipJsonSchema[
         Annotated[str, Field(description="For `advertise: auto`: what STUN found; empty before.")]
     ] = ""
+    relayed: SkipJsonSchema[
+        Annotated[str, Field(description="With `turn`: our address at the relay; empty before it is known.")]
+    ] = ""
     listen: Annotated[
         Listeners,
         Field(description="SIP ports, as transport:port; transports are udp and tcp."),
@@ -201,7 +204,9 @@ class Network(Model):
 
     @property
     def media_addresses(self) -> tuple[str, ...]:
-        """Our addresses for media that are known so far."""
+        """Our addresses for media that are known so far; none where a relay has them."""
+        if self.turn is not None:
+            return ()
         return tuple(
             x for x in (self.media_address or self.address, self.media_address6 or self.address6) if x
         )

@@ -5,9 +5,10 @@
     mapped_address(Message)          what a server says that it sees
     binding_request, binding_success the two messages of a Binding transaction
 
-Authentication is not here: a Binding transaction that only asks for an address has none.
+A Binding transaction that only asks for an address needs no authentication; what TURN needs of it is here too.
 """
 
+import hmac
 import ipaddress
 import struct
 import zlib
@@ -42,6 +43,7 @@ FINGERPRINT = 0x8028
 
 _HEADER = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
+_INTEGRITY_BYTES = 24
 _INTEGRITY = frozenset({MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256})
 
 
@@ -71,13 +73,16 @@ class Message:
         """The first attribute of that type; RFC 8489 s.14 lets only that one count."""
         return next((value for key, value in self.attributes if key == kind), None)
 
-    def encode(self, fingerprint: bool = False) -> bytes:
-        """The bytes, with FINGERPRINT at their end when wanted (RFC 8489 s.14.7)."""
+    def encode(self, fingerprint: bool = False, key: bytes | None = None) -> bytes:
+        """The bytes; with a `key` MESSAGE-INTEGRITY (s.14.5) is at their end, else FINGERPRINT (s.14.7) if wanted."""
         body = b"".join(
             _ATTRIBUTE.pack(key, len(value)) + value + bytes(-len(value) % 4)
             for key, value in self.attributes
         )
         kind = _message_type(self.kind, self.method)
+        if key is not None:
+            data = _HEADER.pack(kind, len(body) + _INTEGRITY_BYTES, COOKIE, self.transaction) + body
+            return data + _ATTRIBUTE.pack(MESSAGE_INTEGRITY, 20) + hmac.digest(key, data, "sha1")
         if not fingerprint:
             return _HEADER.pack(kind, len(body), COOKIE, self.transaction) + body
         data = _HEADER.pack(kind, len(body) + 8, COOKIE, self.transaction) + body
@@ -89,13 +94,27 @@ def is_stun(data: bytes) -> bool:
     return len(data) >= HEADER_BYTES and data[0] < 4 and data[4:8] == b"\x21\x12\xa4\x42"
 
 
-def parse(data: bytes) -> Message:
+def is_signed(data: bytes, key: bytes) -> bool:
+    """Whether a message that parses has a MESSAGE-INTEGRITY of that key (RFC 8489 s.14.5)."""
+    position = HEADER_BYTES
+    while position + 4 <= len(data):
+        kind, size = _ATTRIBUTE.unpack_from(data, position)
+        if kind == MESSAGE_INTEGRITY:
+            length = position - HEADER_BYTES + _INTEGRITY_BYTES
+            signed = data[:2] + length.to_bytes(2, "big") + data[4:position]
+            value = data[position + 4 : position + 4 + size]
+            return hmac.compare_digest(value, hmac.digest(key, signed, "sha1"))
+        position += 4 + size + -size % 4
+    return False
+
+
+def parse(data: bytes, max_bytes: int = MAX_BYTES) -> Message:
     """The message that `data` is, the whole of it. Raises StunError.
 
     A FINGERPRINT that is there has to be right and the last. What comes behind an integrity attribute is left out
     (RFC 8489 s.14.5, s.14.6): nobody has signed it.
     """
-    if not HEADER_BYTES <= len(data) <= MAX_BYTES:
+    if not HEADER_BYTES <= len(data) <= max_bytes:
         raise StunError(f"{len(data)} bytes are no STUN message")
     kind, length, cookie, transaction = _HEADER.unpack_from(data)
     if kind & 0xC000 or cookie != COOKIE:
@@ -152,13 +171,19 @@ def mapped_address(message: Message) -> Address:
 
     MAPPED-ADDRESS alone comes from servers of RFC 3489; a router may have rewritten the address in it.
     """
-    value = message.get(XOR_MAPPED_ADDRESS)
-    if value is not None:
-        return _address(value, message.transaction)
+    found = xored_address(message, XOR_MAPPED_ADDRESS)
+    if found is not None:
+        return found
     value = message.get(MAPPED_ADDRESS)
     if value is not None:
         return _address(value, None)
     raise StunError("no XOR-MAPPED-ADDRESS")
+
+
+def xored_address(message: Message, kind: int) -> Address | None:
+    """The address in an attribute of the form of XOR-MAPPED-ADDRESS, None without it. Raises StunError."""
+    value = message.get(kind)
+    return None if value is None else _address(value, message.transaction)
 
 
 def error_code(message: Message) -> int:

@@ -101,6 +101,16 @@ def media_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
     }
 
 
+def simulated_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
+    """The same where nobody asks TURN relays for the ports that they have: the range of the file stands in for them."""
+    relayed = {
+        network.name: (network.address, network.media_ports.first, network.media_ports.last)
+        for network in config.networks.values()
+        if network.turn is not None
+    }
+    return {**media_ranges(config), **relayed}
+
+
 def stun_hosts(config: Config) -> list[str]:
     """Our media addresses on whose ports STUN is answered."""
     return [host for network in config.networks.values() if network.stun for host in network.media_addresses]
@@ -111,6 +121,9 @@ def _pool(network: str, number: int) -> str:
 
 
 def _addresses(network: Network) -> Iterator[MediaAddress]:
+    if network.turn is not None:
+        # Before the relay's address is known there are no ports of it to be had either.
+        yield MediaAddress(network.name, network.relayed or network.address)
     for number, host in enumerate(network.media_addresses):
         # 1:1 NAT maps the address of the network; an address that media has for itself is not behind it.
         mapped = number == 0 and network.media_address is None

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import math
-import random
 import resource
 import signal
 import sys
@@ -21,7 +20,6 @@ from config.load import examine
 from config.model import Config
 from config.problems import ConfigError
 from media.fastpath.loader import FastPath, Unavailable, choose
-from media.ports import PortPool
 from media.relay import RelayEvent, StreamCounters, WorkerRestarted
 from media.workers import WorkerRelay
 from nat.binding import BindingServer
@@ -47,6 +45,7 @@ from sbc.store.sqlite import StoreError
 from sbc.supervision import Supervisor
 from sbc.tokens import Tokens
 from sbc.trunks import Lookup, ServerDown
+from sbc.turn import TurnNetworks, TurnRelay
 from signaling.flow import Flow, host_port
 from signaling.resolver import ResolveError
 from signaling.transport.limits import TransportLimits
@@ -100,10 +99,10 @@ class Server:
         self._relay = WorkerRelay(
             self._loop, config.media.workers, dscp=config.media.dscp, fastpath=self._fastpath
         )
-        self._pool = PortPool(
-            media_ranges(config), config.timers.port_quarantine_s, random.SystemRandom().randrange
-        )
-        self._anchor = LocalAnchor.of_config(config, self._pool, self._relay, self._loop.time)
+        self._turn = TurnNetworks(config, self._loop, self._relay_address_changed)
+        self._pool = self._turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)
+        streams = TurnRelay(self._relay, self._turn) if self._turn else self._relay
+        self._anchor = LocalAnchor.of_config(config, self._pool, streams, self._loop.time)
         self._wires = Wires(Sites(config).listeners, self._receive, self._failed, _transport_limits(config))
         self.calls = Calls(
             config,
@@ -119,7 +118,7 @@ class Server:
             secret=self._store.secret,
             users=self._users,
         )
-        self._relay.on_event = self._relay_event
+        streams.on_event = self._relay_event
         self._relay.stun(stun_hosts(config))
         self._own_addresses = OwnAddresses(config, self._own_address_changed)
         self._stun = BindingServer()
@@ -130,16 +129,18 @@ class Server:
         """Open everything, serve until `stop`, drain, close everything. Raises StartError; called once."""
         try:
             await self._own_addresses.first()
+            await self._turn.first()
             with contextlib.closing(self._open()) as control:
                 async with asyncio.TaskGroup() as tasks:
                     attending = tasks.create_task(control.serve())
                     living = tasks.create_task(self._supervisor.keep_alive(self._status))
                     asking = tasks.create_task(self._resolve_names())
                     looking = tasks.create_task(self._own_addresses.run())
+                    keeping = tasks.create_task(self._turn.run())
                     self._announce()
                     await self._stopping.wait()
                     await self._drain()
-                    for task in (attending, living, asking, looking):
+                    for task in (attending, living, asking, looking, keeping):
                         task.cancel()
         finally:
             await self._close()
@@ -218,6 +219,7 @@ class Server:
                 await self._relay.stop()
         except TimeoutError:
             self._log.warning("relay workers did not end in time")
+        await self._turn.stop()
         self._store.close()
         if self._cdr is not None:
             self._cdr.close()
@@ -376,11 +378,18 @@ class Server:
 
     def _own_address_changed(self, network: str, address: str) -> None:
         """STUN has told another address than before: new calls have it, those in progress keep theirs."""
-        self.config = self._own_addresses.apply(self.config)
+        self._readdress(self._own_addresses.apply(self.config), network, address)
+
+    def _relay_address_changed(self, network: str, address: str) -> None:
+        """A TURN relay has given us an address."""
+        self._readdress(self._turn.apply(self.config), network, address)
+
+    def _readdress(self, config: Config, network: str, address: str) -> None:
+        self.config = config
         try:
-            self.calls.reload(self.config, self._loop.time(), self._users)
+            self.calls.reload(config, self._loop.time(), self._users)
         except Exception as error:
-            self._broken("own address", error, network=network, address=address)
+            self._broken("another address", error, network=network, address=address)
         self._rearm()
 
     # -- what the operator asks ----------------------------------------------------------------------------
@@ -391,7 +400,7 @@ class Server:
         if report.config is None:
             raise ControlError("\n".join(["nothing was changed:", *map(str, report.problems)]))
         try:
-            fresh = self._own_addresses.apply(self._adapt(resolve(report.config)))
+            fresh = self._turn.apply(self._own_addresses.apply(self._adapt(resolve(report.config))))
             users = users_of(fresh)
         except (ConfigError, StoreError) as error:
             raise ControlError(f"nothing was changed:\n{error}") from error

@@ -12,7 +12,7 @@ from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
 from sbc.explain import decision_lines, ending_of, section, wrapped
 from sbc.locations import Binding, identity_of
-from sbc.media_policy import MediaPolicy, media_ranges
+from sbc.media_policy import MediaPolicy, simulated_ranges
 from sbc.names import Found
 from sbc.record import CallRecord
 from sbc.routing import SIP_PORT
@@ -185,7 +185,7 @@ def simulate(
     tokens = count(1)
     sent: list[Sent] = []
     records: list[CallRecord] = []
-    pool = PortPool(media_ranges(config), quarantine_s=0)
+    pool = PortPool(simulated_ranges(config), quarantine_s=0)
     anchor = LocalAnchor(pool, NoRelay(), MediaPolicy.of_config(config), lambda: 0.0, session_id=lambda: 1)
     calls = Calls(
         config,
