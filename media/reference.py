@@ -108,6 +108,7 @@ class Reference:
             interfaces,
             self._dscp,
             lambda stream, why: self._emit(("layer", stream, why)),
+            self._drain,
         )
         self._kernel.tick((), _clock())
 
@@ -597,10 +598,15 @@ class Reference:
         end.connected = source
         # Until it was connected the new socket may have been given anybody's packets, and what came before is
         # still in the queue of the old one: judge both by their source, in order, before any other packet.
-        for queue in (port, end.direct):
-            for _ in range(BATCH):
-                if not self._receive(queue):
-                    break
+        self._drain(end)
+
+    def _drain(self, end: RelayEnd) -> None:
+        """Deal with the packets that wait for an end; those of the unconnected socket are the older ones."""
+        for queue in (end.rtp_port, end.direct):
+            if queue is not None:
+                for _ in range(BATCH):
+                    if not self._receive(queue):
+                        break
 
     def _close_port(self, port: Port) -> None:
         # Closing the last descriptor of a socket also takes it out of the epoll set.

@@ -24,7 +24,11 @@ KERNEL = ""
 
 
 class Offload:
-    """The flows of a worker. `tell` hears of a stream's layer when it changes: KERNEL, or why it is not the kernel."""
+    """The flows of a worker. `tell` hears of a stream's layer when it changes: KERNEL, or why it is not the kernel.
+
+    `drain` is to deal with the packets that wait at the sockets of an end: the fewer there are, the sooner the kernel
+    can begin.
+    """
 
     def __init__(
         self,
@@ -34,12 +38,14 @@ class Offload:
         interfaces: Iterable[int],
         dscp: int,
         tell: Callable[[int, str], None],
+        drain: Callable[[RelayEnd], None],
     ) -> None:
         maps = Map(flows, table.KEY_BYTES, table.FLOW_BYTES), Map(leases, table.SLOT_BYTES, table.LEASE_BYTES)
         self._table = table.FlowTable(*maps, worker)
         self._interfaces = frozenset(interfaces)
         self._tos = dscp << 2
         self._tell = tell
+        self._drain = drain
         self._ways = Ways()
         # The way back to the sender and the way on of each flow, to see when they are others.
         self._hops: dict[bytes, tuple[Hop, Hop]] = {}
@@ -126,7 +132,7 @@ class Offload:
         """Take an end down; None if it is not the time yet, KERNEL if it is down, else why it cannot be."""
         if end.flow is not None:
             return KERNEL
-        out, seen, source = end.other, end.reception, end.gate.source
+        out, seen = end.other, end.reception
         if end.udptl:
             return "it is not RTP"
         if end.secure is not None or out.secure is not None:
@@ -135,6 +141,8 @@ class Offload:
             return "its sides are of two address families"
         if end.secure is not None or out.secure is not None:
             return "a side of it has SRTP"
+        self._drain(end)
+        source = end.gate.source
         if source is None or out.target is None or not end.receive or seen.ssrc < 0 or end.rtp_port is None:
             return None
         if out.target != out.gate.source:
