@@ -19,7 +19,8 @@ CONTROL = 4444
 class Handset(Phone):
     """A baresip with the account of a user, at an address of a namespace; `number` tells several of a user apart.
 
-    Incoming calls are answered at once. `proxy` is host:port of the border, or of a registrar without one.
+    Incoming calls are answered at once, or with `answers` false never. `proxy` is host:port of the border, or of a
+    registrar without one.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Handset(Phone):
         expires_s: int = 60,
         password: str | None = None,
         number: int = 0,
-        parameters: str = "",
+        answers: bool = True,
     ) -> None:
         self.user = user
         self.host = host
@@ -58,8 +59,8 @@ class Handset(Phone):
         )
         (self.directory / "accounts").write_text(
             f"<sip:{user}@{DOMAIN};transport={transport}>;auth_pass={password or PASSWORDS[user]}"
-            f';outbound="sip:{proxy};transport={transport}";regint={expires_s};answermode=auto'
-            f";audio_codecs=PCMA/8000/1{parameters}\n"
+            f';outbound="sip:{proxy};transport={transport}";regint={expires_s}'
+            f";answermode={'auto' if answers else 'manual'};audio_codecs=PCMA/8000/1\n"
         )
         (self.directory / "contacts").write_text("")
         self._name = f"baresip-{name}"
