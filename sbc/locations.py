@@ -81,6 +81,8 @@ class Binding:
     upstream: Upstream | None = None
     # Why it cannot be called just now: "" for one that can.
     dead: str = ""
+    # When its last REGISTER came; not stored, so that it is long ago after a restart.
+    registered_at: float = 0.0
     armed: float | None = field(default=None, repr=False)
 
     @property
@@ -196,7 +198,7 @@ class Locations:
         """The same contact by the same flow once more."""
         binding.expires_at = expires_at
         binding.cseq = cseq
-        binding.seen_at = now
+        binding.seen_at = binding.registered_at = now
         binding.upstream = upstream
         binding.dead = ""
         self._wakeups.arm(binding, expires_at)

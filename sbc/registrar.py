@@ -15,6 +15,8 @@ from signaling.message import Field, Response, respond
 FLOW_TIMER_S = 120
 """RFC 5626 s.4.4.1: how often a phone is to show on a stream that it is there."""
 FULL_RETRY_S = 30
+ORDER_S = 64.0
+"""After this a lower CSeq is no late message any more (timer F of both sides)."""
 
 
 class Registrar:
@@ -71,10 +73,15 @@ class Registrar:
             granted = min(granted, policy.nat_expires_s)
         return granted
 
-    def in_order(self, reading: Registering, bindings: Iterable[Binding]) -> None:
-        """RFC 3261 s.10.3 steps 6 and 7: within one Call-ID only a higher CSeq changes anything."""
+    def in_order(self, reading: Registering, bindings: Iterable[Binding], now: float) -> None:
+        """RFC 3261 s.10.3 steps 6 and 7: within one Call-ID only a higher CSeq changes anything.
+
+        Held for as long as a request can be under way: phones that make their Call-ID of their hardware address
+        begin at 1 again when they were switched off, and would be locked out.
+        """
         for binding in bindings:
-            if binding.call_id == reading.call_id and reading.cseq <= binding.cseq:
+            recent = now - binding.registered_at < ORDER_S
+            if recent and binding.call_id == reading.call_id and reading.cseq <= binding.cseq:
                 raise PeerError(500, "Older Than What Is Known", "cseq-not-rising")
 
     # -- bindings ------------------------------------------------------------------------------------------
@@ -139,6 +146,7 @@ class Registrar:
                 gruu,
                 now,
                 upstream,
+                registered_at=now,
             )
         )
         if known is None:

@@ -135,7 +135,7 @@ class RelayRegistrar(Registrar):
             self.long_enough(reading)
             known = self.locations.of(reading.user)
             touched = {wanted.identity for wanted in reading.wanted}
-            self.in_order(reading, (one for one in known if reading.wildcard or one.identity in touched))
+            self.in_order(reading, (one for one in known if reading.wildcard or one.identity in touched), now)
             self.room(reading)
         except PeerError as error:
             return self.refuse(asking, error)

@@ -326,6 +326,18 @@ def test_a_cseq_that_does_not_rise_changes_nothing() -> None:
     assert len(bench.forwarded) == 1
 
 
+def test_a_phone_that_was_switched_off_may_begin_again_at_one() -> None:
+    """Its Call-ID is made of its hardware address: it must not be locked out until its registration ends."""
+    bench = Bench()
+    phone = refreshed(bench)
+    bench.now += 64
+    (binding,) = bench.locations.of("alice")
+    bench.locations.refresh(binding, bench.now + 100, 9, bench.now - 64, binding.upstream)
+    phone.register(600, cseq=1)
+    bench.registrar(200)
+    bench.expect(200)
+
+
 def test_removed() -> None:
     bench = Bench()
     phone = refreshed(bench)
