@@ -1,0 +1,115 @@
+"""Routes, addresses and their changes, asked of the kernel in a namespace of the test's own."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from media.fastpath import ways
+from media.fastpath.loader import survey
+from media.fastpath.netlink import Hop, Netlink, canonical
+from media.fastpath.ways import Ways
+from tests.harness.netns import inside, ip
+from tests.lab.namespaces import obstacle
+
+NAME = f"netlink{os.getpid()}"
+
+
+@pytest.fixture
+def net() -> Iterator[int]:
+    """A namespace with an Ethernet device `out` (its far end in the same place); the test is in it. Its index."""
+    reason = obstacle()
+    if reason is not None:
+        pytest.skip(reason)
+    ip("netns", "add", NAME)
+    try:
+        ip("-n", NAME, "link", "set", "lo", "up")
+        ip("-n", NAME, "link", "add", "out", "type", "veth", "peer", "name", "far")
+        ip("-n", NAME, "address", "add", "192.0.2.1/24", "dev", "out")
+        ip("-n", NAME, "address", "add", "2001:db8::1/64", "dev", "out", "nodad")
+        for device in ("out", "far"):
+            ip("-n", NAME, "link", "set", device, "up")
+        with inside(NAME):
+            netlink = Netlink()
+            yield netlink.owners()["192.0.2.1"]
+            netlink.close()
+    finally:
+        ip("netns", "del", NAME)
+
+
+def test_a_neighbour_is_its_own_next_hop(net: int) -> None:
+    assert Ways().find("192.0.2.1", "192.0.2.9") == Hop(net, "192.0.2.9", 1500)
+    assert Ways().find("2001:db8::1", "2001:db8::9") == Hop(net, "2001:db8::9", 1500)
+
+
+def test_a_gateway_is_the_next_hop(net: int) -> None:
+    ip("-n", NAME, "route", "add", "default", "via", "192.0.2.254")
+    ip("-n", NAME, "-6", "route", "add", "default", "via", "2001:db8::ff", "mtu", "1280")
+    assert Ways().find("192.0.2.1", "198.51.100.7") == Hop(net, "192.0.2.254", 1500)
+    assert Ways().find("2001:db8::1", "2001:db8:1::7") == Hop(net, "2001:db8::ff", 1280)
+
+
+def test_the_gateway_of_an_ipv4_route_may_be_ipv6(net: int) -> None:
+    """RFC 5549."""
+    ip("-n", NAME, "route", "add", "198.51.100.0/24", "via", "inet6", "2001:db8::ff", "dev", "out")
+    assert Ways().find("192.0.2.1", "198.51.100.7") == Hop(net, "2001:db8::ff", 1500)
+
+
+def test_policy_routing_goes_by_our_address(net: int) -> None:
+    ip("-n", NAME, "address", "add", "192.0.2.2/24", "dev", "out")
+    ip("-n", NAME, "route", "add", "default", "via", "192.0.2.253", "table", "7")
+    ip("-n", NAME, "rule", "add", "from", "192.0.2.2", "table", "7")
+    assert Ways().find("192.0.2.2", "198.51.100.7") == Hop(net, "192.0.2.253", 1500)
+    assert (
+        Ways().find("192.0.2.1", "198.51.100.7")
+        == "no route to 198.51.100.7 ([Errno 101] Network is unreachable)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "reason"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.1 is this machine itself"),
+        ("192.0.2.1", "127.0.0.1", "127.0.0.1 is this machine itself"),
+        ("127.0.0.1", "127.0.0.2", "127.0.0.2 is this machine itself"),
+        ("192.0.2.1", "192.0.2.255", "no unicast route to 192.0.2.255"),
+        ("192.0.2.1", "224.0.0.1", "no unicast route to 224.0.0.1"),
+        ("192.0.2.77", "192.0.2.9", "no interface has the address 192.0.2.77"),
+        ("2001:db8::1", "::1", "::1 is this machine itself"),
+    ],
+)
+def test_other_ways_are_told_why_not(net: int, local: str, remote: str, reason: str) -> None:
+    assert Ways().find(local, remote) == reason
+
+
+def test_a_blackhole_is_no_way(net: int) -> None:
+    ip("-n", NAME, "route", "add", "blackhole", "198.51.100.0/24")
+    assert str(Ways().find("192.0.2.1", "198.51.100.7")).startswith("no route to 198.51.100.7")
+
+
+def test_ways_are_remembered_until_something_changes(net: int) -> None:
+    known = Ways()
+    before = known.find("192.0.2.1", "192.0.2.9")
+    assert not known.changed() or not known.changed()
+    ip("-n", NAME, "link", "set", "out", "mtu", "900")
+    deadline = time.monotonic() + 5
+    while not known.changed():
+        assert known.find("192.0.2.1", "192.0.2.9") is before
+        assert time.monotonic() < deadline
+    assert known.find("192.0.2.1", "192.0.2.9") == Hop(net, "192.0.2.9", 900)
+    known.close()
+
+
+def test_a_multitude_of_peers_is_not_remembered(net: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "MAX_WAYS", 50)
+    known = Ways()
+    for number in range(1, 200):
+        assert isinstance(known.find("192.0.2.1", f"192.0.2.{1 + number}"), Hop)
+        assert len(known._known) <= 50
+
+
+def test_interfaces_are_found_by_any_spelling_of_an_address(net: int) -> None:
+    suited, without = survey(["2001:DB8:0:0::1", "192.0.2.1"])
+    assert ([interface.name for interface in suited], without) == (["out"], [])
+    assert canonical("2001:DB8:0:0::1") == "2001:db8::1"
