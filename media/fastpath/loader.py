@@ -193,12 +193,17 @@ def obstacle(path: Path = OBJECT) -> str | None:
 
 
 def choose(mode: str, hosts: Iterable[str], path: Path = OBJECT) -> FastPath | str:
-    """The fast path for `media.fastpath`: off, auto or on; or why there is none. Raises Unavailable when it is on."""
+    """The fast path for `media.fastpath`: off, auto or on; or why there is none. On is for all
+    hosts: else it raises Unavailable."""
     if mode == "off":
         return ""
     try:
-        return FastPath(hosts, path)
+        found = FastPath(hosts, path)
     except Unavailable as error:
         if mode == "on":
             raise
         return str(error)
+    if mode == "on" and found.without:
+        found.close()
+        raise Unavailable("; ".join(found.without))
+    return found

@@ -147,6 +147,8 @@ class Offload:
             return None
         if out.target != out.gate.source:
             return None
+        if "%" in source[0] or "%" in out.target[0]:
+            return "one of its addresses is link-local"
         back, way = self._ways.find(end.local[0], source[0]), self._ways.find(out.local[0], out.target[0])
         if isinstance(back, str):
             return back
@@ -163,6 +165,8 @@ class Offload:
         if not timed >> seen.payload_type & 1:
             # An event or comfort noise, of which the kernel cannot tell the jitter: audio will follow.
             return None
+        if seen.tick > table.MAX_TICK_S:
+            return "the clock of its codec is too slow"
         flow = table.key(end.local[:2], source[:2])
         course = table.Course(
             back.ifindex, out.local[:2], target[:2], way.address, way.ifindex, way.mtu, self._tos

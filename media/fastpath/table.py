@@ -26,6 +26,9 @@ SLOT_BYTES = _SLOT.size
 # A worker that has not come round for so long is dead or stuck: its flows fall back to its sockets.
 LEASE_S = 5.0
 
+# Peers name clock rates as they like, and the kernel has 32 bits for a unit of the clock. No codec is below 100 Hz.
+MAX_TICK_S = 0.01
+
 # linux/socket.h, in the kernel program too; Python's numbers are those of this machine, which is Linux.
 _FAMILIES = {socket.AF_INET: 2, socket.AF_INET6: 10}
 

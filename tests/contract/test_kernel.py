@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from media.fastpath import bpf, table
-from media.fastpath.loader import FastPath, Unavailable, survey
+from media.fastpath.loader import FastPath, Unavailable, choose, survey
 from media.relay import Counters, End, Layer, Learn, Silence, WorkerRestarted
 from media.rtp import HEADER, Reception
 from media.workers import WorkerRelay
@@ -110,6 +110,34 @@ def test_a_party_on_this_very_machine_stays_in_user_space(make: str) -> None:
             assert len(bob.received) == len(alice.received) == 20
             (told,) = under_test.happened(Layer)
             assert told.reason == f"{place.OURS} is this machine itself"
+
+    asyncio.run(call())
+
+
+@kernel
+def test_what_peers_name_does_no_harm_to_other_streams(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
+            odd = [
+                ((0, "PCMU", 1),),
+                ((0, "PCMU", 99), (8, "PCMA", 2**31)),
+                ((0, "PCMU", 2**40),),
+                ((0, "PCMU", 0), (-1, "X", 8000), (4711, "telephone-event", 8000)),
+                (),
+            ]
+            for codecs in odd:
+                a, b = replace(end_for(alice), codecs=codecs), replace(end_for(bob), codecs=codecs)
+                await under_test.open(a, b)
+                await talk(alice, a, bob, b, 10)
+            await under_test.settle()
+            assert len(alice.received) == len(bob.received) == 10 * len(odd)
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            await descend(under_test, alice, a, bob, b, stream)
+            assert "the clock of its codec is too slow" in {
+                event.reason for event in under_test.happened(Layer)
+            }
 
     asyncio.run(call())
 
@@ -531,6 +559,22 @@ def test_two_borders_on_one_interface_do_not_meet(make: str) -> None:
 def test_an_address_of_another_namespace_is_refused(make: str) -> None:
     with pytest.raises(Unavailable, match=r"^no interface has the address 192\.0\.2\.9$"):
         FastPath(["192.0.2.9"], fastpath.loadable())
+
+
+@kernel
+def test_on_is_for_every_address_and_auto_for_those_that_can(make: str) -> None:
+    hosts = [place.OURS, "127.0.0.1"]
+    before = attached()
+    with pytest.raises(Unavailable, match=r"^lo, which has 127\.0\.0\.1, is not Ethernet$"):
+        choose("on", hosts, fastpath.loadable())
+    assert attached() == before
+    for mode, wanted in (("auto", hosts), ("on", hosts[:1])):
+        found = choose(mode, wanted, fastpath.loadable())
+        assert isinstance(found, FastPath) and found.interfaces == ("cable",)
+        assert len(found.without) == len(wanted) - 1
+        found.close()
+    assert choose("off", hosts) == ""
+    assert choose("auto", hosts[1:], fastpath.loadable()) == "lo, which has 127.0.0.1, is not Ethernet"
 
 
 # The machine around it
