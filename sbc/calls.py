@@ -253,6 +253,11 @@ class Calls:
             return
         try:
             message = parse(data, self.parse_limits)
+            if isinstance(message, Request) and message.method == "REGISTER":
+                challenge = self.phones.challenge(message, flow, now)
+                if challenge is not None:
+                    self._perform(self.transactions.answer(message, flow, *challenge), now)
+                    return
             self._perform(self.transactions.receive(message, flow, now), now)
         except ParseError as error:
             self._refuse_raw(data, flow, error.status, error.reason, error.rule)

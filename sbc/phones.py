@@ -15,7 +15,7 @@ from sbc.phonebook import Caller, Phonebook
 from sbc.registrar_relay import DIGEST_URI
 from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
-from sbc.registrations import Registrations
+from sbc.registrations import Answer, Registrations
 from sbc.routing import Refusal, ServerView, Source, Target
 from sbc.sites import Sites
 from sbc.trunks import Trunks
@@ -136,6 +136,11 @@ class Phones:
         servers = self._trunks.snapshot(now)
         self._run(self.registrations.receive(tx, request, flow, now, self._wall(), servers), now)
         return True
+
+    def challenge(self, request: Request, flow: Flow, now: float) -> Answer | None:
+        """The answer to a REGISTER without credentials that needs no transaction; None where one is needed."""
+        registrations = self.registrations
+        return None if registrations is None else registrations.challenge(request, flow, now)
 
     def answered(self, relayed: Relayed, response: Response, now: float) -> None:
         """The registrar's answer."""

@@ -21,9 +21,11 @@ from sbc.users import Users
 from signaling.digest import Nonces
 from signaling.errors import PeerError
 from signaling.flow import Address, Flow
-from signaling.message import Request, Response, respond
+from signaling.message import Field, Request, Response, respond
 from signaling.transaction import ServerTx
 
+Answer = tuple[int, str, list[Field]]
+"""Status, reason and fields of an answer."""
 MAX_ADMITTED = 20_000
 """REGISTERs that were let in and whose second half, the one with credentials, is not counted again."""
 ADMITTED_S = 32.0
@@ -70,6 +72,22 @@ class Registrations:
 
     # -- REGISTER ------------------------------------------------------------------------------------------
 
+    def challenge(self, request: Request, flow: Flow, now: float) -> Answer | None:
+        """The answer to a REGISTER that shows no credentials to a registrar which needs some; None for any other.
+
+        RFC 3261 s.10.3 step 3 comes first, and half of all REGISTERs get no further. As s.8.2.7 advises, nothing is
+        kept of them.
+        """
+        registrar = self.local
+        if registrar is None or flow.network != self.policy.network or request.to_tag is not None:
+            return None
+        if request.get("Authorization") is not None:
+            return None
+        retry_s = self._admit(flow, request.call_id, now)
+        if retry_s is not None:
+            return self._storm_answer(retry_s)
+        return 401, "Unauthorized", registrar.challenge(now)
+
     def receive(
         self, tx: ServerTx, request: Request, flow: Flow, now: float, wall: float, servers: ServersSnapshot
     ) -> list[Effect]:
@@ -78,9 +96,6 @@ class Registrations:
         try:
             if flow.network != policy.network:
                 raise PeerError(403, "No Registrar In This Network", "no-registrar-here")
-            if self.local is not None and request.get("Authorization") is None:
-                # RFC 3261 s.10.3 step 3 comes first, and half of all REGISTERs get no further.
-                return self._challenge(self.local, tx, request, flow, now)
             reading = read(request, flow, policy.domains, policy.max_contacts, policy.outbound)
         except PeerError as error:
             self.stats[f"refused:{error.rule.partition(':')[0]}"] += 1
@@ -102,19 +117,14 @@ class Registrations:
         self.stats["registrations.relayed"] += 1
         return self.relay.receive(asking, now, wall, servers)
 
-    def _challenge(
-        self, registrar: LocalRegistrar, tx: ServerTx, request: Request, flow: Flow, now: float
-    ) -> list[Effect]:
-        retry_s = self._admit(flow, request.call_id, now)
-        if retry_s is not None:
-            return self._storm(tx, request, retry_s)
-        return [Reply(tx, respond(request, 401, "Unauthorized", self._tag(6), registrar.challenge(now)))]
-
     def _storm(self, tx: ServerTx, request: Request, retry_s: int) -> list[Effect]:
+        status, reason, fields = self._storm_answer(retry_s)
+        return [Reply(tx, respond(request, status, reason, self._tag(6), fields))]
+
+    def _storm_answer(self, retry_s: int) -> Answer:
         self.stats["refused:register-storm"] += 1
         storm = PeerError(503, "Too Many Registrations At Once", "register-storm", retry_s)
-        response = respond(request, 503, storm.reason, self._tag(6), error_fields(storm, "-", 0))
-        return [Reply(tx, response)]
+        return storm.status, storm.reason, error_fields(storm, "-", 0)
 
     def _admit(self, flow: Flow, call_id: str, now: float) -> int | None:
         """Seconds to come back after, None for now. Who was let in may answer the challenge that he got."""

@@ -305,6 +305,14 @@ class Transactions:
             self._step_client(tx, Input.CANCEL, None, now, effects)
         return effects
 
+    def answer(
+        self, request: Request, flow: Flow, status: int, reason: str, fields: Sequence[tuple[str, str]]
+    ) -> list[Effect]:
+        """Answer a request without a transaction (RFC 3261 s.8.2.7): one that is repeated is answered again."""
+        peer = self._way_back(request, request.via, flow)
+        made = respond(request, status, reason, self._stateless_tag(request), fields)
+        return [Transmit(made.encode(), peer)]
+
     def respond(self, tx: ServerTx, response: Response, now: float) -> list[Effect]:
         """Answer `tx`. A 2xx of an INVITE may be repeated for as long as RFC 6026 keeps the transaction."""
         status = response.status

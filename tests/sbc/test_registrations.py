@@ -16,7 +16,7 @@ from sbc.users import User, Users
 from signaling.digest import Account, answer, ha1, parse_challenges
 from signaling.flow import Flow
 from signaling.headers import parse_name_addr
-from signaling.message import Request, Response
+from signaling.message import Request, Response, respond
 from signaling.parser import parse
 from signaling.transaction import ServerTx
 
@@ -91,6 +91,11 @@ class Bench:
                     self.happened.append(effect)
 
     def send(self, request: Request, flow: Flow) -> None:
+        challenge = self.core.challenge(request, flow, self.now)
+        if challenge is not None:
+            status, reason, fields = challenge
+            self.replies.append(respond(request, status, reason, "stateless", fields))
+            return
         tx = ServerTx(request, flow, flow, ("key", next(self._serial)))
         self.run(self.core.receive(tx, request, flow, self.now, self.wall, self.servers))
 

@@ -502,6 +502,19 @@ def local() -> tuple[Border, Phone, Phone]:
     return border, alice, bob
 
 
+def test_nothing_is_kept_of_a_register_without_credentials() -> None:
+    """RFC 3261 s.8.2.7: it is answered again when it comes again, with the same tag."""
+    border = Border(LOCAL)
+    alice = Phone(border, "alice", 40001)
+    alice.register()
+    first = alice.agent.expect_answer(401)
+    alice.agent.raw(alice.last)
+    second = alice.agent.expect_answer(401)
+    assert first.to_tag == second.to_tag
+    assert border.calls.leftovers()["transactions"] == 0
+    assert second.via.param("received") == "192.0.2.77" and second.via.param("rport") == "40001"
+
+
 def test_phone_to_phone() -> None:
     border, alice, bob = local()
     alice.invite("bob")
