@@ -735,3 +735,27 @@ def test_a_party_behind_an_interface_without_the_program_stays_in_user_space(mak
     finally:
         for name in (place.BORDER, place.PEERS):
             ip("-n", name, "link", "del", "over")
+
+
+@kernel
+@pytest.mark.parametrize("hop", [["via", "10.99.0.104"], ["via", "inet6", "fd99::102"]])
+def test_by_way_of_a_gateway(make: str, hop: list[str]) -> None:
+    """A gateway that is the peers' own namespace; of an IPv4 route it may have an IPv6 address (RFC 5549)."""
+
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            await descend(under_test, alice, a, bob, b, stream)
+            bob.received.clear()
+            await talk(alice, a, bob, b, 30)
+            await under_test.settle()
+            assert len(bob.received) == 30
+
+    route = [f"{place.at(make, '127.0.0.3')}/32", *hop, "dev", "cable"]
+    ip("-n", place.BORDER, "route", "add", *route)
+    try:
+        asyncio.run(call())
+    finally:
+        ip("-n", place.BORDER, "route", "del", *route)
