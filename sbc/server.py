@@ -6,7 +6,6 @@ every call has got its BYE and its CDR, and all sockets, worker processes and fi
 
 import asyncio
 import contextlib
-import gc
 import math
 import resource
 import signal
@@ -25,6 +24,7 @@ from media.workers import WorkerRelay
 from nat.binding import BindingServer
 from nat.interfaces import resolve
 from nat.stun import is_stun
+from sbc import collector
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
 from sbc.cdr import CdrWriter
@@ -137,10 +137,11 @@ class Server:
                     asking = tasks.create_task(self._resolve_names())
                     looking = tasks.create_task(self._own_addresses.run())
                     keeping = tasks.create_task(self._turn.run())
+                    tidying = tasks.create_task(collector.attend(lambda: self.calls.idle))
                     self._announce()
                     await self._stopping.wait()
                     await self._drain()
-                    for task in (attending, living, asking, looking, keeping):
+                    for task in (attending, living, asking, looking, keeping, tidying):
                         task.cancel()
         finally:
             await self._close()
@@ -546,7 +547,7 @@ async def _serve(config: Config, log_file: LogFile) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGHUP, _reload, server)
-    _settle_memory()
+    collector.settle()
     _raise_descriptors()
     await server.run()
 
@@ -558,14 +559,6 @@ def _reload(server: Server) -> None:
     except ControlError as error:
         for line in str(error).splitlines():
             get_log("sbc.server").error("reload refused", reason=line)
-
-
-def _settle_memory() -> None:
-    # What was loaded lives as long as the process, so the collector need not look at it again. A full collection
-    # walks every call in progress while messages wait: it should be rare, and the young ones not so small.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def _raise_descriptors() -> None:
