@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from nat.stun import (
-    BINDING,
     ERROR_CODE,
     TRANSACTION_BYTES,
     USERNAME,
@@ -41,11 +40,14 @@ FIRST_CHANNEL, LAST_CHANNEL = 0x4000, 0x4FFF
 LIFETIME_S = 600
 # A permission lives for 5 minutes (s.9), a channel for 10 (s.12).
 RENEW_S = 240.0
-KEEPALIVE_S = 20.0
-"""Between us and the server may be a NAT or a firewall that forgets."""
+REFRESH_S = 20.0
+"""Far sooner than it would run out: between us and the server may be a NAT or a firewall that forgets, and a server
+that was started again has forgotten us."""
 RTO_S = 0.5
 TRANSMISSIONS = 7
 LAST_WAIT_RTOS = 16
+MISMATCH = 437
+"""Allocation Mismatch: the server has none of ours (any more)."""
 MAX_ATTEMPTS = 3
 """How often one request may be challenged: for the realm, for a stale nonce, and once more."""
 _CHANNEL_DATA = struct.Struct("!HH")
@@ -125,7 +127,7 @@ class Allocation:
         self._peers: dict[int, Address] = {}
         self._permissions: dict[str, float] = {}
         self._next_channel = FIRST_CHANNEL
-        self._refresh_at = self._keepalive_at = 0.0
+        self._refresh_at = 0.0
 
     # -- control -------------------------------------------------------------------------------------------
 
@@ -202,9 +204,6 @@ class Allocation:
         if self._refresh_at <= now:
             self._refresh_at = now + LIFETIME_S
             sends.append(self._ask(_Asked(REFRESH, ((LIFETIME, LIFETIME_S.to_bytes(4, "big")),)), now))
-        if self._keepalive_at <= now:
-            self._keepalive_at = now + KEEPALIVE_S
-            sends.append(Message(Kind.INDICATION, BINDING, self._token(TRANSACTION_BYTES)).encode())
         for peer, channel in self._channels.items():
             if channel.renew_at <= now:
                 sends.append(self._bind(peer, now))
@@ -215,7 +214,7 @@ class Allocation:
         """When `handle_timer` is wanted."""
         times = [asked.due for asked in self._asked.values()]
         if self.state is State.OPEN:
-            times += [self._refresh_at, self._keepalive_at, *self._permissions.values()]
+            times += [self._refresh_at, *self._permissions.values()]
             times += [channel.renew_at for channel in self._channels.values()]
         return min(times, default=None)
 
@@ -296,7 +295,6 @@ class Allocation:
             else:
                 self.state = State.OPEN
                 self._lives(message, now)
-                self._keepalive_at = now + KEEPALIVE_S
         elif asked.method == REFRESH:
             self._lives(message, now)
         elif asked.method == CHANNEL_BIND and asked.peer in self._channels:
@@ -307,7 +305,7 @@ class Allocation:
 
     def _lives(self, message: Message, now: float) -> None:
         seconds = int.from_bytes((message.get(LIFETIME) or b"")[:4], "big")
-        self._refresh_at = now + max(10.0, min(seconds, LIFETIME_S) / 2)
+        self._refresh_at = now + min(REFRESH_S, max(5.0, seconds / 2))
 
     def _refused(self, asked: _Asked, code: int, message: Message, now: float) -> list[bytes]:
         realm, nonce = message.get(REALM), message.get(NONCE)
@@ -321,7 +319,7 @@ class Allocation:
             return [self._ask(asked, now)]
         reason = (message.get(ERROR_CODE) or b"")[4:84].decode("utf-8", "replace")
         plain = "".join(c for c in reason if c.isprintable()).strip()
-        self._failed(asked, f"{code} {plain}".strip(), now)
+        self._failed(asked, f"{code} {plain}".strip(), now, code)
         return []
 
     def _long_term_key(self) -> bytes:
@@ -330,9 +328,9 @@ class Allocation:
         text = b":".join((account.username.encode(), self._realm, account.password.encode()))
         return hashlib.md5(text, usedforsecurity=False).digest()
 
-    def _failed(self, asked: _Asked, why: str, now: float) -> None:
+    def _failed(self, asked: _Asked, why: str, now: float, code: int = 0) -> None:
         """A request has failed for good."""
-        if asked.method in (ALLOCATE, REFRESH):
+        if asked.method in (ALLOCATE, REFRESH) or code == MISMATCH:
             self._gone("closed" if self.state is State.CLOSING else why)
         elif asked.method == CREATE_PERMISSION and asked.peer is not None:
             if asked.peer[0] in self._permissions:

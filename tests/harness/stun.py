@@ -21,15 +21,15 @@ class StunServer:
         self.mute = False
         self.varies = False
         self.asked: list[tuple[str, int]] = []
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.setblocking(False)
-        self.port: int = self._socket.getsockname()[1]
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.port: int = self.socket.getsockname()[1]
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            data, source = await loop.sock_recvfrom(self._socket, 2048)
+            data, source = await loop.sock_recvfrom(self.socket, 2048)
             self.asked.append(source)
             if self.mute:
                 continue
@@ -39,10 +39,10 @@ class StunServer:
             answer = (
                 binding_error(request, 500) if self.says is None else binding_success(request, (self.says, 1))
             )
-            self._socket.sendto(answer.encode(), source)
+            self.socket.sendto(answer.encode(), source)
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,280 @@
+"""Ports of TURN relays in the pool, and streams that go by them; with a real relay in tests/lab/test_turn.py."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from config.load import load
+from config.model import Config
+from media.ports import PoolExhausted
+from media.relay import (
+    Address,
+    End,
+    Learn,
+    PortPair,
+    RelayEvent,
+    Side,
+    Silence,
+    SourceLocked,
+    StreamCounters,
+    StreamSpec,
+)
+from sbc.media_policy import MediaPolicy, media_ranges
+from sbc.turn import Relayed, TurnNetworks, TurnPool, TurnRelay
+from tests.harness.stun import StunServer
+
+PLAIN = PortPair("private", "10.0.0.1", 20000, 20001)
+RELAYED = PortPair("public", "127.84.0.1", 50000, 50001)
+INSIDE: tuple[Address, Address] = (("127.84.1.1", 41000), ("127.84.1.1", 41002))
+PEER, PEER_RTCP = ("203.0.113.5", 4000), ("203.0.113.5", 4001)
+
+
+def config(server: str = "192.0.2.20") -> Config:
+    return load(
+        f"""
+networks:
+  public: {{address: 127.0.0.1, turn: {{server: "turn:{server}", username: u, password: hallelujah}}}}
+  private: {{address: 10.0.0.1, media_ports: 20000-20099}}
+limits: {{max_calls: 20}}
+routes:
+  - {{from: public, reject: {{}}}}
+""",
+        {},
+    )
+
+
+# -- the pool -------------------------------------------------------------------------------------------------
+
+
+def pool(taken: Callable[[str], None] = lambda network: None) -> TurnPool:
+    return TurnPool(media_ranges(config()), 30.0, None, ["public"], taken)
+
+
+def test_ports_of_a_relay_are_handed_out_and_rest_like_others() -> None:
+    ports = pool()
+    with pytest.raises(PoolExhausted):
+        ports.allocate("public", 0.0)
+    ports.lend(RELAYED)
+    assert (ports.size("public"), ports.size("private"), ports.span("public")) == (1, 50, None)
+    assert ports.allocate("public", 0.0) == RELAYED
+    assert ports.allocate("private", 0.0) == PLAIN
+    assert ports.total_in_use() == 2
+    assert ports.holds("public", 50000) and not ports.holds("public", 50002)
+    ports.release(RELAYED, 1.0)
+    ports.release(PLAIN, 1.0)
+    assert (ports.total_in_use(), ports.free("public", 30.9), ports.free("public", 31.0)) == (0, 0, 1)
+    with pytest.raises(ValueError, match="not in use"):
+        ports.release(RELAYED, 2.0)
+
+
+def test_a_pair_that_is_gone_does_not_come_back() -> None:
+    ports = pool()
+    other = replace(RELAYED, rtp=50002, rtcp=50003)
+    ports.lend(RELAYED)
+    ports.lend(other)
+    assert ports.allocate("public", 0.0) == RELAYED
+    ports.withdraw(RELAYED)
+    ports.withdraw(other)
+    ports.release(RELAYED, 1.0)
+    assert (ports.free("public", 100.0), ports.size("public"), ports.total_in_use()) == (0, 0, 0)
+
+
+def test_who_keeps_pairs_at_hand_hears_of_every_want() -> None:
+    wants: list[str] = []
+    ports = pool(wants.append)
+    ports.lend(RELAYED)
+    ports.allocate("public", 0.0)
+    with pytest.raises(PoolExhausted):
+        ports.allocate("public", 0.0)
+    ports.allocate("private", 0.0)
+    assert wants == ["public", "public"]
+
+
+def test_a_reload_leaves_the_ports_of_the_relay() -> None:
+    ports = pool()
+    ports.lend(RELAYED)
+    ports.reconfigure(media_ranges(config()), 0.0)
+    pair = ports.allocate("public", 0.0)
+    ports.release(pair, 0.0)
+    assert ports.allocate("public", 0.0) == RELAYED
+
+
+def test_the_relay_is_what_sdp_says() -> None:
+    file = config()
+    public = file.networks["public"].model_copy(update={"relayed": "192.0.2.20"})
+    policy = MediaPolicy.of_config(file.model_copy(update={"networks": {**file.networks, "public": public}}))
+    assert policy.advertised(RELAYED) == "192.0.2.20"
+    assert policy.advertised(PLAIN) == "10.0.0.1"
+    assert "public" not in media_ranges(file)
+
+
+# -- streams --------------------------------------------------------------------------------------------------
+
+
+class Workers:
+    """A `Relay` that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.on_event: Callable[[RelayEvent], None] = lambda event: None
+        self.opened: list[StreamSpec] = []
+        self.changed: list[tuple[int, Side, End]] = []
+        self.closed: list[int] = []
+
+    def open(self, spec: StreamSpec) -> None:
+        self.opened.append(spec)
+
+    def change(self, stream: int, side: Side, end: End) -> None:
+        self.changed.append((stream, side, end))
+
+    def limits(self, stream: int, start_s: float, silence_s: float) -> None:
+        pass
+
+    def close(self, stream: int) -> None:
+        self.closed.append(stream)
+
+    def query(self, streams: Sequence[int]) -> Awaitable[list[StreamCounters]]:
+        raise NotImplementedError
+
+
+class Told(TurnNetworks):
+    """The networks of `config` with one pair, without a gateway."""
+
+    def __init__(self) -> None:
+        super().__init__(config(), asyncio.new_event_loop(), lambda network, host: None)
+        self.told: list[tuple[Any, ...]] = []
+        self._by_pair[RELAYED] = Relayed(7, RELAYED, INSIDE)
+
+    def tell(self, command: tuple[Any, ...]) -> None:
+        self.told.append(command)
+
+
+class Bench:
+    """A `TurnRelay` between the two."""
+
+    def __init__(self) -> None:
+        self.workers, self.turn = Workers(), Told()
+        self.relay = TurnRelay(self.workers, self.turn)
+        self.events: list[RelayEvent] = []
+        self.relay.on_event = self.events.append
+
+    def open(self, **changes: Any) -> StreamSpec:
+        a = replace(
+            End(RELAYED, PEER, PEER_RTCP, learn=Learn.PORT, expect=PEER[0], proven=(PEER[0],)), **changes
+        )
+        b = End(PLAIN, ("10.0.0.20", 6000), ("10.0.0.20", 6001), learn=Learn.PORT, expect="10.0.0.20")
+        spec = StreamSpec(3, "c-1", "rtp", a, b, 10.0, 0.0, 0.0, 20.0)
+        self.relay.open(spec)
+        return spec
+
+
+def test_the_worker_sees_the_gateway_and_the_gateway_the_peer() -> None:
+    bench = Bench()
+    spec = bench.open()
+    (opened,) = bench.workers.opened
+    assert (opened.a.local, opened.a.remote, opened.a.remote_rtcp) == (RELAYED, *INSIDE)
+    assert (opened.a.learn, opened.a.expect, opened.a.proven) == (Learn.OFF, INSIDE[0][0], None)
+    assert opened.b == spec.b
+    hosts = (PEER[0],)
+    assert bench.turn.told == [("peers", 7, (PEER, hosts, True, 0, 0.0), (PEER_RTCP, hosts, True, 0, 0.0))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rtp"),
+    [
+        ({"proven": None}, (PEER, (PEER[0],), True, 0, 0.0)),
+        # Who has not shown that he asked for it is sent to for a while only.
+        ({"proven": ("198.51.100.1",)}, (PEER, (PEER[0],), True, 0, 20.0)),
+        ({"learn": Learn.OFF, "expect": None, "epoch": 4}, (PEER, (PEER[0],), False, 4, 0.0)),
+        ({"remote": None, "remote_rtcp": None}, (None, (PEER[0],), True, 0, 20.0)),
+    ],
+)
+def test_what_the_gateway_is_told_of_the_peer(changes: dict[str, Any], rtp: tuple[Any, ...]) -> None:
+    bench = Bench()
+    bench.open(**changes)
+    assert bench.turn.told[0][2] == rtp
+
+
+def test_with_multiplexing_rtcp_goes_the_way_of_rtp() -> None:
+    bench = Bench()
+    bench.open(rtcp_mux=True, remote_rtcp=PEER)
+    assert bench.workers.opened[0].a.remote_rtcp == INSIDE[0]
+
+
+def test_a_change_is_told_to_both() -> None:
+    bench = Bench()
+    spec = bench.open()
+    elsewhere = ("203.0.113.6", 4444)
+    bench.relay.change(3, "a", replace(spec.a, remote=elsewhere, expect=elsewhere[0], epoch=1))
+    assert bench.turn.told[-1][2] == (elsewhere, (elsewhere[0],), True, 1, 20.0)
+    assert bench.workers.changed[0][2].remote == INSIDE[0]
+    plain = replace(spec.b, receive=False)
+    bench.relay.change(3, "b", plain)
+    assert bench.workers.changed[1] == (3, "b", plain)
+
+
+def test_a_stream_that_is_closed_sends_to_nobody() -> None:
+    bench = Bench()
+    bench.open()
+    bench.relay.close(3)
+    assert bench.workers.closed == [3]
+    nobody = (None, (), False, 0, 0.0)
+    assert bench.turn.told[-1] == ("peers", 7, nobody, nobody)
+
+
+def test_the_source_is_the_peer_and_not_the_gateway() -> None:
+    bench = Bench()
+    bench.open()
+    bench.workers.on_event(SourceLocked(3, "c-1", "a", INSIDE[0]))
+    other = SourceLocked(3, "c-1", "b", ("10.0.0.20", 6000))
+    silence = Silence(3, "c-1", 60.0, True)
+    bench.workers.on_event(other)
+    bench.workers.on_event(silence)
+    bench.turn.on_locked(RELAYED, 0, PEER)
+    bench.turn.on_locked(RELAYED, 1, PEER_RTCP)
+    assert bench.events == [other, silence, SourceLocked(3, "c-1", "a", PEER)]
+    bench.relay.close(3)
+    bench.turn.on_locked(RELAYED, 0, PEER)
+    assert len(bench.events) == 3
+
+
+# -- the gateway process --------------------------------------------------------------------------------------
+
+
+def test_a_server_that_gives_nothing_is_named_and_the_start_goes_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def scenario() -> None:
+        server = StunServer()
+        server.mute = True
+        turn = TurnNetworks(config(f"127.0.0.1:{server.port}"), asyncio.get_running_loop(), lambda *_: None)
+        ports = turn.pool_for(media_ranges(config()), 0.0)
+        await turn.first(0.3)
+        with pytest.raises(PoolExhausted):
+            ports.allocate("public", 0.0)
+        data = await asyncio.get_running_loop().sock_recv(server.socket, 2048)
+        assert data[:2] == b"\0\3", "it was asked for an allocation"
+        await turn.stop()
+        server.close()
+
+    asyncio.run(scenario())
+    assert "hallelujah" not in capfd.readouterr().err
+
+
+def test_without_such_networks_there_is_no_process() -> None:
+    async def scenario() -> None:
+        plain = load(
+            "networks:\n  a: {address: 127.0.0.1}\nroutes:\n  - {from: a, reject: {}}\nlimits: {max_calls: 9}\n",
+            {},
+        )
+        turn = TurnNetworks(plain, asyncio.get_running_loop(), lambda *_: None)
+        assert not turn
+        assert type(turn.pool_for(media_ranges(plain), 0.0)) is not TurnPool
+        await turn.first()
+        await turn.run()
+        await turn.stop()
+        assert turn.apply(plain) == plain
+
+    asyncio.run(scenario())
