@@ -353,12 +353,14 @@ def schema() -> None:
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version, and whether the modules of every message are compiled."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed_version
 
+    from sbc.preflight import modules
+
     try:
-        typer.echo(f"{DISTRIBUTION} {installed_version(DISTRIBUTION)}")
+        typer.echo(f"{DISTRIBUTION} {installed_version(DISTRIBUTION)}, {modules()}")
     except PackageNotFoundError:
         typer.echo(f"{DISTRIBUTION}, not installed (run from its source tree)")
 

@@ -15,12 +15,18 @@ from sbc.media_policy import media_ranges
 from sbc.names import look_up
 from sbc.own_address import NotFoundError, find
 from sbc.trunks import Trunks
+from signaling import parser
 
 SOCKETS_PER_CALL = 4
 """RTP and RTCP on each side."""
 SOCKETS_SPARE = 200
 STUN_S = 5.0
 """How long STUN servers may take to tell our address."""
+
+
+def modules() -> str:
+    """Whether the modules of every message were compiled when this was installed: "compiled" or "interpreted"."""
+    return "interpreted" if parser.__file__.endswith(".py") else "compiled"
 
 
 class StartError(Exception):

@@ -36,7 +36,7 @@ from sbc.names import LOOKUPS, resolver_for
 from sbc.operator import Operator
 from sbc.own_address import OwnAddresses
 from sbc.phone_journal import PhoneJournal
-from sbc.preflight import StartError, few_descriptors, summary
+from sbc.preflight import StartError, few_descriptors, modules, summary
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened
 from sbc.sites import Sites
@@ -184,7 +184,10 @@ class Server:
                 local=host_port(listener.local),
             )
         relay = f"reference, {len(self._relay.pids)} workers"
-        self._log.info("ready", config=self.config.path, relay=relay, kernel=_kernel(self._fastpath))
+        code = modules()
+        self._log.info(
+            "ready", config=self.config.path, code=code, relay=relay, kernel=_kernel(self._fastpath)
+        )
         self._rearm()
         self._supervisor.tell("READY=1", f"STATUS={self._status()}")
         self.ready.set()

@@ -161,7 +161,8 @@ def test_schema_is_json() -> None:
 
 
 def test_version() -> None:
-    assert run("version").stdout.startswith("border-sbc")
+    said = run("version").stdout
+    assert said.startswith("border-sbc") and said.endswith((", compiled\n", ", interpreted\n"))
 
 
 def child(
