@@ -362,7 +362,7 @@ def version() -> None:
     try:
         typer.echo(f"{DISTRIBUTION} {installed_version(DISTRIBUTION)}, {modules()}")
     except PackageNotFoundError:
-        typer.echo(f"{DISTRIBUTION}, not installed (run from its source tree)")
+        typer.echo(f"{DISTRIBUTION}, not installed (run from its source tree), {modules()}")
 
 
 def main() -> None:
