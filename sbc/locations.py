@@ -142,7 +142,11 @@ class Locations:
 
     def of(self, user: str) -> tuple[Binding, ...]:
         """The bindings of a user, the preferred first: by q, then the one heard of last."""
-        return tuple(sorted(self._by_user.get(user, ()), key=_PREFERENCE, reverse=True))
+        found = self._by_user.get(user)
+        if found is None:
+            return ()
+        # Most users have one phone.
+        return (found[0],) if len(found) == 1 else tuple(sorted(found, key=_PREFERENCE, reverse=True))
 
     def count(self, user: str) -> int:
         """How many bindings a user has."""

@@ -89,9 +89,10 @@ class Registrar:
     def room(self, reading: Registering) -> None:
         """403 or 503 when a new contact has no place. Those that cannot be called any more make room first."""
         locations, user = self.locations, reading.user
-        fresh = sum(
-            1 for one in reading.wanted if one.expires_s != 0 and locations.get(user, one.identity) is None
-        )
+        fresh = 0
+        for one in reading.wanted:
+            if one.expires_s != 0 and locations.get(user, one.identity) is None:
+                fresh += 1
         if not fresh:
             return
         over = locations.count(user) + fresh - self.policy.max_contacts
@@ -132,7 +133,7 @@ class Registrar:
                 reading.user,
                 wanted.identity,
                 wanted.contact,
-                self.token(reading.user, wanted),
+                self.token(reading.user, wanted) if known is None else known.token,
                 flow,
                 now + granted_s,
                 reading.call_id,

@@ -101,7 +101,7 @@ class LocalRegistrar(Registrar):
             gone = self.unbind(known, asking)
             return [*gone, *self.when_stored([self.answer(asking, 200, "OK")])]
         touched = [locations.get(reading.user, wanted.identity) for wanted in reading.wanted]
-        self.in_order(reading, (one for one in touched if one is not None), now)
+        self.in_order(reading, [one for one in touched if one is not None], now)
         # Nothing is changed before everything is known to be right: all or nothing (RFC 3261 s.10.3 step 7).
         self.long_enough(reading)
         asked = [self.asked_s(wanted) for wanted in reading.wanted]
