@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import marshal
 import os
+import resource
 import signal
 import socket
 import sys
@@ -320,6 +321,8 @@ def main(arguments: list[str]) -> None:
     # As in media.worker: media goes on until the parent has said goodbye to its calls.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     asyncio.run(_serve(int(arguments[0])))
 
 

@@ -3,7 +3,7 @@
 Invariant: whatever the bytes, `parse` raises nothing but StunError, and what parses survives writing and parsing;
 what is a plain message to aioice too, says the same there; `BindingServer` never answers with more than it was sent,
 and only what parses; `BindingClient` takes no address that it was not sent by the server that it asked, and a search
-ends whatever comes.
+ends whatever comes; an `Allocation` opens only by an answer that has an address, and whatever comes it raises nothing.
 
 `python -m tests.fuzz.fuzz_stun SECONDS [SEED]` runs on its own and prints the input that broke it.
 """
@@ -15,8 +15,21 @@ import time
 
 import aioice.stun
 
+from nat.allocation import ALLOCATE, NONCE, REALM, XOR_RELAYED_ADDRESS, Account, Allocation
+from nat.allocation import State as AllocationState
 from nat.binding import BindingClient, BindingServer, State
-from nat.stun import Kind, Message, StunError, binding_error, binding_success, is_stun, mapped_address, parse
+from nat.stun import (
+    ERROR_CODE,
+    Kind,
+    Message,
+    StunError,
+    binding_error,
+    binding_success,
+    is_stun,
+    mapped_address,
+    parse,
+    xor_address,
+)
 
 OURS, SERVER, STRANGER = ("203.0.113.7", 40000), ("192.0.2.1", 3478), ("192.0.2.9", 3478)
 SENDERS = (OURS, SERVER, STRANGER, ("2001:db8::1", 1), ("0.0.0.0", 0), ("224.0.0.1", 9))
@@ -30,6 +43,12 @@ SEEDS = (
     binding_success(REQUEST, OURS).encode(fingerprint=True),
     binding_success(REQUEST, ("2001:db8::1", 5060)).encode(),
     binding_error(REQUEST, 420, (1, 2, 3)).encode(),
+    Message(
+        Kind.SUCCESS, ALLOCATE, TRANSACTION, ((XOR_RELAYED_ADDRESS, xor_address(OURS, TRANSACTION)),)
+    ).encode(),
+    Message(
+        Kind.ERROR, ALLOCATE, TRANSACTION, ((ERROR_CODE, b"\0\0\4\1no"), (REALM, b"r"), (NONCE, b"n"))
+    ).encode(),
     Message(Kind.REQUEST, 1, TRANSACTION, ((6, b"a:b"), (0x25, b""), (8, bytes(20)))).encode(
         fingerprint=True
     ),
@@ -81,6 +100,7 @@ def check(data: bytes, sender: tuple[str, int] = OURS) -> bool:
         assert len(answer) <= len(data)
         parse(answer)
     _ask(data, sender)
+    _allocate(data)
     return message is not None
 
 
@@ -115,6 +135,23 @@ def _ask(data: bytes, sender: tuple[str, int]) -> None:
         asking.handle_timer(due)
         due, wakings = asking.next_timer(), wakings + 1
     assert asking.state is not State.ASKING
+
+
+def _allocate(data: bytes) -> None:
+    allocation = Allocation(Account("u", "p"), lambda size: TRANSACTION[:size])
+    allocation.begin(0.0)
+    allocation.unwrap(data)
+    sends = allocation.receive(data, 0.1)
+    assert len(sends) <= 1
+    assert (allocation.state is AllocationState.OPEN) == (allocation.relayed is not None)
+    allocation.receive(data, 0.2)
+    allocation.want([OURS[0]], [OURS], 0.3)
+    allocation.receive(data, 0.4)
+    due, wakings = allocation.next_timer(), 0
+    while due is not None and wakings < 10:
+        allocation.handle_timer(due)
+        due, wakings = allocation.next_timer(), wakings + 1
+    assert allocation.state in (AllocationState.GONE, AllocationState.OPEN, AllocationState.ASKING)
 
 
 def main(seconds: float, seed: int) -> None:

@@ -5,17 +5,24 @@
 The relay has a namespace and a recording of its own, since media between it and the peers never meets the border.
 """
 
+import os
+import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from tests.harness.rtp import Tone, rtp_packet
 from tests.lab.border import configuration
 from tests.lab.capture import Capture
 from tests.lab.homes import Street
 from tests.lab.lab import FOUND, HZ, Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC, SBC, SIDES, Process, obstacle
 from tests.lab.sound import heard
+from tests.lab.talk import inside, udp
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("machine_with_coturn")]
 
@@ -161,3 +168,62 @@ def test_without_a_relay_calls_are_refused_and_with_it_they_are_not(walled: Wall
     walled.coturn()
     border.process.await_text(f"address={COTURN}", 60)
     walled.caller(PUBLIC).done()
+
+
+def test_a_wrong_password_is_said_and_not_shown(walled: Walled) -> None:
+    walled.coturn("--lt-cred-mech", "--user", "border:hallelujah")
+    border = walled.start(walled.yaml("username: border, password: suzanne"))
+    border.process.await_text('why="401 Unauthorized"')
+    assert "suzanne" not in border.process.text
+
+
+def test_the_gateway_is_replaced_and_so_is_what_the_relay_has_forgotten(walled: Walled) -> None:
+    coturn = walled.coturn()
+    border = walled.start(walled.yaml())
+    walled.callee(PRIVATE, calls=3, audio=True)
+    walled.caller(PUBLIC, audio=True, hold_ms=300).done()
+    (gateway,) = [pid for pid in border.pids() if "turn_gateway" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(gateway, signal.SIGKILL)
+    border.process.await_text("TURN gateway restarted")
+    border.process.await_text("TURN relay reached again", 30)
+    walled.caller(PUBLIC, audio=True, hold_ms=300).done()
+    coturn.stop()
+    walled.coturn()
+    # Its first refresh at the latest tells us that none of our addresses is there any more.
+    before = border.process.text.count("TURN relay reached again")
+    border.process.await_text("437", 60)
+    deadline = time.monotonic() + 30
+    while border.process.text.count("TURN relay reached again") == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    walled.caller(PUBLIC, audio=True, hold_ms=1800).done()
+    walled.stop_recording()
+    walled.assert_heard_by_the_relay()
+
+
+def test_a_stranger_at_our_address_is_not_heard(walled: Walled) -> None:
+    walled.coturn()
+    walled.start(walled.yaml())
+    walled.callee(PRIVATE, audio=True)
+    caller = walled.caller(PUBLIC, audio=True, hold_ms=2500)
+    stranger = inside(walled.namespaces, PUBLIC, lambda: udp(SIDES[PUBLIC].peers[1], 0))
+    noise, tried = Tone(1700), 0
+    for number in range(100):
+        frame = noise.frame()
+        for port in relayed_ports(walled):
+            stranger.sendto(rtp_packet(number, number * 160, 77, frame), (COTURN, port))
+            tried += 1
+        time.sleep(0.02)
+    assert tried > 50
+    caller.done()
+    walled.stop_recording()
+    walled.assert_heard_by_the_relay()
+    stranger.close()
+    assert heard(walled._captures[PRIVATE].audio(SIDES[PRIVATE].peer), 1700) < 0.01
+
+
+def relayed_ports(walled: Walled) -> list[int]:
+    """The ports of the relay that are in use, as the SDP of the border has them."""
+    text = walled.border.ask("calls")
+    calls = cast("list[dict[str, object]]", text["calls"])
+    explained = "".join(walled.border.explain(str(call["id"])) for call in calls)
+    return [int(port) for port in set(re.findall(rf"{re.escape(COTURN)}:(\d+)", explained))]
