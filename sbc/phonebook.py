@@ -117,6 +117,7 @@ class Phonebook:
                 Target(
                     PHONES, flow.network, flow.transport, flow.remote, self._domain, found.user,
                     nat=self._nat, flow=flow, contact=binding.contact, group=group, ring_s=self._ring_s,
+                    domain=self._domain,
                 )
             )  # fmt: skip
         way = (

@@ -67,6 +67,7 @@ def test_equals_ring_at_once_and_lower_q_later() -> None:
     phones = book(bound("alice", 1, q=500), bound("alice", 2, seen_at=1.0), bound("alice", 3, seen_at=2.0))
     assert ringing(phones, "alice") == [(3, 1), (2, 1), (1, 2)]
     targets, decision, _ = phones.targets(CallRequest(PBX, "alice"), "alice", 10.0)
+    assert {target.domain for target in targets} == {"sip.example.com"}
     assert {target.ring_s for target in targets} == {7.0} and "one by one" in decision.outcome
 
 
