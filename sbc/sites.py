@@ -38,6 +38,8 @@ class Sites:
             if text is not None
         )
         self.own |= frozenset(trunk.domain for trunk in config.trunks.values() if trunk.domain is not None)
+        if config.phones is not None and config.phones.domain is not None:
+            self.own |= {config.phones.domain}
 
     def advertised(self, flow: Flow) -> Address:
         """What Via says of the listener that `flow` uses."""
