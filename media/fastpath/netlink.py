@@ -214,10 +214,6 @@ class Changes:
         )
         self._sock.bind((0, _GROUPS))
 
-    def fileno(self) -> int:
-        """For epoll."""
-        return self._sock.fileno()
-
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()

@@ -1,9 +1,16 @@
 """Ways out: from an address of ours to a host, remembered until a route, an address or a link changes."""
 
+from itertools import islice
+
 from media.fastpath.netlink import Changes, Hop, Interface, Netlink, canonical
 
 # A flood of peers must not make us remember them all.
 MAX_WAYS = 16384
+# An MTU that a router on the way told (RFC 1191, RFC 8201) is no change of routes that anybody is notified of: every
+# way is asked for again after so many rounds.
+ROUNDS = 30
+# Ways asked for in one round, at 10 us each: media must not wait for them.
+MAX_ASKED = 2000
 
 
 class Ways:
@@ -15,10 +22,8 @@ class Ways:
         self._interfaces: dict[int, Interface] = {}
         self._owners: dict[str, int] = {}
         self._known: dict[tuple[str, str], Hop | str] = {}
-
-    def fileno(self) -> int:
-        """Readable when something has changed."""
-        return self._changes.fileno()
+        # How many of the ways known, from the oldest on, are from before the last change.
+        self._stale = 0
 
     def close(self) -> None:
         """Close both sockets."""
@@ -26,13 +31,18 @@ class Ways:
         self._changes.close()
 
     def changed(self) -> bool:
-        """Whether anything has changed since the last time; then all is asked anew."""
-        if not self._changes.happened():
-            return False
-        self._known.clear()
-        self._interfaces.clear()
-        self._owners.clear()
-        return True
+        """Called in rounds: ask again for what may be another way now, and tell whether any is."""
+        if self._changes.happened():
+            self._interfaces.clear()
+            self._owners.clear()
+            self._stale = len(self._known)
+        count = min(max(self._stale, len(self._known) // ROUNDS + 1), MAX_ASKED)
+        self._stale = max(0, self._stale - count)
+        changed = False
+        for local, remote in list(islice(self._known, count)):
+            before = self._known.pop((local, remote))
+            changed |= self.find(local, remote) != before
+        return changed
 
     def find(self, local: str, remote: str) -> Hop | str:
         """The way, with the MTU that holds on it, or why packets on it cannot be left to the kernel."""
@@ -40,6 +50,7 @@ class Ways:
         if way is None:
             if len(self._known) >= MAX_WAYS:
                 self._known.clear()
+                self._stale = 0
             way = self._known[(local, remote)] = self._ask(local, remote)
         return way
 

@@ -448,6 +448,37 @@ def test_a_dead_worker_takes_its_flows_along(make: str) -> None:
 
 
 @kernel
+@pytest.mark.slow
+def test_the_flows_of_a_stuck_worker_run_out(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            await descend(under_test, alice, a, bob, b, stream)
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                bob.received.clear()
+                await alice.stream(rtp_of(a), 10)
+                assert len(bob.received) == 10
+                await asyncio.sleep(table.LEASE_S + 0.5)
+                await alice.stream(rtp_of(a), 10)
+                await asyncio.sleep(0.1)
+                assert len(bob.received) == 10
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            # They have waited at the socket, and the stream goes on where it was.
+            await under_test.until(lambda: len(bob.received) == 20)
+            await descend(under_test, alice, a, bob, b, stream)
+            assert numbers(bob) == sorted(numbers(bob))
+            assert (await under_test.counters(stream, "a")).lost == 0
+
+    asyncio.run(call())
+
+
+@kernel
 def test_closing_leaves_no_flow(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
