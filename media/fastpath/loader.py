@@ -29,6 +29,8 @@ class Loaded:
     def __init__(self, path: Path = OBJECT) -> None:
         self._maps: dict[str, bpf.Map] = {}
         self.program = -1
+        if _clock_offset():
+            raise Unavailable("the clock of this process is not the kernel's own (a time namespace)")
         try:
             program = elf.read(path.read_bytes())
             for definition in program.maps:
@@ -161,6 +163,15 @@ class FastPath:
                 netlink.delete_filter(ifindex, handle)
         netlink.add_filter(ifindex, self._loaded.program, NAME, os.getpid())
         self._filters.append(ifindex)
+
+
+def _clock_offset() -> bool:
+    """Whether our CLOCK_MONOTONIC differs from that of the kernel program (time_namespaces(7))."""
+    try:
+        lines = Path("/proc/self/timens_offsets").read_text().splitlines()
+    except OSError:
+        return False  # Before Linux 5.6 there were none.
+    return any(line.split()[1:] != ["0", "0"] for line in lines if line.startswith("monotonic"))
 
 
 def survey(hosts: Iterable[str]) -> tuple[list[Interface], list[str]]:

@@ -46,6 +46,18 @@ def test_two_capabilities_are_enough(kernel: Kernel, compiled: Path) -> None:
     assert _as_nobody(compiled, CAP_BPF, CAP_NET_ADMIN) == "None"
 
 
+def test_another_clock_is_noticed(kernel: Kernel, compiled: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from media.fastpath.loader import obstacle\n"
+        "print(obstacle(Path(sys.argv[1])))"
+    )
+    command = ["unshare", "--fork", "--time", "--monotonic", "1000", sys.executable, "-c", script]
+    done = subprocess.run([*command, str(compiled)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"machine: no time namespaces: {done.stderr.strip()[-100:]}")
+    assert done.stdout.strip() == "the clock of this process is not the kernel's own (a time namespace)"
+
+
 def _as_nobody(compiled: Path, *capabilities: int) -> str:
     """What `obstacle` says in another process, of a user who cannot even read the directory of this run."""
     script = (
