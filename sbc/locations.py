@@ -41,7 +41,8 @@ FlowKey = tuple[str, str, Address]
 class Upstream:
     """What the registrar behind us knows of a binding: its server, until when, and what it told us.
 
-    `auth_user` is who the credentials named that it accepted; `service_route` is RFC 3608.
+    `auth_user` is who the credentials named that it accepted; `service_route` is RFC 3608. `asked_at` is when it said
+    so, 0 for before the last start.
     """
 
     server: str
@@ -50,6 +51,7 @@ class Upstream:
     service_route: tuple[str, ...] = ()
     pub_gruu: str = ""
     temp_gruu: str = ""
+    asked_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

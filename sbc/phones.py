@@ -149,6 +149,13 @@ class Phones:
                 self._tried(relayed, response.status, "peer-rejected", now, retry_after(response))
             self._run(self.registrations.answered(relayed, response, now, self._wall()), now)
 
+    def server_up(self, trunk: str, now: float) -> None:
+        """A server that was down is back."""
+        registrations = self.registrations
+        relay = None if registrations is None else registrations.relay
+        if relay is not None and trunk == relay.policy.registrar:
+            relay.came_back(now)
+
     def failed(self, relayed: Relayed, cause: str, now: float) -> None:
         """A relayed REGISTER was not answered or could not be sent."""
         if self.registrations is not None:

@@ -67,6 +67,8 @@ class RelayRegistrar(Registrar):
         self._cseqs: OrderedDict[str, int] = OrderedDict()
         # The registrar's own Min-Expires, when it has said so.
         self._least_s = 0
+        # What it said before this it may have forgotten.
+        self._remembers_since = 0.0
 
     def __len__(self) -> int:
         """REGISTERs that wait for the registrar."""
@@ -77,7 +79,7 @@ class RelayRegistrar(Registrar):
         super().adopt(old)
         if isinstance(old, RelayRegistrar):
             self._number, self._pending, self._cseqs = old._number, old._pending, old._cseqs
-            self._least_s = old._least_s
+            self._least_s, self._remembers_since = old._least_s, old._remembers_since
 
     # -- REGISTER ------------------------------------------------------------------------------------------
 
@@ -93,7 +95,10 @@ class RelayRegistrar(Registrar):
         if known is None or 0 in asked:
             return None
         for binding, seconds in zip(known, granted, strict=True):
-            left = 0.0 if binding.upstream is None else binding.upstream.expires_at - now
+            upstream = binding.upstream
+            if upstream is None or upstream.asked_at < self._remembers_since:
+                return None
+            left = upstream.expires_at - now
             if left < max(2 * seconds, seconds + MARGIN_S):
                 return None
         return self._renew(asking, known, granted, now)
@@ -127,6 +132,10 @@ class RelayRegistrar(Registrar):
         for binding, seconds in zip(known, granted, strict=True):
             self.locations.refresh(binding, now + seconds, asking.reading.cseq, now, binding.upstream)
         return self.when_stored([self.answer(asking, 200, "OK", self._fields(asking, now))])
+
+    def came_back(self, now: float) -> None:
+        """The registrar was down: it may have lost what it knew, so every phone is relayed again when it refreshes."""
+        self._remembers_since = now
 
     def receive(self, asking: Asking, now: float, wall: float, servers: ServersSnapshot) -> list[Effect]:
         """Send it on."""
@@ -360,6 +369,7 @@ class RelayRegistrar(Registrar):
                 routes,
                 "" if told is None else self._gruu(told.param("pub-gruu")),
                 "" if told is None else self._gruu(told.param("temp-gruu")),
+                now,
             )
             granted = min(self.granted_s(seconds, reading, asking), upstream_s)
             self._make_room(asking, wanted)

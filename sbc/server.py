@@ -329,6 +329,8 @@ class Server:
     def _rearm(self) -> None:
         for event in self.calls.trunks.take_events():
             down = isinstance(event, ServerDown)
+            if not down:
+                self.calls.phones.server_up(event.trunk, self._loop.time())
             tell = self._log.warning if down else self._log.info
             tell(
                 f"server is {'down' if down else 'up'}",

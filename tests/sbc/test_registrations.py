@@ -284,6 +284,22 @@ def test_frequent_refreshes_are_answered_here() -> None:
     assert bench.now < 1000 + 3600
 
 
+def test_a_registrar_that_was_down_is_asked_again() -> None:
+    """It may have lost what it knew: phones must not stay away until what it said runs out."""
+    bench = Bench()
+    phone = refreshed(bench)
+    assert bench.core.relay is not None
+    bench.core.relay.came_back(bench.now)
+    phone.register(600, 'Authorization: Digest username="alice", nonce="abc"')
+    assert len(bench.forwarded) == 2
+    bench.registrar(200)
+    bench.expect(200)
+    bench.now += 50
+    phone.register(600, 'Authorization: Digest username="alice", nonce="abc"')
+    bench.expect(200)
+    assert len(bench.forwarded) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
