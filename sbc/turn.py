@@ -293,8 +293,12 @@ class TurnNetworks:
             self._fails(name, f"{turn.server.host} has no IPv4 address")
             return
         username, password = _account(turn)
-        if self._control is None:
-            self._start_gateway()
+        try:
+            if self._control is None:
+                self._start_gateway()
+        except OSError as error:
+            self._fails(name, f"no gateway process: {error.strerror}")
+            return
         place = self._places[name]
         for _ in range(missing):
             self._numbers += 1
@@ -333,6 +337,9 @@ class TurnNetworks:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self._control = ours

@@ -198,7 +198,10 @@ class Pair:
             if first.reservation is None:
                 self.gateway.lose(self, "the server reserves no second port (RFC 8656 s.7.2)")
                 return
-            self.legs.append(Leg(self, 1, first.reservation))
+            try:
+                self.legs.append(Leg(self, 1, first.reservation))
+            except OSError as error:
+                self.gateway.lose(self, f"{self.local}: {error.strerror}")
             return
         second = self.legs[1].allocation
         if second.relayed is None:
