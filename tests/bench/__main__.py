@@ -1,6 +1,6 @@
 """`make bench`: what a call, a held call, an OPTIONS and a packet cost, of ours and of what Debian has, as Markdown.
 
-    python -m tests.bench [--rounds 3] [--rate 100] [--seconds 10] [--only calls,delay,options,memory,relay,media]
+    python -m tests.bench [--rounds 3] [--rate 100] [--seconds 10] [--only calls,delay,options,register,memory,...]
 
 Both systems run at the same time on loopback and get the same SIPp scenarios in turn, so that whatever else the
 machine does hits both; what the machine itself varies by is measured and printed.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import delay
+from tests.bench.bench_register import KamailioRegistrar, OurRegistrar, registrations
 from tests.bench.loads import calls, cpu_costs, held_memory, options
 from tests.bench.loopback import Corner, Loopback
 from tests.bench.media import bench as media
@@ -30,12 +31,13 @@ BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
 
 OURS = Corner(77)
 THEIRS = Corner(78)
-PARTS = ("calls", "delay", "options", "memory", "relay", "media")
+PARTS = ("calls", "delay", "options", "register", "memory", "relay", "media")
 BUDGET = {
     "calls": "0.65",
     "p50": "1 ms",
     "p99": "5 ms",
     "options": "1.15",
+    "register": "1.18",
     "memory": "0.77",
     "relay": "1.0",
 }
@@ -129,6 +131,8 @@ def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
                 else [rtpengine_packet_us(place, THEIRS, wanted.streams // 2) for _ in range(wanted.rounds)]
             )
             return [_row(f"CPU per relayed packet at {wanted.streams} streams, us", part, [rounds, theirs])]
+        if part == "register":
+            return _register(place, wanted, alone)
         systems: list[System] = [Ours(OURS)] if alone else [Ours(OURS), Peers(THEIRS)]
         for system in systems:
             system.start(place)
@@ -151,6 +155,19 @@ def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
         costs = cpu_costs(place, systems, load, units, wanted.rounds)
         name = "CPU per anchored call" if part == "calls" else "CPU per OPTIONS"
         return [_row(f"{name} at {rate}/s, ms", part, costs)]
+
+
+def _register(place: Loopback, wanted: argparse.Namespace, alone: bool) -> list[str]:
+    """Registrations with digest that survive a restart, beside those that Kamailio has in memory."""
+    ours: System = OurRegistrar(OURS, lasting=True)
+    systems = [ours] if alone else [ours, KamailioRegistrar(THEIRS)]
+    for system in systems:
+        system.start(place)
+        come_first(system.pids())
+    rate = wanted.rate * 2
+    units = rate * wanted.seconds
+    costs = cpu_costs(place, systems, registrations(units, rate), units, wanted.rounds)
+    return [_row(f"CPU per registration with digest at {rate}/s, ms", "register", costs)]
 
 
 def _delay(place: Loopback, systems: list[System], wanted: argparse.Namespace) -> list[str]:

@@ -17,7 +17,7 @@ from signaling.digest import ha1
 from tests.bench.loads import SCENARIOS, SLACK_S, Load, cpu_costs
 from tests.bench.loopback import LOAD, SIP_PORT, SYSTEM, Corner, Loopback
 from tests.bench.systems import HERE, ROOT, System, awaited, filled, found, missing
-from tests.bench.usage import tree
+from tests.bench.usage import come_first, tree
 from tests.lab import sipp
 from tests.lab.namespaces import Process
 
@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench: not installed: {', '.join(absent)} (make packages)", file=sys.stderr)
         return 1
     units = given.rate * given.seconds
+    come_first()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, Loopback(Path(directory)) as place:
         systems: list[System] = [
             OurRegistrar(Corner(77), lasting=False),
@@ -160,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         for system in systems:
             system.start(place)
+            come_first(system.pids())
         costs = cpu_costs(place, systems, registrations(units, given.rate), units, given.rounds)
     theirs = statistics.median(costs[-1])
     print(
