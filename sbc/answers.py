@@ -11,7 +11,8 @@ from signaling.topology import Site
 
 # A peer that is refused for a passing cause is told to come back after this (RFC 3261 s.14.2, s.21.5.4).
 RETRY_AFTER_S = 2
-OPTIONS_FIELDS = [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
+OPTIONS_ANSWER = 200, "OK", [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
+"""What we can do (RFC 3261 s.11.2): status, reason and fields."""
 """What we can do (RFC 3261 s.11.2)."""
 INSIDE_ONLY = ("BYE", "UPDATE", "INFO", "NOTIFY", "PRACK", "CANCEL")
 """Methods that mean nothing outside a dialog."""

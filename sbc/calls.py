@@ -16,7 +16,7 @@ from media.relay import BindFailed, Layer, RelayEvent, Silence, Withheld, Worker
 from sbc.admission import Admission, Emergencies
 from sbc.anchor import LocalAnchor, MediaReport, Party
 from sbc.answers import (
-    OPTIONS_FIELDS,
+    OPTIONS_ANSWER,
     RETRY_AFTER_S,
     bug_answer,
     error_fields,
@@ -34,6 +34,7 @@ from sbc.outbound import Outbound, SendRegister
 from sbc.phones import Phones, Store
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened, Relayed
+from sbc.registrations import Answer
 from sbc.routing import CallRequest, Refusal, Router
 from sbc.sites import Sites
 from sbc.switchboard import REPORT_S, Live, Switchboard, dialog_key
@@ -253,14 +254,20 @@ class Calls:
             return
         try:
             message = parse(data, self.parse_limits)
-            if isinstance(message, Request) and message.method == "REGISTER":
-                challenge = self.phones.challenge(message, flow, now)
-                if challenge is not None:
-                    self._perform(self.transactions.answer(message, flow, *challenge), now)
+            if isinstance(message, Request):
+                answer = self._answer_at_once(message, flow, now)
+                if answer is not None:
+                    self._perform(self.transactions.answer(message, flow, *answer), now)
                     return
             self._perform(self.transactions.receive(message, flow, now), now)
         except ParseError as error:
             self._refuse_raw(data, flow, error.status, error.reason, error.rule)
+
+    def _answer_at_once(self, request: Request, flow: Flow, now: float) -> Answer | None:
+        """The answer that needs no transaction, so that nobody fills our memory by asking (RFC 3261 s.8.2.7)."""
+        if request.method == "OPTIONS":
+            return OPTIONS_ANSWER if request.to_tag is None else None
+        return self.phones.challenge(request, flow, now) if request.method == "REGISTER" else None
 
     def _can_wait(self, data: bytes) -> bool:
         """Whether a raw message is refused when we are late: new calls but those for help, and registrations."""
@@ -360,10 +367,7 @@ class Calls:
 
     def _outside(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         """A request outside any dialog that is no call (RFC 3261 s.11, s.8.2.1)."""
-        if request.method == "OPTIONS":
-            answer = respond(request, 200, "OK", self._token(6), OPTIONS_FIELDS)
-            self._perform(self.transactions.respond(tx, answer, now), now)
-        elif request.method != "REGISTER" or not self.phones.register(tx, request, flow, now):
+        if request.method != "REGISTER" or not self.phones.register(tx, request, flow, now):
             self._answer(tx, outside(request.method), "-", now)
 
     def _response(self, tx: ClientTx, response: Response, now: float) -> None:

@@ -25,3 +25,15 @@ def test_a_call_that_is_over_makes_room_at_once() -> None:
     assert isinstance(message, Response) and message.status == 486
     bob.answer(bye, 200)
     border.at_rest()
+
+
+def test_being_asked_what_we_can_do_keeps_nothing() -> None:
+    """RFC 3261 s.8.2.7: whoever asks a thousand times costs no memory, and a repeated question gets the same answer."""
+    border = Border()
+    alice = border.agent("public", "203.0.113.77:5070")
+    question = alice.request("OPTIONS")
+    first = alice.expect_answer(200, "OPTIONS")
+    assert "INVITE" in (first.get("Allow") or "")
+    alice.raw(question.encode())
+    assert alice.expect_answer(200, "OPTIONS").to_tag == first.to_tag != ""
+    assert len(border.calls.transactions) == 0
