@@ -27,12 +27,14 @@ help: ## Show the targets
 run: $(READY) ## Place a call through an SBC on loopback and keep serving; ONCE=1: stop after the call
 	$(BIN)/sbc demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: $(READY) packages $(if $(ARGS),,compiled) ## All tests, about 15 minutes; a part: make test ARGS="tests/sbc -m 'not slow'"
+test: $(READY) packages ## All tests, about 15 minutes; a part: make test ARGS="tests/sbc -m 'not slow'"
 ifneq ($(ARGS),)
 	$(PYTEST) $(ARGS)
 else
-	$(PYTEST) -m "not lab"
-	$(IN_TREE) -m pytest tests/signaling tests/sbc tests/scenario tests/lab -m "not source"
+	@# The source is tested while the copy is compiled beside it, then the compiled program in the lab.
+	@mkdir -p build; nice $(MAKE) --no-print-directory compiled >build/compile.log 2>&1 & compiling=$$!; \
+	status=0; $(PYTEST) -m "not lab" || status=$$?; wait $$compiling || true; cat build/compile.log; exit $$status
+	$(IN_TREE) -m pytest tests/scenario tests/lab -m "not source"
 endif
 
 check: $(READY) packages ## Lint, format, types, import contracts, the C of the kernel program and of the bench
