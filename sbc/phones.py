@@ -82,6 +82,8 @@ class Phones:
         self._sites, self._trunks = sites, trunks
         policy = RegistrationPolicy.of_config(config)
         if policy is None:
+            if self.registrations is not None and now is not None:
+                self._run(self.registrations.abandon(), now)
             self.registrations = self.book = self._keeps = None
             return
         users = Users.of_config(config) if users is None else users

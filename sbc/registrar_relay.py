@@ -293,6 +293,12 @@ class RelayRegistrar(Registrar):
             return []
         return self._next(relayed, f"registrar-{cause}", now, wall)
 
+    def abandon(self) -> list[Effect]:
+        """Answer everybody who waits for the registrar: nobody will ask it any more."""
+        waiting, self._pending = self._pending, OrderedDict()
+        error = PeerError(503, "No Registrar Any More", "registrar-gone")
+        return [effect for relayed in waiting.values() for effect in self.refuse(relayed.asking, error)]
+
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
         for relayed in self._pending.values():

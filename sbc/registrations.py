@@ -70,6 +70,10 @@ class Registrations:
         if self.relay is not None and old.relay is not None:
             self.relay.adopt(old.relay)
 
+    def abandon(self) -> list[Effect]:
+        """There are no phones any more: who waits for an answer is told so."""
+        return [] if self.relay is None else self.relay.abandon()
+
     # -- REGISTER ------------------------------------------------------------------------------------------
 
     def challenge(self, request: Request, flow: Flow, now: float) -> Answer | None:

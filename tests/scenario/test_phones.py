@@ -458,7 +458,10 @@ def test_a_reload_keeps_registrations_and_those_that_are_under_way() -> None:
 def test_a_reload_without_phones_serves_none() -> None:
     border, _registrar, phone = home()
     lines = [line for line in RELAY.splitlines() if "phones" not in line]
+    waiting = Phone(border, "bob", 40002)
+    waiting.register()
     border.calls.reload(load("\n".join(lines)), border.now)
+    assert "registrar-gone" in (waiting.agent.expect_answer(503).get("Warning") or "")
     phone.register()
     phone.agent.expect_answer(405)
     border.advance(700)
