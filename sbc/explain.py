@@ -290,9 +290,10 @@ def _direction(side: Side, local: str, title: str, counted: bool) -> str:
         return f"{head}, 0 packets{extra}"
     mos = "" if figures.mos is None else f", MOS {figures.mos:.1f}"
     round_trip = "" if figures.rtt_ms is None else f", round trip {figures.rtt_ms:.0f} ms"
+    by_kernel = f", {figures.in_kernel} of them by the kernel" if figures.in_kernel else ""
     return (
         f"{head}, source {source}\n"
-        f"            {figures.packets} packets ({figures.forwarded} forwarded),"
+        f"            {figures.packets} packets ({figures.forwarded} forwarded{by_kernel}),"
         f" {figures.lost} lost ({side.loss:.1%}),"
         f" jitter {figures.jitter_ms:.1f} ms (max"
         f" {figures.max_jitter_ms:.1f}){mos}{round_trip}{_extras(figures)}"

@@ -92,6 +92,7 @@ def test_the_audio_of_a_call_goes_by_the_kernel(lab: Lab, voices: dict[str, Voic
     assert (stats["media.streams"], stats["media.in_kernel"]) == (1, 1)
     text = " ".join(lab.border.explain(call.id).split())
     assert "the kernel forwards it [media-in-kernel]" in text
+    assert text.count("of them by the kernel)") == 2
     assert "Healthy: both directions carry audio." in text
     for side in "ab":
         counted = figures(lab, call, side)
