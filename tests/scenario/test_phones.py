@@ -206,6 +206,18 @@ def test_a_token_reaches_its_phone_alone() -> None:
     other.agent.nothing()
 
 
+def test_a_registrar_that_keeps_path_calls_by_way_of_us() -> None:
+    """RFC 3327 s.5.3: the Path comes back as Route."""
+    border, registrar, phone = home(
+        RELAY.replace("{network: private, servers", "{path: true, network: private, servers")
+    )
+    registrar.call("alice", fields="Route: <sip:10.0.0.1:5060;lr>")
+    invite = phone.agent.inbox[-1]
+    assert isinstance(invite, Request) and invite.uri == phone.contact and invite.get("Route") is None
+    talked(border, registrar.agent, phone.agent)
+    rest(border)
+
+
 def test_a_token_is_for_the_registrar_alone() -> None:
     _border, registrar, phone = home()
     token = registrar.contacts["sip:alice@pbx.internal"].partition("@")[0].removeprefix("sip:")
