@@ -358,6 +358,7 @@ class TurnNetworks:
         self._asked.clear()
         for number in list(self._pairs):
             self._forget(number)
+        self._failing.update(self._networks)
 
     def _read(self) -> None:
         control = self._control

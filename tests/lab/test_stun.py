@@ -243,6 +243,9 @@ class Asker(Handset):
         """Start it, with the module for that."""
         with (self.directory / "config").open("a") as config:
             config.write("module stun.so\n")
+        accounts = self.directory / "accounts"
+        stun = f';medianat=stun;stunserver="stun:{OUTSIDE}:5060"\n'
+        accounts.write_text(accounts.read_text().rstrip() + stun)
         super().switch_on()
 
 
@@ -261,9 +264,7 @@ def test_a_phone_behind_nat_asks_the_border_and_writes_what_it_learns(
         text = text.replace("{from: carrier, to: pbx}", "{from: phones, to: pbx}")
         border = village.start(text.replace(f'from: ["{SIDES[PUBLIC].prefix}"', f'from: ["{COTURN}/32"'))
         callee = village.callee(PRIVATE, audio=True, hold_ms=2500)
-        stun = f';medianat=stun;stunserver="stun:{OUTSIDE}:5060"'
-        proxy = f"{OUTSIDE}:5060"
-        alice = Asker(village.namespaces, home.room(), HOUSE[0], "alice", proxy, parameters=stun)
+        alice = Asker(village.namespaces, home.room(), HOUSE[0], "alice", f"{OUTSIDE}:5060")
         alice.await_registered()
         alice.call("1000")
         callee.done()
