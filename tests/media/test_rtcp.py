@@ -98,3 +98,12 @@ def test_an_answer_to_a_report_that_we_never_passed_on_tells_nothing() -> None:
         trip.passed_on(number, 50.0)
     trip.answered([(1, 0)], 50.1)
     assert trip.seconds is None
+
+
+def test_the_loss_that_each_block_reports_is_read() -> None:
+    blocks = [bytearray(report_block(ssrc)) for ssrc in (2, 3)]
+    blocks[0][4], blocks[1][4] = 64, 255
+    compound = parse(sender_report(1, 1e9, [bytes(block) for block in blocks]), alias)
+    assert compound is not None and compound.lost == [64, 255]
+    silent = parse(receiver_report(1), alias)
+    assert silent is not None and silent.lost == []
