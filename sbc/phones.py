@@ -20,7 +20,7 @@ from sbc.routing import Refusal, ServerView, Source, Target
 from sbc.sites import Sites
 from sbc.trunks import Trunks
 from sbc.users import Users
-from signaling.errors import ParseError
+from signaling.errors import ParseError, PeerError
 from signaling.exchange import retry_after
 from signaling.flow import Address, Flow
 from signaling.message import Field, Request, Response
@@ -252,8 +252,8 @@ class Phones:
         if not caller.unproven or registrar is None:
             return caller, []
         try:
-            user, why = registrar.authenticate(request, now, proxy=True)
-        except ParseError as error:
+            user, why = registrar.authenticate(request, flow.remote[0], now, proxy=True)
+        except PeerError as error:
             refusal = Refusal(error.status, error.reason, error.rule)
             return replace(caller, refusal=refusal, unproven=False), []
         if user is not None:

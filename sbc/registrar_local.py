@@ -1,8 +1,9 @@
 """`registrar: local`: the registrations are kept here (RFC 3261 s.10.3, RFC 5626 s.6, RFC 5627 s.5)."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from nat.address import subscriber
 from sbc.gruu import Gruus, gruu_params
 from sbc.locations import Binding, Locations
 from sbc.register_request import Registering
@@ -13,6 +14,12 @@ from sbc.users import User, Users
 from signaling.digest import Check, Nonces, credentials_for
 from signaling.errors import ParseError, PeerError
 from signaling.message import Field, Request
+
+MAX_GUESSES = 10
+"""Wrong passwords of a user from one address before it has to wait."""
+GUESS_S = 30.0
+"""One of them is forgotten after each such time."""
+MAX_GUESSERS = 10_000
 
 
 class LocalRegistrar(Registrar):
@@ -34,12 +41,14 @@ class LocalRegistrar(Registrar):
         self._nonces = nonces
         self._token = token
         self._stats = stats
+        # By user and address: how many were wrong, and when the last was.
+        self._guesses: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
     def adopt(self, old: Registrar) -> None:
         """Take over what waits for the store, and the nonces."""
         super().adopt(old)
         if isinstance(old, LocalRegistrar):
-            self._nonces = old._nonces
+            self._nonces, self._guesses = old._nonces, old._guesses
 
     # -- who it is -----------------------------------------------------------------------------------------
 
@@ -54,15 +63,21 @@ class LocalRegistrar(Registrar):
             proxy=proxy,
         )
 
-    def authenticate(self, request: Request, now: float, proxy: bool = False) -> tuple[User | None, str]:
+    def authenticate(
+        self, request: Request, host: str, now: float, proxy: bool = False
+    ) -> tuple[User | None, str]:
         """Who sent it by its credentials, or None and why: "no-credentials", "stale-nonce", "wrong-credentials".
 
-        ParseError for credentials that cannot be read.
+        ParseError for credentials that cannot be read. PeerError for a host that goes on guessing the password of a
+        user: nobody at another address is locked out by that.
         """
         credentials = credentials_for(request, self.users.realm, proxy)
         if credentials is None:
             return None, "no-credentials"
         user = self.users.get(credentials.username)
+        guessed = (credentials.username[:128], subscriber(host))
+        if self._guesses and self._wrong(guessed, now) >= MAX_GUESSES:
+            raise PeerError(403, "Too Many Wrong Passwords", "too-many-guesses")
         check = self._nonces.check(
             credentials,
             request.method,
@@ -73,14 +88,26 @@ class LocalRegistrar(Registrar):
         )
         if check is Check.GOOD:
             return user, ""
-        return None, "stale-nonce" if check is Check.STALE else "wrong-credentials"
+        if check is Check.STALE:
+            return None, "stale-nonce"
+        if check is Check.WRONG:
+            self._guesses[guessed] = (self._wrong(guessed, now) + 1.0, now)
+            self._guesses.move_to_end(guessed)
+            if len(self._guesses) > MAX_GUESSERS:
+                self._guesses.popitem(last=False)
+        return None, "wrong-credentials"
+
+    def _wrong(self, guessed: tuple[str, str], now: float) -> float:
+        """Wrong passwords that still count against a user at an address."""
+        count, at = self._guesses.get(guessed, (0.0, now))
+        return max(0.0, count - (now - at) / GUESS_S)
 
     # -- REGISTER ------------------------------------------------------------------------------------------
 
     def receive(self, asking: Asking, now: float) -> list[Effect]:
         """RFC 3261 s.10.3 steps 3 to 8."""
         try:
-            user, why = self.authenticate(asking.request, now)
+            user, why = self.authenticate(asking.request, asking.flow.remote[0], now)
             if user is None:
                 self._stats[f"refused:{why}"] += 1
                 error = PeerError(401, "Unauthorized", why)

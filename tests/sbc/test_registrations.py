@@ -638,6 +638,26 @@ def test_local_needs_the_password() -> None:
     assert bound(bench.expect(200)) == {phone.contact: 60}
 
 
+def test_who_goes_on_guessing_has_to_wait_and_nobody_else() -> None:
+    bench = Bench(LOCAL)
+    phone = Phone(bench)
+    for _ in range(10):
+        phone.authorized(600, password="guess")
+        bench.expect(401)
+    phone.authorized(600)
+    assert "too-many-guesses" in (bench.expect(403).get("Warning") or ""), "even with the right one"
+    elsewhere = Phone(bench, "alice", 40009)
+    elsewhere.flow = replace(elsewhere.flow, remote=("198.51.100.9", 40009))
+    elsewhere.authorized(600)
+    bench.expect(200)
+    bob = Phone(bench, "bob", 40000)
+    bob.authorized(600)
+    bench.expect(200)
+    bench.now += 31
+    phone.authorized(600)
+    bench.expect(200)
+
+
 def test_local_offers_the_strongest_first() -> None:
     """RFC 8760 s.2.3."""
     bench = Bench(LOCAL)
