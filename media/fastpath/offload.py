@@ -14,6 +14,7 @@ from media.fastpath import table
 from media.fastpath.bpf import Map
 from media.fastpath.netlink import Hop
 from media.fastpath.ways import Ways
+from media.source import Sockaddr
 from media.stream import RelayEnd, RelayStream
 
 # A stream that is never in order when it is put down must not cost this every time: so often in a second.
@@ -139,9 +140,6 @@ class Offload:
             return "it is SRTP"
         if end.family != out.family:
             return "its sides are of two address families"
-        if end.secure is not None or out.secure is not None:
-            return "a side of it has SRTP"
-        self._drain(end)
         source = end.gate.source
         if source is None or out.target is None or not end.receive or seen.ssrc < 0 or end.rtp_port is None:
             return None
@@ -156,11 +154,15 @@ class Offload:
             return way
         if back.ifindex not in self._interfaces:
             return f"the kernel program is not attached to the interface towards {source[0]}"
-        return self._put(end, out, back, way)
+        target = out.target
+        self._drain(end)
+        if end.gate.source != source or out.target != target:
+            # What waited there has changed who is who; there will be another occasion.
+            return None
+        return self._put(end, source, target, back, way)
 
-    def _put(self, end: RelayEnd, out: RelayEnd, back: Hop, way: Hop) -> str | None:
-        seen, source, target = end.reception, end.gate.source, out.target
-        assert source is not None and target is not None
+    def _put(self, end: RelayEnd, source: Sockaddr, target: Sockaddr, back: Hop, way: Hop) -> str | None:
+        out, seen = end.other, end.reception
         allowed, timed = end.payload_types(seen.tick)
         if not timed >> seen.payload_type & 1:
             # An event or comfort noise, of which the kernel cannot tell the jitter: audio will follow.
