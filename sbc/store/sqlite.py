@@ -94,8 +94,14 @@ class SqliteStore:
     def write(self, changes: Sequence[Change], done: Done) -> None:
         """Store `changes`; `done(None)` follows in the event loop when they are on the disk, `done(why)` when not."""
         with self._wake:
-            if self._closing or self._thread is None or len(self._waiting) >= MAX_WAITING:
-                why = "the store is closed" if self._closing else "the disk is too slow"
+            why = ""
+            if self._closing or self._thread is None:
+                why = "the store is closed"
+            elif not self._thread.is_alive():
+                why = "the writer has died of a bug, see the log"
+            elif len(self._waiting) >= MAX_WAITING:
+                why = "the disk is too slow"
+            if why:
                 self._call(lambda: done(why))
                 return
             self._waiting.append(_Work(changes, done))
