@@ -19,6 +19,8 @@ MOS_POOR = 3.6
 """Below this, many users are dissatisfied (ITU-T G.107 annex B)."""
 STOPPED_S = 3.0
 """Nobody pauses that long while talking; silence suppression may."""
+REBOUND_SHARE = 1.25
+"""Some more are lost in the moment of a NAT's change than those that reach us from its new port."""
 STRANGERS_MANY = 10
 """A handful of packets from the old place of a peer is ordinary; more mean that"
 " somebody else is sending."""
@@ -104,6 +106,14 @@ class Side:
         return stranger is not None and (
             stranger[0] == self.host or (self.helped and stranger[0] == self.sip)
         )
+
+    @property
+    def rebound(self) -> bool:
+        """Whether most of what was lost was dropped here, as that of a stranger with the host of its source."""
+        stranger, source, lost = self.counters.stranger, self.counters.source, self.counters.lost
+        if stranger is None or source is None or stranger[0] != source[0]:
+            return False
+        return 0 < lost <= self.counters.strangers * REBOUND_SHARE
 
     @property
     def expected(self) -> int:
@@ -395,6 +405,12 @@ MEDIA_RULES: tuple[MediaRule, ...] = (
         " pinhole between us and {other} stops it, if {other} reports at all",
     ),
     MediaRule(
+        "rebound",
+        lambda source, sink, stream: source.loss >= LOSS_HEAVY and source.rebound,
+        "{it} was heard with a gap: its NAT has given it another port in mid-call, and {strangers} packets were dropped"
+        " until it was certain that {source} is {it}",
+    ),
+    MediaRule(
         "loss",
         lambda source, sink, stream: source.loss >= LOSS_HEAVY,
         "{it} is heard with gaps: {loss} of its packets were lost between {it} and us",
@@ -501,7 +517,7 @@ def stream_findings(stream: Stream) -> list[Finding]:
             )
             for rule, source, sink in ordered
         ]
-    accused = {one.side for one in found if one.id == "moved"}
+    accused = {one.side for one in found if one.id in ("moved", "rebound")}
     return [*found, *(one for one in _asides(stream) if one.side not in accused)]
 
 

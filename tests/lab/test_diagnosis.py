@@ -405,3 +405,16 @@ def test_the_firewall_of_the_private_side(street: Street) -> None:
     joined = street.call(Spot.public(PLAIN))
     assert spoken(joined) == {"call": "up", "A": "healthy", "B": "nothing"}
     assert_heard(joined, "b")
+
+
+def test_a_nat_that_rebinds_in_mid_call_is_followed(street: Street) -> None:
+    """The router forgets its mappings and keeps its address: media goes on from another port of the same host."""
+    home = street.village.homes["b"]
+    joined = street.call(street.symmetric(FAR))
+    assert spoken(joined) == HEALTHY
+    home.reboot(keep_address=True)
+    time.sleep(2)
+    since = time.monotonic()
+    time.sleep(SPEECH_S)
+    assert joined.found() == {"call": "up", "B": "healthy", "A": "rebound"}
+    assert joined.a.hears("b", since) > 0.9 and joined.b.hears("a", since) > 0.9

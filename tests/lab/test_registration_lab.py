@@ -6,6 +6,7 @@ Whoever talks is proven to be heard by a tone, both ways, each time.
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import sipp
+from tests.lab.alg import Alg, Rewrite, contact_only, sdp_address_only, sdp_wrong_port
 from tests.lab.border import FAST, Border, resident_kib
 from tests.lab.capture import leaks, secrets_of
 from tests.lab.faults import findings
@@ -356,6 +358,39 @@ def test_a_router_that_starts_anew(town: Town) -> None:
     assert len(town.registrar.contacts("alice")) == 1
     converse(town.desk, alice)
     converse(alice, town.desk)
+
+
+@pytest.mark.parametrize("rewrite", [contact_only, sdp_address_only, sdp_wrong_port])
+def test_a_router_that_rewrites_half_of_it(town: Town, rewrite: Rewrite) -> None:
+    alg = Alg(town.village.street, town.village.homes["a"], rewrite)
+    try:
+        alice = town.at_home("a", "alice")
+        converse(alice, town.desk)
+        converse(town.desk, alice)
+        assert alg.rewritten
+        town.evening()
+    finally:
+        alg.stop()
+
+
+def test_a_router_with_the_alg_of_linux(town: Town) -> None:
+    """nf_nat_sip, which is in many routers: it rewrites all of it, and opens ports for the media that it reads of."""
+    home = town.village.homes["b"]
+    try:
+        home.help_sip()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"machine: this kernel has no SIP ALG: {error.stderr}")
+    home.reboot(keep_address=True)
+    try:
+        alice = town.at_home("b", "alice")
+        (binding,) = town.bindings("alice")
+        assert home.address in str(binding["contact"]) and HOUSE[0] not in str(binding), "it has rewritten"
+        converse(alice, town.desk)
+        converse(town.desk, alice)
+        town.evening()
+    finally:
+        home.translate(home.nat)
+        home.reboot(keep_address=True)
 
 
 def test_a_border_that_dies_knows_its_phones_when_it_is_back(town: Town) -> None:

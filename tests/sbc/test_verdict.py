@@ -156,6 +156,13 @@ CASES: dict[str, tuple[Side, str]] = {
         side("A", dataclasses.replace(GOOD, payload_types=(8,))),
         "A sends payload type 8 (PCMA), which was not negotiated (PCMU): B will probably not play it.",
     ),
+    "rebound": (
+        side(
+            "A", dataclasses.replace(GOOD, packets=138, lost=53, strangers=55, stranger=("192.0.2.10", 4711))
+        ),
+        "A was heard with a gap: its NAT has given it another port in mid-call, and 55 packets were dropped until it"
+        " was certain that 192.0.2.10:4000 is A.",
+    ),
     "loss": (
         side("A", dataclasses.replace(GOOD, packets=90, lost=10)),
         "A is heard with gaps: 10.0% of its packets were lost between A and us.",
