@@ -13,8 +13,9 @@ from media.relay import Counters
 from sbc.anchor import ADVERTISED, MediaReport
 from sbc.decisions import Decision
 from sbc.ladder import MAX_WIDTH, MIN_WIDTH, Column, Hidden, Step, hidden_between, hidden_text, ladder
+from sbc.media_verdict import Finding, Side, Stream
 from sbc.record import CallRecord, LegRecord, TriedTarget, media_json, printable
-from sbc.verdict import Ending, Facts, Finding, Side, Stream, findings
+from sbc.verdict import Ending, Facts, findings
 from signaling.errors import ParseError
 from signaling.sdp.offer_answer import Line, describe
 from signaling.sdp.parser import parse

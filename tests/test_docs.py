@@ -12,7 +12,8 @@ import pytest
 
 import sbc.cdr
 from config.reference import markdown
-from sbc.verdict import ENDINGS, MEDIA_RULES
+from sbc.media_verdict import MEDIA_RULES
+from sbc.verdict import ENDINGS
 from signaling.topology import describe
 
 ROOT = Path(__file__).parent.parent
