@@ -143,8 +143,8 @@ class Network(Model):
     turn: Annotated[
         Turn | None,
         Field(
-            description="TURN relay that all media of this network goes through, two allocations for each end of a stream. "
-            "None: media goes directly."
+            description="TURN relay that all media of this network goes through, with two allocations for each end of "
+            "a stream. None: media goes directly."
         ),
     ] = None
     learned: SkipJsonSchema[
