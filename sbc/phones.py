@@ -252,7 +252,7 @@ class Phones:
         if not caller.unproven or registrar is None:
             return caller, []
         try:
-            user, why = registrar.authenticate(request, flow.remote[0], now, proxy=True)
+            user, why = registrar.authenticate(request, flow, now, proxy=True)
         except PeerError as error:
             refusal = Refusal(error.status, error.reason, error.rule)
             return replace(caller, refusal=refusal, unproven=False), []

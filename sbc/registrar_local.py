@@ -13,10 +13,12 @@ from sbc.registration_policy import RegistrationPolicy
 from sbc.users import User, Users
 from signaling.digest import Check, Nonces, credentials_for
 from signaling.errors import ParseError, PeerError
+from signaling.flow import Flow
 from signaling.message import Field, Request
 
-MAX_GUESSES = 10
-"""Wrong passwords of a user from one address before it has to wait."""
+MAX_GUESSES = 100
+"""Wrong passwords of a user from one address before it has to wait. Some phones repeat a wrong one dozens of times, and
+share the address with one that has the right one."""
 GUESS_S = 30.0
 """One of them is forgotten after each such time."""
 MAX_GUESSERS = 10_000
@@ -64,19 +66,23 @@ class LocalRegistrar(Registrar):
         )
 
     def authenticate(
-        self, request: Request, host: str, now: float, proxy: bool = False
+        self, request: Request, flow: Flow, now: float, proxy: bool = False
     ) -> tuple[User | None, str]:
         """Who sent it by its credentials, or None and why: "no-credentials", "stale-nonce", "wrong-credentials".
 
         ParseError for credentials that cannot be read. PeerError for a host that goes on guessing the password of a
-        user: nobody at another address is locked out by that.
+        user: nobody at another address is locked out by that, and no phone that is registered.
         """
         credentials = credentials_for(request, self.users.realm, proxy)
         if credentials is None:
             return None, "no-credentials"
         user = self.users.get(credentials.username)
-        guessed = (credentials.username[:128], subscriber(host))
-        if self._guesses and self._wrong(guessed, now) >= MAX_GUESSES:
+        guessed = (credentials.username[:128], subscriber(flow.remote[0]))
+        if (
+            self._guesses
+            and self._wrong(guessed, now) >= MAX_GUESSES
+            and all(one.user != guessed[0] for one in self.locations.on_flow(flow))
+        ):
             raise PeerError(403, "Too Many Wrong Passwords", "too-many-guesses")
         check = self._nonces.check(
             credentials,
@@ -107,7 +113,7 @@ class LocalRegistrar(Registrar):
     def receive(self, asking: Asking, now: float) -> list[Effect]:
         """RFC 3261 s.10.3 steps 3 to 8."""
         try:
-            user, why = self.authenticate(asking.request, asking.flow.remote[0], now)
+            user, why = self.authenticate(asking.request, asking.flow, now)
             if user is None:
                 self._stats[f"refused:{why}"] += 1
                 error = PeerError(401, "Unauthorized", why)
