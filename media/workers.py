@@ -39,6 +39,8 @@ MAX_QUEUED = 20000
 # What can wait is told this much later, so that the ends of many calls wake the worker, and its answer us, once.
 LATE_S = 0.05
 QUERY_DEADLINE_S = 2.0
+UP_DEADLINE_S = 10.0
+"""A worker that takes longer to start is not waited for."""
 STOP_DEADLINE_S = 2.0
 REAP_INTERVAL_S = 0.005
 # A worker that dies as soon as it starts is not started again at full speed.
@@ -269,6 +271,17 @@ class WorkerRelay:
         else:
             self._finish_query(query)
         return query.future
+
+    async def up(self) -> None:
+        """Wait until every worker has answered once: a stream that is opened before loses its first packets."""
+        query = _Query((), self._loop.create_future())
+        for worker in self._workers:
+            self._next_token += 1
+            query.waiting[self._next_token] = worker.index
+            self._queries[self._next_token] = query
+            self._tell(worker, ("query", self._next_token, ()))
+        query.deadline = self._loop.call_later(UP_DEADLINE_S, self._finish_query, query)
+        await query.future
 
     async def stop(self) -> None:
         """End every worker; no events follow."""

@@ -130,6 +130,7 @@ class Server:
         try:
             await self._own_addresses.first()
             await self._turn.first()
+            await self._relay.up()
             with contextlib.closing(self._open()) as control:
                 async with asyncio.TaskGroup() as tasks:
                     attending = tasks.create_task(control.serve())
