@@ -62,10 +62,14 @@ def test_stop_waits_for_the_whole_drain() -> None:
     assert int(settings()["TimeoutStopSec"][0]) >= Timers().drain_s + 30
 
 
-def test_kernel_media_path_is_described_but_off() -> None:
-    text = UNIT.read_text()
-    assert re.search(r"^#.*CAP_BPF CAP_NET_ADMIN$", text, re.M)
-    assert not re.search(r"^[^#].*CAP_BPF", text, re.M)
+def test_kernel_media_path_has_a_drop_in_of_its_own() -> None:
+    assert "CAP_BPF" not in UNIT.read_text()
+    added = (ROOT / "systemd" / "sbc-kernel.conf").read_text()
+    kept = settings()
+    for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        (line,) = re.findall(rf"^{key}=(.*)$", added, re.M)
+        assert set(line.split()) == {*kept[key][0].split(), "CAP_BPF", "CAP_NET_ADMIN"}
+    assert re.search(r"^SystemCallFilter=bpf$", added, re.M)
 
 
 def test_the_control_socket_lies_in_the_directory_that_the_unit_makes() -> None:
