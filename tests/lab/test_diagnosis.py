@@ -4,6 +4,7 @@ One border serves all: on port 5060 it expects no NAT, on 5070 it does, and on 5
 leads nowhere. The homes are those of homes.py; their routers, too, are part of what goes wrong.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 
@@ -77,7 +78,6 @@ class Street:
         self.village = village
         self.calls: list[Joined] = []
         self.undo: list[Callable[[], object]] = []
-        self._number = 0
 
     def cone(self, port: int) -> Spot:
         """A phone behind a port-restricted cone."""
@@ -87,10 +87,27 @@ class Street:
         """A phone behind a symmetric NAT."""
         return Spot.at(self.village.homes["b"], port)
 
-    def call(self, at: Spot, **words: object) -> Joined:
+    def call(
+        self,
+        at: Spot,
+        *,
+        offer: str | None = None,
+        answer: str | None = None,
+        second_offer: str | None = None,
+        after_ms: int = 500,
+        speaks_at: Spot | None = None,
+    ) -> Joined:
         """A call from there."""
-        self._number += 1
-        joined = connect(self.village, at, NUMBERS.pop(), **words)  # type: ignore[arg-type]
+        joined = connect(
+            self.village,
+            at,
+            next(NUMBERS),
+            offer=offer,
+            answer=answer,
+            second_offer=second_offer,
+            after_ms=after_ms,
+            speaks_at=speaks_at,
+        )
         self.calls.append(joined)
         return joined
 
@@ -109,7 +126,7 @@ class Street:
             step()
 
 
-NUMBERS = list(range(200, 0, -1))
+NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
@@ -273,11 +290,11 @@ def test_comfort_noise_alone(street: Street) -> None:
 
 def test_digits_alone(street: Street) -> None:
     rtpmap = ("0 PCMU/8000", "101 telephone-event/8000")
-    words = {
-        name: sdp(spot.host, MEDIA_PORT, formats="0 101", rtpmap=rtpmap)
-        for name, spot in (("offer", Spot.public(PLAIN)), ("answer", Spot.private()))
-    }
-    joined = street.call(Spot.public(PLAIN), **words)
+    offer, answer = (
+        sdp(spot.host, MEDIA_PORT, formats="0 101", rtpmap=rtpmap)
+        for spot in (Spot.public(PLAIN), Spot.private())
+    )
+    joined = street.call(Spot.public(PLAIN), offer=offer, answer=answer)
     found = spoken(joined, Manner(payload_type=101, payload=b"\x05\x0a\x00\xa0"))
     assert found == {"call": "up", "B": "healthy", "A": "only-digits"}
 

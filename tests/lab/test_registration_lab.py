@@ -255,7 +255,11 @@ def assert_nothing_leaked(village: Village) -> None:
     }
     for side, other in ((PUBLIC, PRIVATE), (PRIVATE, PUBLIC)):
         assert own[other], "nothing was recorded"
-        found = leaks(sides[side], (own[other] - own[side]) | hosts[other])
+        # `leaks` looks into each packet for each word; one look at all packets at once leaves few words to it.
+        whole = b"\0".join(packet.payload for packet in sides[side]).lower()
+        assert all(word.lower().encode() in whole for word in own[side]), "the search finds nothing"
+        secrets = (own[other] - own[side]) | hosts[other]
+        found = leaks(sides[side], {secret for secret in secrets if secret.lower().encode() in whole})
         assert not found, "\n".join(found[:5])
 
 
@@ -460,10 +464,10 @@ def test_two_days_in_half_a_minute(town: Town) -> None:
             options=("-au", "dave", "-ap", PASSWORDS["dave"]), name=f"refresh-{times}",
         ).done()  # fmt: skip
 
-    refresh(60)
+    refresh(50)
     held, memory = town.held(), resident_kib(town.border.pids())
-    refresh(340)
-    assert town.registers(PUBLIC, begin) >= 400
+    refresh(250)
+    assert town.registers(PUBLIC, begin) >= 300
     assert town.registers(PRIVATE, begin) <= 6
     assert len(town.bindings("dave")) == len(town.registrar.contacts("dave")) == 1
     assert town.held() == held
