@@ -1,10 +1,16 @@
 """Rules for every test: in CI a skipped test is a failure, unless the machine is the reason; what CI generates."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import hypothesis
 import pytest
+
+# A shell that starts us in the background has us ignore SIGINT, and whatever we start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
