@@ -36,6 +36,8 @@ _TCX_INGRESS = 46
 _NAME_BYTES = 15
 _LOG_BYTES = 1 << 20
 _BATCH = 1024
+# What deleting has of the attributes; the kernel refuses it when anything is behind that.
+_UP_TO_KEY = 16
 # What the kernel answers to a command, or to a kind of map, that it does not know: the last is ENOTSUPP, its own.
 _UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP, 524)
 
@@ -122,7 +124,7 @@ class Map:
     def delete(self, key: bytes) -> bool:
         """Delete `key`; False if it was not there."""
         self._key_view[:] = key
-        return self._found(self._call(_MAP_DELETE, self._at, self._size))
+        return self._found(self._call(_MAP_DELETE, self._at, _UP_TO_KEY))
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys with their values; what is added or deleted meanwhile may be missed."""
@@ -139,10 +141,12 @@ class Map:
             if result < 0 and -result != errno.ENOENT:
                 raise OSError(-result, os.strerror(-result))
             (count,) = struct.unpack_from("=I", attributes, 32)
+            # Once: `raw` copies all of it.
+            all_keys, all_values = keys.raw, values.raw
             for index in range(count):
                 yield (
-                    keys.raw[index * key_bytes : (index + 1) * key_bytes],
-                    values.raw[index * value_bytes : (index + 1) * value_bytes],
+                    all_keys[index * key_bytes : (index + 1) * key_bytes],
+                    all_values[index * value_bytes : (index + 1) * value_bytes],
                 )
             if result < 0:
                 return
