@@ -228,10 +228,11 @@ class Reference:
             self._bind_again(now)
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
-            if self._kernel is not None:
-                self._kernel.tick(self._streams.values(), now)
+            # First what must not depend on the kernel path.
             self._look_for_silence(now)
             self._look_for_victims()
+            if self._kernel is not None:
+                self._kernel.tick(self._streams.values(), now)
         self._timeout_s = BIND_RETRY_S if self._unbound else self._tick_at - now
 
     def shut_down(self) -> None:

@@ -1,6 +1,7 @@
 """The relay as worker processes: spawns them, tells them what to do, replaces those that die."""
 
 import asyncio
+import contextlib
 import marshal
 import os
 import socket
@@ -489,7 +490,9 @@ class WorkerRelay:
         worker.process.kill()
         if self._fastpath is not None and worker.number is not None:
             # What the kernel forwarded for it comes to the sockets of its successor instead.
-            self._fastpath.dismiss(worker.number)
+            # If it cannot be told: that ends by itself with the lease, and the successor must come in any case.
+            with contextlib.suppress(OSError):
+                self._fastpath.dismiss(worker.number)
             worker.number = None
         if time.monotonic() - worker.started_at >= HEALTHY_S:
             worker.backoff_s = 0.0

@@ -112,7 +112,9 @@ class FastPath:
         """The worker is dead: from now on its packets go to the sockets. How many flows it had."""
         leases, flows = self.leases, self.flows
         leases.value.raw = bytes(leases.value_bytes)
-        leases.put(worker.to_bytes(4, sys.byteorder))
+        # Its flows are deleted all the same.
+        with contextlib.suppress(OSError):
+            leases.put(worker.to_bytes(4, sys.byteorder))
         stale = [key for key, flow in flows.items() if table.worker_of(flow) == worker]
         flows.delete_all(stale)
         return len(stale)

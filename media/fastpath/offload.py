@@ -7,6 +7,7 @@ is kept on the way down by the kernel, which begins with the packet that follows
 way up by deleting the flow before that packet is looked at.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 
 from media import rtp
@@ -50,6 +51,8 @@ class Offload:
         self._ways = Ways()
         # The way back to the sender and the way on of each flow, to see when they are others.
         self._hops: dict[bytes, tuple[Hop, Hop]] = {}
+        # Why this worker has no kernel path any more: one whose table it cannot be sure of would be none.
+        self._failed = ""
         self.soon: list[RelayEnd] = []
         """Ends that came up before the kernel had begun, for `retry`."""
 
@@ -62,7 +65,11 @@ class Offload:
     def refresh(self, end: RelayEnd) -> None:
         """Bring the counters of an end up to date."""
         if end.flow is not None:
-            state = self._table.read(end.flow)
+            try:
+                state = self._table.read(end.flow)
+            except OSError as error:
+                self._fail(error)
+                return
             if state is not None:
                 self._resume(end, state)
 
@@ -70,10 +77,28 @@ class Offload:
         """Let what comes from this end come to its socket from now on."""
         if end.flow is not None:
             flow, end.flow = end.flow, None
-            del self._hops[flow]
-            state = self._table.take(flow)
+            self._hops.pop(flow, None)
+            try:
+                state = self._table.take(flow)
+            except OSError as error:
+                self._remove(flow, error)
+                return
             if state is not None:
                 self._resume(end, state)
+
+    def _remove(self, flow: bytes, error: OSError) -> None:
+        """End a flow that could not be taken. What it has counted is lost."""
+        try:
+            self._table.delete(flow)
+        except OSError:
+            # It would go on behind our back.
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """No more kernel path for this worker: at once, or if not even that can be told, when its lease is over."""
+        self._failed = f"the kernel's table fails: {error.strerror}"
+        with contextlib.suppress(OSError):
+            self._table.end()
 
     def surface(self, end: RelayEnd) -> None:
         """A packet of an end that is down has come to its socket. If the kernel was still waiting to begin, there were
@@ -94,7 +119,15 @@ class Offload:
 
     def tick(self, streams: Iterable[RelayStream], now: float) -> None:
         """Once a second: the worker is alive; routes may have changed; what has come up goes down again."""
-        self._table.renew(now)
+        if not self._failed:
+            try:
+                self._table.renew(now)
+            except OSError as error:
+                self._fail(error)
+        if self._failed:
+            for stream in streams:
+                self.settle(stream)
+            return
         changed = self._ways.changed()
         for stream in streams:
             if changed and (self._moved(stream.a) or self._moved(stream.b)):
@@ -133,6 +166,8 @@ class Offload:
         """Take an end down; None if it is not the time yet, KERNEL if it is down, else why it cannot be."""
         if end.flow is not None:
             return KERNEL
+        if self._failed:
+            return self._failed
         out, seen = end.other, end.reception
         if end.udptl:
             return "it is not RTP"

@@ -87,6 +87,11 @@ class FlowTable:
         _LEASE.pack_into(self._leases.value, 0, int((now + LEASE_S) * 1e9))
         self._leases.put(self._slot)
 
+    def end(self) -> None:
+        """No flow of this worker is good any more. Raises OSError."""
+        _LEASE.pack_into(self._leases.value, 0, 0)
+        self._leases.put(self._slot)
+
     def put(self, flow: bytes, course: Course, allowed: int, timed: int, tick_s: float, state: State) -> None:
         """Forward what comes by the key `flow` and has one of the `allowed` payload types.
 
@@ -124,6 +129,10 @@ class FlowTable:
     def take(self, flow: bytes) -> State | None:
         """End a flow: what comes from now on comes to the socket. How far the kernel came with it."""
         return _STATE.unpack_from(self._flows.value, _SETTINGS.size) if self._flows.take(flow) else None
+
+    def delete(self, flow: bytes) -> None:
+        """End a flow without a word of how far the kernel came. Raises OSError."""
+        self._flows.delete(flow)
 
 
 def _family(host: str) -> socket.AddressFamily:

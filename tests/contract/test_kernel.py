@@ -1,6 +1,7 @@
 """The kernel path below the relay: what goes down and comes up, and that nobody hears or counts a difference."""
 
 import asyncio
+import errno
 import os
 import random
 import signal
@@ -790,3 +791,30 @@ def test_by_way_of_a_gateway(make: str, hop: list[str]) -> None:
         asyncio.run(call())
     finally:
         ip("-n", place.BORDER, "route", "del", *route)
+
+
+# When the kernel's table fails
+
+
+@kernel
+def test_a_worker_is_replaced_though_its_flows_cannot_be_told_to_end(
+    make: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob = under_test.peer(), under_test.peer()
+            a, b = end_for(alice), end_for(bob)
+            stream = await under_test.open(a, b)
+            await descend(under_test, alice, a, bob, b, stream)
+            monkeypatch.setattr(FastPath, "dismiss", refused)
+            pid = under_test.relay.pids[0]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await under_test.until(lambda: under_test.happened(WorkerRestarted))
+            await under_test.settle()
+            await descend(under_test, alice, a, bob, b, stream)
+
+    asyncio.run(call())
