@@ -8,6 +8,7 @@ way up by deleting the flow before that packet is looked at.
 """
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable
 
 from media import rtp
@@ -211,6 +212,8 @@ class Offload:
         try:
             self._table.put(flow, course, allowed, timed, seen.tick, seen.state())
         except OSError as error:
+            if error.errno in (errno.E2BIG, errno.ENOSPC):
+                return f"the kernel's table is full ({table.FLOWS_MAX:,} flows)"
             return f"the kernel does not take the flow: {error.strerror}"
         end.flow, end.begun = flow, False
         self._hops[flow] = (back, way)

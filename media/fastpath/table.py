@@ -23,6 +23,9 @@ _SLOT = struct.Struct("=I")
 LEASE_BYTES = _LEASE.size
 SLOT_BYTES = _SLOT.size
 
+# As in the kernel program.
+FLOWS_MAX = 65536
+
 # A worker that has not come round for so long is dead or stuck: its flows fall back to its sockets.
 LEASE_S = 5.0
 

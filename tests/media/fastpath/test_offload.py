@@ -154,3 +154,13 @@ def test_before_linux_5_14_a_flow_is_read_and_deleted(
     monkeypatch.setattr(kernel.loaded.flows, "_call", older)
     assert kernel.table.take(flow) == seen.state()
     assert kernel.table.take(flow) is None
+
+
+@pytest.mark.parametrize("number", [errno.E2BIG, errno.ENOSPC])
+def test_a_full_table_is_called_that(place: Place, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(table.FlowTable, "put", full)
+    place.offload.tick([place.stream], time.monotonic())
+    assert place.told == ["the kernel's table is full (65,536 flows)"]
