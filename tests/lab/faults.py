@@ -21,6 +21,8 @@ from tests.lab.lab import Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC, SIDES
 from tests.lab.talk import PTIME_S, Address, filled, inside, ports_of, rows, sdp, udp
 
+UNEVEN = frozenset({"jitter", "poor"})
+"""What explain says, and rightly so, of media that a busy machine sends by fits and starts."""
 HZ = {"a": 400, "b": 1000}
 RTCP_EVERY_S = 0.3
 MEDIA_PORT = 41000
