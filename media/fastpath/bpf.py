@@ -276,8 +276,13 @@ def attached(ifindex: int) -> int:
     return count
 
 
-def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
-    """Run a program on a packet, without an interface: (its result, the packet after it, ns on average)."""
+def test_run(program: int, packet: bytes, repeat: int = 1, gso_bytes: int = 0) -> tuple[int, bytes, int]:
+    """Run a program on a packet, without an interface: (its result, the packet after it, ns on average).
+
+    With `gso_bytes` the packet is several in one, of so many bytes each.
+    """
+    # struct __sk_buff up to `gso_size`, which is its last word but one.
+    context = ctypes.create_string_buffer(struct.pack("=176xI", gso_bytes), 180)
     into = ctypes.create_string_buffer(65536)
     given = ctypes.create_string_buffer(packet, len(packet))
     block = struct.pack(
@@ -290,9 +295,9 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes, 
         ctypes.addressof(into),
         repeat,
         0,
+        len(context),
         0,
-        0,
-        0,
+        ctypes.addressof(context),
         0,
         0,
         0,

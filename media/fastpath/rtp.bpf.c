@@ -135,6 +135,8 @@ struct map_definition leases SEC("maps") = {
 static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static __u64 (*ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static long (*pull_data)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
+static long (*load_bytes)(const struct __sk_buff *skb, __u32 offset, void *to,
+			  __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*change_tail)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len,
 			   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
@@ -291,9 +293,27 @@ INLINE struct flow *find(struct __sk_buff *skb, const struct flow_key *key, cons
 		return 0;
 	}
 	lease = map_lookup(&leases, &flow->worker);
-	if (!lease || *lease < now || !armed(flow, NTOHL(rtp->ssrc), NTOHS(rtp->seq)))
+	if (!lease || *lease < now) {
+		flow->active = 0;
 		return 0;
-	return flow;
+	}
+	return armed(flow, NTOHL(rtp->ssrc), NTOHS(rtp->seq)) ? flow : 0;
+}
+
+/* UDP that is not as expected, with its ports at `offset`: to the socket, and what follows must not overtake it. */
+INLINE int surface(struct __sk_buff *skb, struct flow_key *key, __u32 offset)
+{
+	struct udphdr udp;
+	struct flow *flow;
+
+	if (load_bytes(skb, offset, &udp, sizeof(udp)))
+		return PASS;
+	key->local_port = udp.dest;
+	key->remote_port = udp.source;
+	flow = map_lookup(&flows, key);
+	if (flow && skb->ifindex == flow->incoming)
+		flow->active = 0;
+	return PASS;
 }
 
 /*
@@ -342,19 +362,21 @@ INLINE int relay4(struct __sk_buff *skb)
 
 	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
 		return PASS;
-	/* Version 4 and no options, so that everything is where it is expected; no part of a fragmented packet. */
-	if (*(__u8 *)packet != 0x45 || packet->ip.protocol != IPPROTO_UDP ||
-	    packet->ip.frag_off & HTONS(0x3fff))
+	/* Of a fragmented packet the first part has the ports; it is complete no sooner than that. */
+	if ((*(__u8 *)packet & 0xf0) != 0x40 || packet->ip.protocol != IPPROTO_UDP ||
+	    packet->ip.frag_off & HTONS(0x1fff))
 		return PASS;
 	ip_bytes = NTOHS(packet->ip.tot_len);
-	if (ip_bytes < sizeof(*packet) || NTOHS(packet->udp.len) != ip_bytes - sizeof(old))
-		return PASS;
 	old = packet->ip;
 	udp = packet->udp;
 	rtp = packet->rtp;
 	key.family = AF_INET;
 	key.local[0] = old.daddr;
 	key.remote[0] = old.saddr;
+	/* No options, so that everything is where it is expected; one packet and the whole of it. */
+	if (*(__u8 *)packet != 0x45 || skb->gso_size || old.frag_off & HTONS(0x2000) || ip_bytes < sizeof(*packet) ||
+	    NTOHS(udp.len) != ip_bytes - sizeof(old))
+		return surface(skb, &key, ETH_HLEN + (*(__u8 *)&old & 0x0f) * 4);
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
 	now = ktime_get_ns();
@@ -383,6 +405,32 @@ INLINE int relay4(struct __sk_buff *skb)
 	return send(flow);
 }
 
+/* Where UDP begins in an IPv6 packet, behind extension headers and in a first fragment too (RFC 8200 s.4); 0 if nowhere. */
+INLINE __u32 udp_offset(struct __sk_buff *skb, __u8 next)
+{
+	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr);
+	__u8 header[4];
+
+#pragma unroll
+	for (int depth = 0; depth < 4; depth++) {
+		if (next == IPPROTO_UDP)
+			return offset;
+		if (load_bytes(skb, offset, header, sizeof(header)))
+			return 0;
+		if (next == IPPROTO_FRAGMENT) {
+			if (header[2] || header[3] & 0xf8)
+				return 0;
+			offset += 8;
+		} else if (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS) {
+			offset += (header[1] + 1) * 8;
+		} else {
+			return 0;
+		}
+		next = header[0];
+	}
+	return 0;
+}
+
 struct packet6 {
 	struct ipv6hdr ip;
 	struct udphdr udp;
@@ -400,22 +448,28 @@ INLINE int relay6(struct __sk_buff *skb)
 	__be32 old[10], new[10];
 	struct flow *flow;
 	__u32 udp_bytes;
+	__u8 next;
 	__u64 now;
 
 	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
 		return PASS;
-	/* No extension headers: those of fragments are among them. RFC 8200 s.8.1: UDP has a checksum here. */
-	if ((*(__u8 *)packet & 0xf0) != 0x60 || packet->ip.nexthdr != IPPROTO_UDP || !packet->udp.check)
+	if ((*(__u8 *)packet & 0xf0) != 0x60)
 		return PASS;
+	next = packet->ip.nexthdr;
 	udp_bytes = NTOHS(packet->ip.payload_len);
-	if (udp_bytes < sizeof(udp) + sizeof(rtp) || NTOHS(packet->udp.len) != udp_bytes)
-		return PASS;
 	__builtin_memcpy(old, packet, sizeof(old));
 	udp = packet->udp;
 	rtp = packet->rtp;
 	key.family = AF_INET6;
 	__builtin_memcpy(key.remote, old + 2, 16);
 	__builtin_memcpy(key.local, old + 6, 16);
+	/* No extension headers: those of fragments are among them. RFC 8200 s.8.1: UDP has a checksum here. */
+	if (next != IPPROTO_UDP || skb->gso_size || !udp.check || udp_bytes < sizeof(udp) + sizeof(rtp) ||
+	    NTOHS(udp.len) != udp_bytes) {
+		__u32 offset = udp_offset(skb, next);
+
+		return offset ? surface(skb, &key, offset) : PASS;
+	}
 	key.local_port = udp.dest;
 	key.remote_port = udp.source;
 	now = ktime_get_ns();
@@ -464,10 +518,10 @@ SEC("tc")
 int relay(struct __sk_buff *skb)
 {
 	/*
-	 * A tagged packet belongs to the VLAN's own interface, which has the program too and sees it without the tag. Several
-	 * packets in one (UDP GRO) and those for other hosts (a promiscuous interface) are not ours either.
+	 * A tagged packet belongs to the VLAN's own interface, which has the program too and sees it without the tag. Those
+	 * for other hosts (a promiscuous interface) are not ours either.
 	 */
-	if (skb->vlan_present || skb->gso_size || skb->pkt_type)
+	if (skb->vlan_present || skb->pkt_type)
 		return PASS;
 	if (skb->protocol == HTONS(ETH_P_IP)) {
 		if (!linear(skb, ETH_HLEN + sizeof(struct packet4)))

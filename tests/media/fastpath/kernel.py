@@ -49,9 +49,9 @@ class Kernel:
         self.table.put(flow, course, *bits, 1 / 8000, seen.state())
         return flow
 
-    def run(self, frame: bytes) -> tuple[int, bytes]:
-        """The program's verdict on a frame, and the frame after it."""
-        verdict, after, _ = bpf.test_run(self.loaded.program, frame)
+    def run(self, frame: bytes, gso_bytes: int = 0) -> tuple[int, bytes]:
+        """The program's verdict on a frame (of several packets of `gso_bytes`), and the frame after it."""
+        verdict, after, _ = bpf.test_run(self.loaded.program, frame, gso_bytes=gso_bytes)
         return verdict, after
 
 
