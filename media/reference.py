@@ -56,6 +56,8 @@ class Reference:
         # Direct ports are a luxury: they leave the descriptors that streams need to open at all.
         self._max_luxury = max_files * 2 // 3
         self._kernel: Offload | None = None
+        self.no_kernel = ""
+        """Why there is none although there was to be one, for the streams."""
         self._stun: BindingServer | None = None
         self._stun_hosts: frozenset[str] = frozenset()
         self._epoll = select.epoll()
@@ -101,7 +103,7 @@ class Reference:
         # ctypes and what goes with it are for those who need them: see the top of this file.
         from media.fastpath.offload import Offload  # noqa: PLC0415
 
-        self._kernel = Offload(
+        kernel = Offload(
             flows,
             leases,
             worker,
@@ -110,7 +112,8 @@ class Reference:
             lambda stream, why: self._emit(("layer", stream, why)),
             self._drain,
         )
-        self._kernel.tick((), _clock())
+        kernel.tick((), _clock())
+        self._kernel = kernel
 
     def open(
         self,
@@ -578,6 +581,15 @@ class Reference:
             # An end without a port belongs to a stream that was closed meanwhile.
             for stream in dict.fromkeys(end.stream for end in unsettled if end.rtp_port is not None):
                 self._kernel.settle(stream)
+        elif self.no_kernel:
+            for stream in dict.fromkeys(end.stream for end in unsettled if end.rtp_port is not None):
+                self._tell_why_not(stream)
+
+    def _tell_why_not(self, stream: RelayStream) -> None:
+        """Once both sources are known, which is when the kernel would take over."""
+        if stream.layer is None and stream.a.gate.source and stream.b.gate.source:
+            stream.layer = self.no_kernel
+            self._emit(("layer", stream.id, stream.layer))
 
     def _connect(self, end: RelayEnd, port: Port, source: Sockaddr) -> None:
         sock = self._socket(end.family)

@@ -24,6 +24,8 @@ MESSAGE_BYTES = 262144
 MESSAGES_PER_TURN = 8
 # Counters of that many streams fit easily into one message.
 EVENTS_PER_MESSAGE = 64
+# Commands whose first argument is a stream.
+OF_A_STREAM = ("open", "change", "limits", "close")
 # A bug met once per packet must not fill the disk.
 MAX_TRACES = 20
 # Should the parent stop reading: locks and silences beyond this are lost, final counters are not.
@@ -83,7 +85,10 @@ class Worker:
                 except Exception as error:
                     # Our own bug, met by one command: that stream fails, not the worker with all others.
                     print_trace()
-                    self._emit(("unbound", arguments[0], f"{name}: {error!r}"))
+                    if name in OF_A_STREAM:
+                        self._emit(("unbound", arguments[0], f"{name}: {error!r}"))
+                    elif name == "fastpath":
+                        relay.no_kernel = f"a relay process cannot use the kernel's table: {error}"
 
     def _flush(self) -> None:
         pending = self._pending
