@@ -497,6 +497,9 @@ class WorkerRelay:
         if time.monotonic() - worker.started_at >= HEALTHY_S:
             worker.backoff_s = 0.0
         self._give_up_closing(worker)
+        for stream in self._streams.values():
+            if stream.worker is worker:
+                stream.in_kernel = False
         for token, query in list(self._queries.items()):
             if query.waiting.get(token) == worker.index:
                 del self._queries[token]

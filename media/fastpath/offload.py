@@ -24,6 +24,9 @@ MAX_ATTEMPTS = 16
 
 KERNEL = ""
 """What is told of a stream that the kernel forwards: no reason why not."""
+UNHEARD = "its parties are not both heard"
+HELD = "it is on hold"
+OUT_OF_LINE = "its packets come out of order, or not by the interface that leads to their sender"
 
 
 class Offload:
@@ -131,11 +134,17 @@ class Offload:
             return
         changed = self._ways.changed()
         for stream in streams:
-            if changed and (self._moved(stream.a) or self._moved(stream.b)):
+            a, b = stream.a, stream.b
+            if changed and (self._moved(a) or self._moved(b)):
                 self.settle(stream)
-            elif stream.a.flow is None or stream.b.flow is None:
-                stream.a.attempts = stream.b.attempts = 0
+            elif a.flow is None or b.flow is None:
+                if max(a.attempts, b.attempts) >= MAX_ATTEMPTS:
+                    self._say(stream, OUT_OF_LINE)
+                a.attempts = b.attempts = 0
                 self._take_down(stream)
+            elif stream.layer != KERNEL:
+                self.refresh(a)
+                self.refresh(b)
 
     def _moved(self, end: RelayEnd) -> bool:
         """Whether the packets of an end that is down must go another way now."""
@@ -151,17 +160,25 @@ class Offload:
         end.in_kernel += forwarded
         end.begun = rtp.taken_over(state)
         end.reception.resume(state)
+        if end.begun and end.flow is not None and end.other.flow is not None:
+            self._say(end.stream, KERNEL)
 
-    def _take_down(self, stream: RelayStream) -> None:
-        a, b = stream.a, stream.b
-        if a.gate.source is None or b.gate.source is None:
-            return
-        found = [why for why in (self._end_down(a), self._end_down(b)) if why is not None]
-        # A reason why not, if either end has one.
-        layer = max(found, default=stream.layer)
-        if layer is not None and layer != stream.layer:
+    def _say(self, stream: RelayStream, layer: str) -> None:
+        if layer != stream.layer:
             stream.layer = layer
             self._tell(stream.id, layer)
+
+    def _take_down(self, stream: RelayStream) -> None:
+        """Leave to the kernel what can be. That it forwards is told when it has begun to."""
+        a, b = stream.a, stream.b
+        if a.gate.source is None or b.gate.source is None:
+            if stream.layer == KERNEL:
+                self._say(stream, UNHEARD)
+            return
+        # A reason why not, if either end has one.
+        reason = max(self._end_down(a) or KERNEL, self._end_down(b) or KERNEL)
+        if reason != KERNEL:
+            self._say(stream, reason)
 
     def _end_down(self, end: RelayEnd) -> str | None:
         """Take an end down; None if it is not the time yet, KERNEL if it is down, else why it cannot be."""
@@ -177,7 +194,9 @@ class Offload:
         if end.family != out.family:
             return "its sides are of two address families"
         source = end.gate.source
-        if source is None or out.target is None or not end.receive or seen.ssrc < 0 or end.rtp_port is None:
+        if not end.receive or not out.send:
+            return HELD
+        if source is None or out.target is None or seen.ssrc < 0 or end.rtp_port is None:
             return None
         if out.target != out.gate.source:
             return None

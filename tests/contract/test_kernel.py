@@ -431,9 +431,10 @@ def test_a_dead_worker_takes_its_flows_along(make: str) -> None:
             old = {table.worker_of(flow) for _, flow in path.flows.items()}
             assert old == {0}
             pid = under_test.relay.pids[0]
-            assert pid is not None
+            assert pid is not None and under_test.relay.in_kernel == 1
             os.kill(pid, signal.SIGKILL)
             await under_test.until(lambda: under_test.happened(WorkerRestarted))
+            assert under_test.relay.in_kernel == 0
             assert list(path.flows.items()) == []
             await under_test.settle()
             alice.received.clear()

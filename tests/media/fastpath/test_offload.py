@@ -164,3 +164,52 @@ def test_a_full_table_is_called_that(place: Place, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(table.FlowTable, "put", full)
     place.offload.tick([place.stream], time.monotonic())
     assert place.told == ["the kernel's table is full (65,536 flows)"]
+
+
+def test_the_kernel_is_told_of_once_it_has_begun(place: Place) -> None:
+    now = time.monotonic()
+    for _ in range(3):
+        place.offload.tick([place.stream], now)
+    assert place.stream.a.flow is not None and place.stream.b.flow is not None and place.told == []
+    assert place.next() == FORWARDED
+    place.offload.tick([place.stream], now)
+    assert place.told == [""]
+
+
+def test_packets_out_of_line_are_the_reason_once_attempts_are_used_up(place: Place) -> None:
+    down(place)
+    place.offload.tick([place.stream], time.monotonic())
+    place.offload.take_up(place.stream.a)
+    place.offload.settle(place.stream)
+    for _ in range(module.MAX_ATTEMPTS + 1):
+        place.offload.surface(place.stream.a)
+        place.offload.retry()
+    assert place.stream.a.flow is None
+    place.offload.tick([place.stream], time.monotonic())
+    assert place.told == [
+        "",
+        "its packets come out of order, or not by the interface that leads to their sender",
+    ]
+    # Another second, another try.
+    assert place.stream.a.flow is not None
+
+
+def test_a_stream_on_hold_is_not_the_kernels(place: Place) -> None:
+    down(place)
+    place.offload.tick([place.stream], time.monotonic())
+    place.stream.a.receive = False
+    place.offload.settle(place.stream)
+    assert place.told == ["", "it is on hold"]
+    place.stream.a.receive = True
+    place.offload.settle(place.stream)
+    assert place.next(2) == FORWARDED
+    place.offload.tick([place.stream], time.monotonic())
+    assert place.told == ["", "it is on hold", ""]
+
+
+def test_a_party_that_is_another_now_is_not_heard_yet(place: Place) -> None:
+    down(place)
+    place.offload.tick([place.stream], time.monotonic())
+    place.stream.a.gate.source = None
+    place.offload.settle(place.stream)
+    assert place.told == ["", "its parties are not both heard"]
