@@ -45,6 +45,7 @@ async def serve(kernel: bool, load: Load, hosts: Sequence[str], phones: Sequence
     """Relay until standard input ends."""
     loop = asyncio.get_running_loop()
     relay = WorkerRelay(loop, fastpath=FastPath(hosts) if kernel else "")
+    await relay.up()
     opened = specs(load, hosts, phones, key)
     for spec in opened:
         relay.open(spec)
