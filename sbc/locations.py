@@ -21,7 +21,7 @@ MAX_SHOWN = 256
 """Characters of what a phone says of itself that are kept."""
 
 K = TypeVar("K")
-Value = str | int | float
+Value = str | int | float | bytes
 Row = tuple[Value, ...]
 """What is stored of a binding: a value for each of `COLUMNS`."""
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -280,7 +280,7 @@ class Locations:
         for row in rows:
             binding = binding_of(row, now, wall)
             if binding is None or binding.expires_at <= now:
-                self._changed[str(row[0]), str(row[1])] = None
+                self._changed[_text(row[0]), _text(row[1])] = None
             elif not self.full:
                 self.put(binding)
                 self._changed.pop(binding.key, None)
@@ -332,12 +332,28 @@ def row_of(binding: Binding, now: float, wall: float) -> Row:
             upstream.server, wall + upstream.expires_at - now, upstream.auth_user,
             "\n".join(upstream.service_route), upstream.pub_gruu, upstream.temp_gruu,
         )  # fmt: skip
-    return (
+    row: Row = (
         binding.user, binding.identity, binding.contact, binding.token, flow.network, flow.transport,
         flow.local[0], flow.local[1], flow.remote[0], flow.remote[1], wall + binding.expires_at - now,
         wall + binding.seen_at - now, binding.call_id, binding.cseq, binding.q, binding.instance, binding.reg_id,
         int(binding.outbound), binding.user_agent, binding.nat, binding.gruu, *later,
     )  # fmt: skip
+    return tuple([storable(value) if isinstance(value, str) else value for value in row])
+
+
+def storable(text: str) -> str | bytes:
+    """`text` as SQLite takes it: a phone may send bytes that are no UTF-8, which are stored as they came."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
+    return text
+
+
+def _text(value: Value) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def binding_of(row: Row, now: float, wall: float) -> Binding | None:
@@ -345,7 +361,7 @@ def binding_of(row: Row, now: float, wall: float) -> Binding | None:
     if len(row) != len(COLUMNS):
         return None
     value = dict(zip([name for name, _ in COLUMNS], row, strict=True))
-    texts = {name: str(value[name]) for name, kind in COLUMNS if kind == "TEXT"}
+    texts = {name: _text(value[name]) for name, kind in COLUMNS if kind == "TEXT"}
     try:
         times = {name: now + float(value[name]) - wall for name, kind in COLUMNS if kind == "REAL"}
         numbers = {name: int(value[name]) for name, kind in COLUMNS if kind == "INTEGER"}

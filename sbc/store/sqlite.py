@@ -5,6 +5,7 @@ after it. Readers (`sqlite3 FILE`) disturb nothing, since WAL lets them look at 
 """
 
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -15,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sbc.locations import COLUMNS, Change, Row
+from sbc.locations import COLUMNS, Change, Row, storable
 from sbc.users import User
 
 SCHEMA = 1
@@ -29,6 +30,9 @@ BUSY_S = 5.0
 SECRET_BYTES = 32
 
 Done = Callable[[str | None], None]
+_log = logging.getLogger(__name__)
+_OF_VALUES = (sqlite3.ProgrammingError, sqlite3.InterfaceError)
+"""Raised for what is to be written, and not because of where."""
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -127,8 +131,13 @@ class SqliteStore:
                     if database is None:
                         database = connect(self.path)
                     self._commit(database, works)
-                except (sqlite3.Error, OSError) as failure:
+                except Exception as failure:
+                    # Whatever it is, the next phone has to be able to register.
                     error = str(failure)
+                    if isinstance(failure, _OF_VALUES) or not isinstance(failure, (sqlite3.Error, OSError)):
+                        # No fault of the disk: what is owed would fail again, and all that comes with it.
+                        _log.exception("the store cannot write %d changes, they are dropped", len(self._owed))
+                        self._owed = {}
                     if database is not None:
                         database.close()
                         database = None
@@ -158,7 +167,7 @@ class SqliteStore:
             for change in work.changes:
                 latest[change.user, change.identity] = change
         puts = [change.row for change in latest.values() if change.row is not None]
-        gone = [key for key, change in latest.items() if change.row is None]
+        gone = [(storable(key[0]), storable(key[1])) for key, change in latest.items() if change.row is None]
         # Left as owed until the commit has come back.
         with database:
             database.execute("BEGIN IMMEDIATE")

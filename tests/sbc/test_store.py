@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sbc.locations import Binding, Change, Row, row_of
+from sbc.locations import Binding, Change, Row, binding_of, row_of
 from sbc.store.sqlite import SqliteStore, StoreError, read_users, remove_user, write_user
 from sbc.users import User
 from signaling.flow import Flow
@@ -72,6 +72,39 @@ def test_written_and_read_again(store: SqliteStore, acks: Acks) -> None:
     stored = again.open()
     again.close()
     assert stored.rows == [row("alice", "Phone/1")]
+
+
+def test_bytes_that_are_no_utf8_are_stored_and_come_back(store: SqliteStore, acks: Acks) -> None:
+    binding = Binding(
+        "alice", "uri sip:\udcff@x", "sip:\udcff@x", "t", Flow("n", "udp", ("192.0.2.1", 1), ("192.0.2.2", 2)), 1.0,
+        "\udcfe", 1, user_agent="Phone/\udcff",
+    )  # fmt: skip
+    change = Change("alice", binding.identity, row_of(binding, 0.0, 1000.0))
+    store.write([change], acks.said.append)
+    acks.wait(1)
+    assert acks.said == [None]
+    store.close()
+    again = SqliteStore(store.path, acks.call)
+    found = binding_of(again.open().rows[0], 0.0, 1000.0)
+    assert found is not None
+    assert (found.identity, found.call_id, found.user_agent) == (binding.identity, "\udcfe", "Phone/\udcff")
+    again.write([Change("alice", binding.identity, None)], acks.said.append)
+    acks.wait(2)
+    again.close()
+    last = SqliteStore(store.path, acks.call)
+    assert acks.said == [None, None] and last.open().rows == []
+    last.close()
+
+
+def test_what_cannot_be_written_is_dropped_and_the_next_is_written(store: SqliteStore, acks: Acks) -> None:
+    poison = put("alice")
+    assert poison.row is not None
+    store.write([Change("alice", "uri sip:x", ("\udcff", *poison.row[1:]))], acks.said.append)
+    acks.wait(1)
+    assert acks.said[0]
+    store.write([put("bob")], acks.said.append)
+    acks.wait(2)
+    assert acks.said[1] is None
 
 
 def test_the_secret_stays(store: SqliteStore, acks: Acks) -> None:
