@@ -297,8 +297,16 @@ class Calls:
             self._serving = None
             try:
                 self._dispatch(effect, now)
-            except ParseError:
-                raise
+            except ParseError as error:
+                live = self._serving
+                if not isinstance(effect, RequestReceived) or live is None or live.call is None:
+                    raise
+                # The call has begun to serve it: whatever it holds is let go, and nobody waits for an answer.
+                fields = error_fields(error, live.record.id, 0)
+                answer = respond(effect.request, error.status, error.reason, self._tag(), fields)
+                self._perform(self.transactions.respond(effect.tx, answer, now), now)
+                self.stats[f"refused:{error.rule}"] += 1
+                self.board.run(live, live.call.hang_up(error.rule, error.reason, now), now)
             except Exception as error:
                 if isinstance(effect, RequestReceived):
                     self._perform(self.transactions.respond(effect.tx, bug_answer(effect.request), now), now)

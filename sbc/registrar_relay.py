@@ -349,7 +349,7 @@ class RelayRegistrar(Registrar):
         shown = f"{relayed.trunk} {host_port(relayed.server.address)}"
         listed = contacts_by_user(response)
         overall = _seconds(response.get("Expires"))
-        routes = tuple(value[:512] for value in response.values("Service-Route")[:MAX_SERVICE_ROUTES])
+        routes = service_route(response)
         effects: list[Effect] = []
         if reading.wildcard:
             effects += self.unbind(self.locations.of(reading.user), asking)
@@ -432,6 +432,24 @@ def contacts_by_user(response: Response) -> dict[str, NameAddr]:
         if isinstance(uri, SipUri):
             found[unescape(uri.user)] = contact
     return found
+
+
+def service_route(response: Response) -> tuple[str, ...]:
+    """The route that calls of the phone begin with (RFC 3608 s.6.1), without what nobody could follow."""
+    routes: list[str] = []
+    for value in response.values("Service-Route")[:MAX_SERVICE_ROUTES]:
+        try:
+            uri = parse_name_addr(value).uri
+        except ParseError:
+            continue
+        if (
+            len(value) <= 512
+            and isinstance(uri, SipUri)
+            and uri.scheme == "sip"
+            and uri.param("lr") is not None
+        ):
+            routes.append(value)
+    return tuple(routes)
 
 
 def username_of(request: Request) -> str:

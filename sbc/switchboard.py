@@ -391,10 +391,14 @@ class Switchboard:
         site = self._sites.site(flow)
         if target.domain:
             site = replace(site, domain=target.domain)
-        leg, effects = CalleeLeg.calling(
-            dial.name, self.settings, site, flow, target.host, target.user, to_send,
-            self._tag, now, self.accounts.of(target.trunk), target.contact, target.credentials, target.routes,
-        )  # fmt: skip
+        try:
+            leg, effects = CalleeLeg.calling(
+                dial.name, self.settings, site, flow, target.host, target.user, to_send,
+                self._tag, now, self.accounts.of(target.trunk), target.contact, target.credentials, target.routes,
+            )  # fmt: skip
+        except PeerError as error:
+            # What leads there cannot be used: a route that a registrar gave, a contact. Not the caller's fault.
+            return call.not_dialled(dial.name, PeerError(500, error.reason, error.rule), now)
         self.own(live, leg)
         if target.flow is not None:
             leg.destination = same_flow  # it is reached by no other way than the one that it registered by
