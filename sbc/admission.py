@@ -22,6 +22,10 @@ MAX_SPREAD_S = 300.0
 """Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
 SOURCE_SHARE = 0.25
 """What one address may take of it: who floods us must not use up what belongs to all."""
+FORGED_SPREAD_S = 15.0
+"""Over what time those come back who have shown nothing that would tell them from a forged sender."""
+# Steps of this share never fall together: see `sbc.trunks`.
+_GOLDEN = 0.618033988749895
 DEFAULT_SPREAD = 100.0
 """Phones a second that are called back where no rate is set."""
 # RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
@@ -194,10 +198,16 @@ class Spread:
 
     A thousand phones that all were told "in five seconds" would be back in five seconds, all together. So each gets
     the next free place in a queue that moves at `rate`; 0 lets everybody in.
+
+    `share` is what one host may take of it a second. `queue` False is for senders whose addresses may be forged: they
+    must not make the queue long, so they are sent away for a short time, each for another one.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, share: float | None = None, queue: bool = True) -> None:
         self.rate = rate
+        self._share = max(1.0, rate * SOURCE_SHARE if share is None else share)
+        self._queue = queue
+        self._turn = 0
         self._bucket: TokenBucket | None = None
         self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
         self._place = 0.0
@@ -210,7 +220,7 @@ class Spread:
             self._bucket = TokenBucket.full(self.rate, now)
         own = self._of(subscriber(host), now)
         if own.refill(now) < 1.0:
-            return own.wait_s() + self.later(now)
+            return own.wait_s() + self._behind(now)
         if self._bucket.refill(now) < 1.0:
             return self.later(now)
         self._bucket.tokens -= 1.0
@@ -220,7 +230,7 @@ class Spread:
     def _of(self, key: str, now: float) -> TokenBucket:
         bucket = self._sources.get(key)
         if bucket is None:
-            bucket = self._sources[key] = TokenBucket.full(max(1.0, self.rate * SOURCE_SHARE), now)
+            bucket = self._sources[key] = TokenBucket.full(self._share, now)
             if len(self._sources) > MAX_SOURCES:
                 self._sources.popitem(last=False)
         else:
@@ -229,6 +239,16 @@ class Spread:
 
     def later(self, now: float) -> int:
         """When one more may come back, in seconds."""
+        if not self._queue:
+            return self._apart()
         rate = self.rate or DEFAULT_SPREAD
         self._place = min(max(self._place, now) + 1.0 / rate, now + MAX_SPREAD_S)
         return max(1, math.ceil(self._place - now))
+
+    def _behind(self, now: float) -> int:
+        """When one may come back that has used up his own share: it is not for him that others wait longer."""
+        return max(0, math.ceil(self._place - now)) + self._apart()
+
+    def _apart(self) -> int:
+        self._turn += 1
+        return 1 + int(self._turn * _GOLDEN % 1.0 * FORGED_SPREAD_S)

@@ -1,5 +1,7 @@
 """`registrar: local`: the registrations are kept here (RFC 3261 s.10.3, RFC 5626 s.6, RFC 5627 s.5)."""
 
+import hmac
+from base64 import b64decode
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
@@ -21,7 +23,12 @@ MAX_GUESSES = 100
 share the address with one that has the right one."""
 GUESS_S = 30.0
 """One of them is forgotten after each such time."""
-MAX_GUESSERS = 10_000
+MAX_GUESSERS = 2_000
+MAX_GUESSED = 50
+"""Users that are remembered for each address; the one with the fewest wrong passwords is forgotten first."""
+NONCE_S = 300.0
+NONCE_BYTES = 40
+"""MAC, time, and a salt of which the second half is for the address (`signaling.digest.Nonces.make`)."""
 
 
 class LocalRegistrar(Registrar):
@@ -43,8 +50,8 @@ class LocalRegistrar(Registrar):
         self._nonces = nonces
         self._token = token
         self._stats = stats
-        # By user and address: how many were wrong, and when the last was.
-        self._guesses: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+        # By address and user: how many were wrong, and when the last was.
+        self._guesses: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
 
     def adopt(self, old: Registrar) -> None:
         """Take over what waits for the store, and the nonces."""
@@ -54,16 +61,41 @@ class LocalRegistrar(Registrar):
 
     # -- who it is -----------------------------------------------------------------------------------------
 
-    def challenge(self, now: float, stale: bool = False, proxy: bool = False) -> list[Field]:
-        """The fields of a 401, or of a 407."""
+    def challenge(self, now: float, stale: bool = False, proxy: bool = False, host: str = "") -> list[Field]:
+        """The fields of a 401, or of a 407, for a sender at `host`."""
         return self._nonces.challenges(
             self.users.realm,
-            self._token(4),
+            self._token(4) + self._mark(host, int(now * 1_000_000)),
             now,
             algorithms=self.users.algorithms,
             stale=stale,
             proxy=proxy,
         )
+
+    def _mark(self, host: str, made_us: int) -> str:
+        """What is in a nonce of the address that it was sent to."""
+        return self.mac("nonce", subscriber(host) if host else "", str(made_us)).hex()[:8]
+
+    def _sent_to(self, nonce: str, host: str, now: float) -> bool:
+        """Whether a nonce went to this address not long ago: only who gets what is sent there can know it."""
+        if len(nonce) > 64 or not nonce.isascii():
+            return False
+        try:
+            data = b64decode(nonce + "=" * (-len(nonce) % 4), b"-_", validate=True)
+        except ValueError:
+            return False
+        made = int.from_bytes(data[16:24], "big")
+        if len(data) != NONCE_BYTES or not 0 <= int(now * 1_000_000) - made <= int(NONCE_S * 1_000_000):
+            return False
+        return hmac.compare_digest(data[-8:], self._mark(host, made).encode())
+
+    def reached(self, request: Request, flow: Flow, now: float) -> bool:
+        """Whether the credentials show that their sender is at the address that he comes from."""
+        try:
+            credentials = credentials_for(request, self.users.realm)
+        except ParseError:
+            return False
+        return credentials is not None and self._sent_to(credentials.nonce, flow.remote[0], now)
 
     def authenticate(
         self, request: Request, flow: Flow, now: float, proxy: bool = False
@@ -77,11 +109,11 @@ class LocalRegistrar(Registrar):
         if credentials is None:
             return None, "no-credentials"
         user = self.users.get(credentials.username)
-        guessed = (credentials.username[:128], subscriber(flow.remote[0]))
+        host, name = subscriber(flow.remote[0]), credentials.username[:128]
         if (
             self._guesses
-            and self._wrong(guessed, now) >= MAX_GUESSES
-            and all(one.user != guessed[0] for one in self.locations.on_flow(flow))
+            and self._wrong(host, name, now) >= MAX_GUESSES
+            and all(one.user != name for one in self.locations.on_flow(flow))
         ):
             raise PeerError(403, "Too Many Wrong Passwords", "too-many-guesses")
         check = self._nonces.check(
@@ -96,16 +128,28 @@ class LocalRegistrar(Registrar):
             return user, ""
         if check is Check.STALE:
             return None, "stale-nonce"
-        if check is Check.WRONG:
-            self._guesses[guessed] = (self._wrong(guessed, now) + 1.0, now)
-            self._guesses.move_to_end(guessed)
-            if len(self._guesses) > MAX_GUESSERS:
-                self._guesses.popitem(last=False)
+        # Anybody can send in the name of an address; a nonce that went there shows that it was from there. The nonce of
+        # a 407 does not say where it went.
+        if check is Check.WRONG and (
+            self._sent_to(credentials.nonce, flow.remote[0], now)
+            or (proxy and self._sent_to(credentials.nonce, "", now))
+        ):
+            self._count(host, name, now)
         return None, "wrong-credentials"
 
-    def _wrong(self, guessed: tuple[str, str], now: float) -> float:
+    def _count(self, host: str, name: str, now: float) -> None:
+        """One more wrong password."""
+        users = self._guesses.setdefault(host, {})
+        users[name] = (self._wrong(host, name, now) + 1.0, now)
+        if len(users) > MAX_GUESSED:
+            del users[min((one for one in users if one != name), key=lambda one: self._wrong(host, one, now))]
+        self._guesses.move_to_end(host)
+        if len(self._guesses) > MAX_GUESSERS:
+            self._guesses.popitem(last=False)
+
+    def _wrong(self, host: str, name: str, now: float) -> float:
         """Wrong passwords that still count against a user at an address."""
-        count, at = self._guesses.get(guessed, (0.0, now))
+        count, at = self._guesses.get(host, {}).get(name, (0.0, now))
         return max(0.0, count - (now - at) / GUESS_S)
 
     # -- REGISTER ------------------------------------------------------------------------------------------
@@ -117,7 +161,9 @@ class LocalRegistrar(Registrar):
             if user is None:
                 self._stats[f"refused:{why}"] += 1
                 error = PeerError(401, "Unauthorized", why)
-                return self.refuse(asking, error, self.challenge(now, why == "stale-nonce"))
+                return self.refuse(
+                    asking, error, self.challenge(now, why == "stale-nonce", host=asking.flow.remote[0])
+                )
             if user.name != asking.reading.user:
                 raise PeerError(403, "This Address Belongs To Another User", "not-your-address")
             return self._update(asking, now)

@@ -8,7 +8,7 @@ relays them to a trunk. A 200 goes out only after what it says is stored (`Persi
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from sbc.admission import Spread
+from sbc.admission import SOURCE_SHARE, Spread
 from sbc.answers import error_fields
 from sbc.locations import Locations
 from sbc.register_request import read
@@ -29,6 +29,9 @@ Answer = tuple[int, str, list[Field]]
 MAX_ADMITTED = 20_000
 """REGISTERs that were let in and whose second half, the one with credentials, is not counted again."""
 ADMITTED_S = 32.0
+CHALLENGES = 10
+"""Challenges that may be sent for each REGISTER that is let in: they cost little, and a flood of forged senders that
+get all of them leaves none for phones."""
 
 
 class Registrations:
@@ -52,7 +55,12 @@ class Registrations:
         self.locations = locations
         self.stats: Counter[str] = Counter() if stats is None else stats
         self._tag = token
-        self.spread = Spread(policy.registers_per_s)
+        # Each has its own: phones that are registered are not shut out by strangers, nor those that have shown that
+        # they get what is sent to their address by those that have not.
+        rate = policy.registers_per_s
+        self.spread = Spread(rate)
+        self._known = Spread(rate)
+        self._unproven = Spread(rate * CHALLENGES, rate * SOURCE_SHARE, queue=False)
         self._admitted: OrderedDict[tuple[str, str], float] = OrderedDict()
         self.local: LocalRegistrar | None = None
         self.relay: RelayRegistrar | None = None
@@ -87,10 +95,14 @@ class Registrations:
             return None
         if request.get("Authorization") is not None:
             return None
-        retry_s = self._admit(flow, request.call_id, now)
+        if self.locations.on_flow(flow):
+            retry_s = self._admit(self._known, flow, request.call_id, now)
+        else:
+            # Not remembered as let in: that would be a way in for whoever forges his address.
+            retry_s = self._unproven.take(flow.remote[0], now)
         if retry_s is not None:
             return self._storm_answer(retry_s)
-        return 401, "Unauthorized", registrar.challenge(now)
+        return 401, "Unauthorized", registrar.challenge(now, host=flow.remote[0])
 
     def receive(
         self, tx: ServerTx, request: Request, flow: Flow, now: float, wall: float, servers: ServersSnapshot
@@ -112,7 +124,13 @@ class Registrations:
             if cached is not None:
                 self.stats["registrations.cached"] += 1
                 return cached
-        retry_s = self._admit(flow, reading.call_id, now)
+        if any(one.user == reading.user for one in self.locations.on_flow(flow)):
+            spread = self._known
+        elif self.local is not None and not self.local.reached(request, flow, now):
+            spread = self._unproven
+        else:
+            spread = self.spread
+        retry_s = self._admit(spread, flow, reading.call_id, now)
         if retry_s is not None:
             return self._storm(tx, request, retry_s)
         if self.local is not None:
@@ -130,15 +148,17 @@ class Registrations:
         storm = PeerError(503, "Too Many Registrations At Once", "register-storm", retry_s)
         return storm.status, storm.reason, error_fields(storm, "-", 0)
 
-    def _admit(self, flow: Flow, call_id: str, now: float) -> int | None:
+    def _admit(self, spread: Spread, flow: Flow, call_id: str, now: float) -> int | None:
         """Seconds to come back after, None for now. Who was let in may answer the challenge that he got."""
-        if not self.spread.rate:
+        if not spread.rate:
             return None
+        if spread is self._unproven:
+            return spread.take(flow.remote[0], now)
         key = (flow.remote[0], call_id)
         until = self._admitted.pop(key, 0.0)
         if until > now:
             return None
-        retry_s = self.spread.take(flow.remote[0], now)
+        retry_s = spread.take(flow.remote[0], now)
         if retry_s is None:
             self._admitted[key] = now + ADMITTED_S
             if len(self._admitted) > MAX_ADMITTED:

@@ -663,6 +663,66 @@ def test_who_goes_on_guessing_has_to_wait_and_nobody_else() -> None:
     bench.expect(200)
 
 
+def forged(bench: Bench, number: int, host: str, *fields: str) -> None:
+    """A REGISTER of alice with somebody else's address."""
+    sender = Phone(bench, "alice", 1000 + number)
+    sender.register(600, *fields, flow=replace(sender.flow, remote=(host, 1000 + number)))
+
+
+NONSENSE = 'Authorization: Digest username="alice", realm="sip.example.com", nonce="x", uri="x", response="0"'
+
+
+@pytest.mark.parametrize("fields", [(), (NONSENSE,)])
+def test_a_flood_of_forged_senders_shuts_nobody_out(fields: tuple[str, ...]) -> None:
+    bench = Bench(replace(LOCAL, registers_per_s=10))
+    registered = Phone(bench, "alice", 40000)
+    registered.authorized(600)
+    bench.expect(200)
+    for number in range(3000):
+        forged(bench, number, f"198.{18 + number // 65536}.{number // 256 % 256}.{number % 256}", *fields)
+        bench.now += 0.001
+    bench.replies.clear()
+    registered.authorized(600)
+    bench.expect(200)
+    fresh = Phone(bench, "bob", 40001)
+    fresh.flow = replace(fresh.flow, remote=("192.0.2.200", 40001))
+    bench.now += 0.1
+    fresh.register(600)
+    later = bench.replies.pop()
+    assert later.status == 401 or int(later.get("Retry-After") or 0) <= 16
+
+
+def test_a_forged_sender_locks_nobody_out() -> None:
+    bench = Bench(replace(LOCAL, registers_per_s=0))
+    # With a good nonce, but one that went elsewhere.
+    forger = Phone(bench, "alice", 666)
+    forger.flow = replace(forger.flow, remote=("198.51.100.66", 666))
+    forger.register(600)
+    challenge = parse_challenges(bench.expect(401))[0]
+    name, value = answer(challenge, Account("alice", "guess"), "REGISTER", f"sip:{DOMAIN}", 1, "cnonce")
+    phone = Phone(bench)
+    for number in range(110):
+        forged(bench, number, phone.flow.remote[0], NONSENSE)
+        forged(bench, number, phone.flow.remote[0], f"{name}: {value}")
+    bench.replies.clear()
+    phone.authorized(600)
+    bench.expect(200)
+
+
+def test_guesses_are_not_forgotten_for_those_of_other_users() -> None:
+    bench = Bench(replace(LOCAL, registers_per_s=0))
+    phone = Phone(bench)
+    for _ in range(100):
+        phone.authorized(600, password="guess")
+        bench.expect(401)
+    for number in range(60):
+        other = Phone(bench, f"user{number}", 40000)
+        other.authorized(600)
+        bench.expect(401)
+    phone.authorized(600)
+    bench.expect(403)
+
+
 def test_local_offers_the_strongest_first() -> None:
     """RFC 8760 s.2.3."""
     bench = Bench(LOCAL)
