@@ -539,6 +539,7 @@ class Calls:
         board.open(live, leg, call, Party("a", flow.network, flow.remote[0], self.sites.nat(flow.network)))
         if source.phone:
             leg.destination = same_flow
+            live.phones["a"] = source.phone
         self._serving = live
         record.add_leg("a", flow, source.trunk, request.call_id)
         board.occupy(live, source.trunk)

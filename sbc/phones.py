@@ -40,8 +40,8 @@ class Phones:
     """Registrations, where they lead, and what keeps them alive.
 
     `store` is given a ticket and what to write; `stored` has to follow. Without it bindings are in memory only.
-    `perform` carries out what transactions want, `on_happened` hears of each change, for the log, and `on_moved` of a
-    phone that has another flow than before.
+    `perform` carries out what transactions want, `on_happened` hears of each change, for the log, and `on_moved` of the
+    user whose phone has another flow than before.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Phones:
         store: Store | None,
         secret: bytes | None,
         on_happened: Callable[[Happened], None],
-        on_moved: Callable[[Flow, Flow], None],
+        on_moved: Callable[[str, Flow, Flow], None],
     ) -> None:
         self.locations = Locations()
         self._transactions = transactions
@@ -182,7 +182,7 @@ class Phones:
                     self._stats[f"registrations.{effect.what}"] += 1
                     self._happened(effect)
                     if effect.before is not None and effect.flow is not None:
-                        self._moved(effect.before, effect.flow)
+                        self._moved(effect.user, effect.before, effect.flow)
         self._save(now)
 
     def _forward(self, forward: Forward, now: float) -> None:

@@ -154,7 +154,9 @@ class Registrar:
             return Happened("registered", reading.user, flow, reading.nat)
         if known.flow == flow:
             return None
-        return Happened("moved", reading.user, flow, reading.nat, known.flow)
+        # Its calls go there only when it is the same phone, which keeps its Call-ID (RFC 3261 s.10.2.4).
+        before = known.flow if known.call_id == reading.call_id else None
+        return Happened("moved", reading.user, flow, reading.nat, before)
 
     def unbind(self, bindings: Iterable[Binding], flow_of: Asking) -> list[Effect]:
         """The phone, or its user, has taken them back."""

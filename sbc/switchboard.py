@@ -52,13 +52,16 @@ REPORT_S = 2.0
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """A call and what the process keeps with it. `armed` is when it is to be woken."""
+    """A call and what the process keeps with it. `phones` has the users of those legs that are phones, `armed` is when
+    it is to be woken.
+    """
 
     call: Call | None
     record: CallRecord
     parties: dict[str, Party] = field(default_factory=dict)
     secrets: dict[str, set[bytes]] = field(default_factory=dict)
     trunks: list[str] = field(default_factory=list)
+    phones: dict[str, str] = field(default_factory=dict)
     armed: float | None = None
 
 
@@ -128,11 +131,14 @@ class Switchboard:
         leg.destination = self._sites.destination
         self.owners[leg] = live
 
-    def moved(self, before: Flow, after: Flow) -> None:
-        """A phone has another flow: its calls go on there (RFC 5626 s.4.2.1, a NAT that forgot its mapping)."""
+    def moved(self, user: str, before: Flow, after: Flow) -> None:
+        """A phone of `user` has another flow: its calls go on there (RFC 5626 s.4.2.1, a NAT that forgot its mapping).
+
+        Those of others who share the flow stay where they are: who registers says nothing about them.
+        """
         old, new = before.remote[0], after.remote[0]
         for leg, live in self.owners.items():
-            if leg.flow == before:
+            if leg.flow == before and live.phones.get(leg.name) == user:
                 leg.flow = after
                 party = live.parties.get(leg.name)
                 if party is not None and new != old:
@@ -196,6 +202,7 @@ class Switchboard:
                 "parties": [
                     [party.leg, party.network, party.peer, party.nat] for party in live.parties.values()
                 ],
+                "phones": dict(live.phones),
                 "caller": live.record.caller,
                 "called": live.record.called,
                 "started": live.record.started,
@@ -214,6 +221,7 @@ class Switchboard:
         record = CallRecord(call.id, data["started"], config.limits.trace_messages, config.log.trace)
         record.caller, record.called = data["caller"], data["called"]
         live = Live(call, record)
+        live.phones.update(data.get("phones", {}))
         for name, network, peer, nat in data["parties"]:
             live.parties[name] = Party(name, network, peer, nat)
         self.calls[call.id] = live
@@ -257,6 +265,7 @@ class Switchboard:
                 case DropLeg():
                     self._anchor.drop(live.record.id, effect.name)
                     live.parties.pop(effect.name, None)
+                    live.phones.pop(effect.name, None)
                 case Milestone():
                     self._milestone(live, effect, now)
                 case Finished():
@@ -402,6 +411,7 @@ class Switchboard:
         self.own(live, leg)
         if target.flow is not None:
             leg.destination = same_flow  # it is reached by no other way than the one that it registered by
+            live.phones[dial.name] = target.user
         live.record.add_leg(dial.name, flow, target.trunk, leg.dialog.call_id)
         return call.dialled(leg, effects, now)
 
@@ -475,6 +485,7 @@ class Switchboard:
         live.call = None
         live.secrets.clear()
         live.parties.clear()
+        live.phones.clear()
 
 
 def dialog_key(call_id: str, tag: str) -> str:

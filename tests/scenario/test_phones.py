@@ -57,7 +57,7 @@ class Phone:
         self.user = user
         self.agent = border.agent("public", f"{host}:{port}", transport)
         self.contact = f"sip:{user}@192.168.1.{port % 250}:5060"
-        self.agent.call_id = f"register-{user}-{port}"
+        self.agent.call_id = self.register_id = f"register-{user}-{port}"
         self.aor = f"sip:{user}@sip.example.com"
 
     def register(self, expires: int = 600, fields: str = "", contact: str | None = None) -> None:
@@ -69,7 +69,7 @@ class Phone:
             "Max-Forwards: 70",
             f"From: <{self.aor}>;tag=r{number}",
             f"To: <{self.aor}>",
-            f"Call-ID: register-{self.user}-{self.agent.address[1]}",
+            f"Call-ID: {self.register_id}",
             f"CSeq: {number} REGISTER",
             f"Contact: {contact or f'<{self.contact}>'}",
             f"Expires: {expires}",
@@ -410,7 +410,11 @@ def test_a_nat_that_forgets_its_mapping_in_mid_call(way: str) -> None:
         registrar.agent.answer(registrar.agent.expect("OPTIONS"), 200, "OK")
         moved.agent.expect_answer(200)
     else:
-        moved.contact = phone.contact
+        moved.contact, moved.register_id, moved.agent.cseq = (
+            phone.contact,
+            phone.register_id,
+            phone.agent.cseq,
+        )
         moved.register()
         registrar.serve()
         moved.agent.expect_answer(200)

@@ -5,8 +5,22 @@ from dataclasses import replace
 import pytest
 
 from signaling.errors import ParseError
-from tests.harness.border import Border
-from tests.scenario.test_phones import RELAY, Phone, Registrar, home, rest
+from tests.harness.border import Border, audio
+from tests.scenario.test_phones import LOCAL, RELAY, Phone, Registrar, home, rest
+
+TO_PBX = LOCAL.replace("{from: phones, to: phones, when: registered}", "{from: phones, to: pbx}")
+
+
+def enter(registrar: Registrar, phone: Phone) -> None:
+    """`phone` registers, here or at the registrar behind us."""
+    border = phone.border
+    if border.calls.config.phones is not None and border.calls.config.phones.local:
+        phone.authorized(f"{phone.user[0]}-secret")
+    else:
+        phone.register()
+        registrar.serve()
+        phone.agent.expect_answer(200)
+
 
 BAD_ROUTES = ("<sip:1.1.1*>", "<tel:+15551234>", "<sips:10.0.0.20;lr>", "<sip:10.0.0.20>", "<<;lr>")
 
@@ -49,3 +63,46 @@ def test_a_call_that_meets_something_malformed_is_over(monkeypatch: pytest.Monke
     phone.agent.nothing()
     rest(border)
     assert [one.final_rule for one in border.records] == ["malformed"]
+
+
+@pytest.mark.parametrize("config", [RELAY, TO_PBX], ids=["relay", "local"])
+def test_who_registers_where_another_speaks_does_not_take_his_call(config: str) -> None:
+    """One ATA, or a source address that was forged once: bob's phone was at alice's flow, and is at another now."""
+    border = Border(config)
+    registrar, alice, bob = Registrar(border), Phone(border, "alice", 40000), Phone(border, "bob", 50000)
+    bob.agent = alice.agent
+    enter(registrar, alice)
+    enter(registrar, bob)
+    alice.agent.call_id = "speaks"
+    alice.invite("900")
+    invite = registrar.agent.expect("INVITE")
+    registrar.agent.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    registrar.agent.expect("ACK")
+    alice.agent.ack(alice.agent.expect_answer(200))
+    elsewhere = Phone(border, "bob", 50000, host="198.51.100.66")
+    elsewhere.contact = bob.contact
+    elsewhere.register_id, elsewhere.agent.cseq = bob.register_id, bob.agent.cseq
+    enter(registrar, elsewhere)
+    registrar.agent.inside("BYE", invite)
+    alice.agent.answer(alice.agent.expect("BYE"), 200, "OK")
+    elsewhere.agent.nothing()
+    rest(border)
+
+
+def test_another_phone_with_the_same_contact_takes_no_call() -> None:
+    """Behind two NATs both are 192.168.1.5: only the Call-ID says which phone it is."""
+    border, registrar, phone = home()
+    registrar.call("alice")
+    invite = phone.agent.expect("INVITE")
+    phone.agent.answer(invite, 200, "OK", sdp=audio("192.168.1.5", 4002))
+    phone.agent.expect("ACK")
+    done = registrar.agent.expect_answer(200)
+    registrar.agent.ack(done)
+    other = Phone(border, "alice", 40009, host="192.0.2.99")
+    other.contact = phone.contact
+    other.register()
+    registrar.serve()
+    other.agent.expect_answer(200)
+    registrar.agent.inside("BYE", done)
+    phone.agent.answer(phone.agent.expect("BYE"), 200, "OK")
+    other.agent.nothing()
