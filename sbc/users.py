@@ -23,9 +23,14 @@ class Users:
         self, realm: str, users: Iterable[User] = (), algorithms: Sequence[str] = ALGORITHMS
     ) -> None:
         self.realm = realm
-        self._users = {user.name: user for user in users}
-        self._numbers = {number: user for user in self._users.values() for number in user.numbers}
         self.algorithms = tuple(name for name in algorithms if name in ALGORITHMS)
+        # What is not offered is not accepted either: a weaker hash could be had by leaving out the stronger.
+        self._users = {user.name: self._offered(user) for user in users}
+        self._numbers = {number: user for user in self._users.values() for number in user.numbers}
+
+    def _offered(self, user: User) -> User:
+        secrets = {name: secret for name, secret in user.secrets.items() if name in self.algorithms}
+        return User(user.name, secrets, user.numbers)
 
     def __len__(self) -> int:
         return len(self._users)

@@ -42,6 +42,15 @@ def test_who_has_no_hash_for_what_is_offered_is_named() -> None:
     assert users.stranded() == ["alice"]
 
 
+def test_a_hash_that_is_not_offered_is_not_kept() -> None:
+    given = f"{{MD5: '{'0' * 32}', SHA-256: '{'1' * 64}'}}"
+    config = load(text(f"digest: [SHA-256], users: {{alice: {{ha1: {given}}}}}"))
+    users = Users.of_config(config, [User("bob", {"MD5": "0", "SHA-256": "1"})])
+    for name in ("alice", "bob"):
+        user = users.get(name)
+        assert user is not None and list(user.secrets) == ["SHA-256"]
+
+
 def test_by_command(tmp_path: Path) -> None:
     file = tmp_path / "sbc.yaml"
     file.write_text(text(f"users_file: {tmp_path}/users.db, users: {{alice: {{password: a}}}}"))
