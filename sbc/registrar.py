@@ -87,23 +87,33 @@ class Registrar:
     # -- bindings ------------------------------------------------------------------------------------------
 
     def room(self, reading: Registering) -> None:
-        """403 or 503 when a new contact has no place. Those that cannot be called any more make room first."""
-        locations, user = self.locations, reading.user
-        fresh = 0
-        for one in reading.wanted:
-            if one.expires_s != 0 and locations.get(user, one.identity) is None:
-                fresh += 1
+        """403 or 503 when a new contact has no place, also not in that of those that cannot be called any more.
+
+        Nothing is removed here: who asks may not have shown yet who he is.
+        """
+        fresh = self._fresh(reading)
         if not fresh:
             return
-        over = locations.count(user) + fresh - self.policy.max_contacts
-        if over > 0:
-            dead = sorted((one for one in locations.of(user) if one.dead), key=lambda one: one.seen_at)
-            if len(dead) < over:
-                raise PeerError(403, "Too Many Contacts", "too-many-contacts")
-            for binding in dead[:over]:
-                locations.remove(binding)
-        if locations.full:
+        over = self.locations.count(reading.user) + fresh - self.policy.max_contacts
+        if over > sum(1 for one in self.locations.of(reading.user) if one.dead):
+            raise PeerError(403, "Too Many Contacts", "too-many-contacts")
+        if self.locations.full:
             raise PeerError(503, "Too Many Registrations", "too-many-bindings", FULL_RETRY_S)
+
+    def make_room(self, reading: Registering) -> None:
+        """Those that cannot be called any more go where `room` has counted on them, the longest unheard first."""
+        over = self.locations.count(reading.user) + self._fresh(reading) - self.policy.max_contacts
+        if over > 0:
+            dead = sorted(
+                (one for one in self.locations.of(reading.user) if one.dead), key=lambda one: one.seen_at
+            )
+            for binding in dead[:over]:
+                self.locations.remove(binding)
+
+    def _fresh(self, reading: Registering) -> int:
+        """How many contacts are not there yet."""
+        get, user = self.locations.get, reading.user
+        return sum(1 for one in reading.wanted if one.expires_s != 0 and get(user, one.identity) is None)
 
     def bind(
         self,

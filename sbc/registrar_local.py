@@ -185,6 +185,7 @@ class LocalRegistrar(Registrar):
         self.long_enough(reading)
         asked = [self.asked_s(wanted) for wanted in reading.wanted]
         self.room(reading)
+        self.make_room(reading)
         effects: list[Effect] = []
         for wanted, binding, seconds in zip(reading.wanted, touched, asked, strict=True):
             if seconds == 0:

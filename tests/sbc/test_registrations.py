@@ -507,6 +507,21 @@ def test_a_strangers_refusal_touches_nobody() -> None:
     assert len(bench.locations) == 1
 
 
+def test_only_who_is_let_in_takes_the_place_of_the_dead() -> None:
+    bench = Bench(replace(RELAY, max_contacts=1))
+    gone = refreshed(bench)
+    bench.locations.lost(gone.flow, "its connection has closed")
+    stranger = Phone(bench, "alice", 666, "192.168.1.66")
+    stranger.register()
+    bench.registrar(401, 'WWW-Authenticate: Digest realm="r", nonce="n"')
+    bench.expect(401)
+    assert [one.flow for one in bench.locations.of("alice")] == [gone.flow]
+    stranger.register()
+    bench.registrar(200)
+    bench.expect(200)
+    assert [one.flow for one in bench.locations.of("alice")] == [stranger.flow]
+
+
 def test_flows_of_one_phone_are_one_contact_of_the_registrar() -> None:
     """RFC 5626 s.4.2: two flows, one phone; it is lost with the last of them."""
     bench = Bench(replace(RELAY, keepalive="options"))
