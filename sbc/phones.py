@@ -12,7 +12,7 @@ from sbc.answers import RETRY_AFTER_S
 from sbc.keepalive import CRLF, KeepAlive, KeepAlives
 from sbc.locations import Binding, Change, Locations, Row, shown
 from sbc.phonebook import Caller, Phonebook
-from sbc.registrar_relay import DIGEST_URI
+from sbc.registrar_relay import digest_uri
 from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
 from sbc.registrations import Answer, Registrations
@@ -26,7 +26,7 @@ from signaling.flow import Address, Flow
 from signaling.message import Field, Request, Response
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions
-from signaling.uri import SipUri, TelUri, parse_uri, unescape
+from signaling.uri import SipUri, TelUri, unescape
 
 MAX_CREDENTIALS = 8
 ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
@@ -280,13 +280,14 @@ class Phones:
             for name in ("Authorization", "Proxy-Authorization")
             for value in request.get_all(name)[:MAX_CREDENTIALS]
         )
+        domain = policy.upstream_domain
         return tuple(
             replace(
                 target,
-                domain=policy.upstream_domain or target.domain,
+                domain=domain or target.domain,
                 credentials=credentials,
                 routes=routes,
-                contact=digest_uri(credentials, target, policy.upstream_domain),
+                contact=_made_for(credentials, target.user, domain) if domain is not None else "",
             )
             if target.trunk == policy.registrar
             else target
@@ -363,19 +364,9 @@ class Phones:
         return [shown(binding, now) for binding in self.locations.all()]
 
 
-def digest_uri(credentials: Sequence[Field], target: Target, domain: str | None) -> str:
-    """The Request-URI that a digest was made for, where it means the same user at the registrar; "" for none."""
-    for _, value in credentials:
-        found = DIGEST_URI.search(value)
-        if found is None or domain is None:
-            continue
-        try:
-            uri = parse_uri(found[1])
-        except ParseError:
-            continue
-        if isinstance(uri, SipUri) and uri.host.lower() == domain.lower() and uri.user == target.user:
-            return found[1]
-    return ""
+def _made_for(credentials: Sequence[Field], user: str, domain: str) -> str:
+    """The Request-URI that a digest was made for (RFC 7616 s.3.4.6), "" for none that may be one."""
+    return next((uri for _, value in credentials if (uri := digest_uri(value, user, domain))), "")
 
 
 def sender_of(request: Request) -> str:

@@ -39,7 +39,9 @@ _CHALLENGES = ("WWW-Authenticate", "Proxy-Authenticate")
 _CREDENTIALS = ("Authorization", "Proxy-Authorization")
 MAX_LINES = 8
 _USERNAME = re.compile(r'(?:^|[ ,\t])username[ \t]*=[ \t]*"((?:[^"\\]|\\.){0,256})"', re.IGNORECASE)
-DIGEST_URI = re.compile(r'(?:^|[ ,\t])uri[ \t]*=[ \t]*"?([^", \t]{1,256})', re.IGNORECASE)
+_DIGEST_URI = re.compile(r'(?:^|[ ,\t])uri[ \t]*=[ \t]*"?([^", \t]{1,256})', re.IGNORECASE)
+
+_HARMLESS = frozenset((("transport", "udp"), ("transport", "tcp"), ("user", "phone")))
 
 
 class RelayRegistrar(Registrar):
@@ -207,14 +209,9 @@ class RelayRegistrar(Registrar):
     def _request_uri(self, asking: Asking, domain: str, host: str) -> str:
         """The registrar's domain; as the phone's digest has it where that means the same (RFC 7616 s.3.4.6)."""
         for name in _CREDENTIALS:
-            found = DIGEST_URI.search(asking.request.get(name) or "")
-            if found is not None:
-                try:
-                    uri = parse_uri(found[1])
-                except ParseError:
-                    continue
-                if isinstance(uri, SipUri) and not uri.user and uri.host.lower() == domain.lower():
-                    return found[1]
+            uri = digest_uri(asking.request.get(name) or "", "", domain)
+            if uri:
+                return uri
         return f"sip:{host}"
 
     def _contacts(self, asking: Asking, server: ServerView, address: Address, now: float) -> list[Field]:
@@ -450,6 +447,27 @@ def service_route(response: Response) -> tuple[str, ...]:
         ):
             routes.append(value)
     return tuple(routes)
+
+
+def digest_uri(credentials: str, user: str, domain: str) -> str:
+    """The URI that a digest was made for, when it may be our Request-URI to `user` at `domain`; else "".
+
+    Nobody has checked the digest yet: what says more than user, domain and how to write them (another port, maddr,
+    headers) would let anybody aim our request, or have the registrar read what he likes (RFC 3261 s.19.1.5).
+    """
+    found = _DIGEST_URI.search(credentials)
+    if found is None:
+        return ""
+    try:
+        uri = parse_uri(found[1])
+    except ParseError:
+        return ""
+    if not isinstance(uri, SipUri) or uri.scheme != "sip" or uri.headers or uri.password is not None:
+        return ""
+    if uri.user != user or uri.host.lower() != domain.lower() or uri.port not in (None, 5060):
+        return ""
+    said = [(name.lower(), (value or "").lower()) for name, value in uri.params]
+    return found[1] if len(set(said)) == len(said) and _HARMLESS.issuperset(said) else ""
 
 
 def username_of(request: Request) -> str:

@@ -106,3 +106,41 @@ def test_another_phone_with_the_same_contact_takes_no_call() -> None:
     registrar.agent.inside("BYE", done)
     phone.agent.answer(phone.agent.expect("BYE"), 200, "OK")
     other.agent.nothing()
+
+
+@pytest.mark.parametrize(
+    ("rest_of_it", "crosses"),
+    [
+        ("", True),
+        (":5060;transport=UDP;user=phone", True),
+        (":25", False),
+        (";maddr=192.0.2.66", False),
+        (";transport=tls", False),
+        (";transport=udp;transport=tcp;transport=udp", False),
+        (";x-evil=203.0.113.99", False),
+        ("?Route=%3Csip:192.0.2.66%3E", False),
+        (";gr=zz", False),
+    ],
+)
+def test_the_uri_of_a_digest_aims_nothing(rest_of_it: str, crosses: bool) -> None:
+    """Nobody has looked whether the digest is right when the registrar gets the request."""
+    config = RELAY.replace("servers: ", "domain: pbx.internal, servers: ", 1)
+    border, registrar, phone = home(config)
+    made_for = (
+        f'Digest username="alice", realm="x", nonce="n", response="0", uri="sip:{{}}pbx.internal{rest_of_it}"'
+    )
+    stranger = Phone(border, "carol", 40002)
+    stranger.register(fields=f"Authorization: {made_for.format('')}")
+    uri = registrar.agent.expect("REGISTER").uri
+    assert uri == (f"sip:pbx.internal{rest_of_it}" if crosses else "sip:pbx.internal")
+    phone.invite("200", fields=f"Proxy-Authorization: {made_for.format('200@')}")
+    uri = registrar.agent.expect("INVITE").uri
+    assert uri == (f"sip:200@pbx.internal{rest_of_it}" if crosses else "sip:200@10.0.0.20:5060")
+
+
+def test_the_uri_of_a_digest_holds_no_password() -> None:
+    border = Border(RELAY)
+    registrar, phone = Registrar(border), Phone(border, "alice", 40001)
+    uri = "sip::secret@pbx.internal"
+    phone.register(fields=f'Authorization: Digest username="alice", realm="x", nonce="n", uri="{uri}"')
+    assert registrar.agent.expect("REGISTER").uri == "sip:pbx.internal"
