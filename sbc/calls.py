@@ -72,6 +72,8 @@ from signaling.usage import same_flow
 __all__ = ["REPORT_S", "Calls"]
 
 MAGIC = "z9hG4bK"
+EMERGENCY_SHARE = 2
+"""Calls for help pass `limits.max_calls` until there are so many times as many calls in all."""
 
 
 class Calls:
@@ -502,9 +504,10 @@ class Calls:
         try:
             record.decide(decision, wall)
             uri = parse_uri(request.uri)
-            emergency = self.emergencies.is_one(
-                unescape(user_of(request.uri)), request.values("Resource-Priority")
-            )
+            # RFC 4412 s.4.7.1: a priority is what somebody known may claim; anybody can write the header.
+            known = source.trunk is not None or (caller is not None and bool(caller.user))
+            priorities = request.values("Resource-Priority") if known else ()
+            emergency = self.emergencies.is_one(unescape(user_of(request.uri)), priorities)
             if caller is not None:
                 record.decide(caller.decision, wall)
                 if caller.refusal is not None:
@@ -513,9 +516,11 @@ class Calls:
                 source = replace(source, phone=caller.user)
             if request.max_forwards == 0:
                 raise PeerError(483, "Too Many Hops", "too-many-hops")
+            # Who calls for help passes the limits, but thousands of them are none: they would take down all calls.
+            ceiling = EMERGENCY_SHARE * self.config.limits.max_calls
             busy = board.on_trunk[source.trunk] if source.trunk is not None else 0
             refusal, admitted = self.admission.admit(
-                source, now, board.in_progress, busy, self.draining, emergency
+                source, now, board.in_progress, busy, self.draining, emergency and board.in_progress < ceiling
             )
             record.decide(admitted, wall)
             if refusal is not None:

@@ -643,9 +643,11 @@ def test_public_and_temporary_gruu() -> None:
 
 
 def test_emergency_calls_pass_limits_and_overload() -> None:
-    _border, registrar, phone = home(RELAY + "limits: {max_calls: 1}\n")
-    phone.invite("200")
-    registrar.agent.expect("INVITE")
+    _border, registrar, phone = home(RELAY + "limits: {max_calls: 2}\n")
+    for number in range(2):
+        phone.agent.call_id = f"call-{number}"
+        phone.invite("200")
+        registrar.agent.expect("INVITE")
     for to, fields, passes in (
         ("201", "", False),
         ("112", "", True),

@@ -144,3 +144,37 @@ def test_the_uri_of_a_digest_holds_no_password() -> None:
     uri = "sip::secret@pbx.internal"
     phone.register(fields=f'Authorization: Digest username="alice", realm="x", nonce="n", uri="{uri}"')
     assert registrar.agent.expect("REGISTER").uri == "sip:pbx.internal"
+
+
+STRANGERS = "  - {from: public, to: pbx}\nlimits: {max_calls: 2, calls_per_s_per_source: 1}\n"
+
+
+def test_a_stranger_has_no_priority() -> None:
+    border = Border(RELAY.replace("store: null", "store: null, calls: any") + STRANGERS)
+    registrar = Registrar(border)
+    stranger = border.agent("public", "198.18.0.9:5060")
+    for number in range(8):
+        stranger.call_id = f"forged-{number}"
+        stranger.invite("200", fields="Resource-Priority: esnet.0")
+    assert len(border.calls.live) == 1
+    registrar.agent.expect("INVITE")
+    registrar.agent.nothing()
+    assert border.calls.stats["refused:source-rate"] == 7
+    carrier = border.agent("public", "198.51.100.7:5060")
+    for number in range(2):
+        carrier.call_id = f"known-{number}"
+        carrier.invite("900", fields="Resource-Priority: esnet.0")
+        registrar.agent.expect("INVITE")
+
+
+def test_help_has_a_ceiling_too() -> None:
+    border = Border(RELAY.replace("store: null", "store: null, calls: any") + STRANGERS)
+    registrar = Registrar(border)
+    stranger = border.agent("public", "198.18.0.9:5060")
+    for number in range(8):
+        stranger.call_id = f"help-{number}"
+        stranger.invite("112")
+    assert len(border.calls.live) == 4, "twice limits.max_calls"
+    for _ in range(4):
+        registrar.agent.expect("INVITE")
+    registrar.agent.nothing()
