@@ -7,11 +7,12 @@ relays them to a trunk. A 200 goes out only after what it says is stored (`Persi
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from sbc.admission import SOURCE_SHARE, Spread
 from sbc.answers import error_fields
-from sbc.locations import Locations
-from sbc.register_request import read
+from sbc.locations import Locations, identity_of
+from sbc.register_request import Registering, Wanted, read
 from sbc.registrar_local import LocalRegistrar
 from sbc.registrar_relay import RelayRegistrar
 from sbc.registration_effects import Asking, Effect, Happened, Relayed, Reply
@@ -118,6 +119,10 @@ class Registrations:
             fields = error_fields(error, "-", 0)
             response = respond(request, error.status, error.reason, self._tag(6), fields)
             return [Reply(tx, response), Happened("refused", "", flow, error.rule)]
+        if reading.nat:
+            reading = replace(
+                reading, wanted=tuple([self._own(one, reading, flow) for one in reading.wanted])
+            )
         asking = Asking(tx, request, flow, reading)
         if self.relay is not None:
             cached = self.relay.cached(asking, now)
@@ -138,6 +143,28 @@ class Registrations:
         assert self.relay is not None
         self.stats["registrations.relayed"] += 1
         return self.relay.receive(asking, now, wall, servers)
+
+    def _own(self, wanted: Wanted, reading: Registering, flow: Flow) -> Wanted:
+        """Phones of one user in two homes may have the same private address: they are two (RFC 5626 s.3.1 has a better
+        way, for those that know it). It is the same one when it keeps its Call-ID, or still is in that home.
+        """
+        if not wanted.identity.startswith("uri "):
+            return wanted
+        told_apart = f"{wanted.identity} {wanted.instance.lower() or reading.call_id}"
+        others = False
+        for binding in self.locations.of(reading.user):
+            if binding.identity == told_apart:
+                return replace(wanted, identity=told_apart)
+            if binding.identity.startswith("uri ") and identity_of(binding.contact) == wanted.identity:
+                same_phone = bool(wanted.instance) and binding.instance == wanted.instance
+                if (
+                    same_phone
+                    or binding.call_id == reading.call_id
+                    or binding.flow.remote[0] == flow.remote[0]
+                ):
+                    return replace(wanted, identity=binding.identity)
+                others = True
+        return replace(wanted, identity=told_apart) if others else wanted
 
     def _storm(self, tx: ServerTx, request: Request, retry_s: int) -> list[Effect]:
         status, reason, fields = self._storm_answer(retry_s)

@@ -782,6 +782,37 @@ def test_local_refresh_replace_and_removal() -> None:
     assert len(bench.locations) == 0
 
 
+def test_phones_of_one_user_in_two_homes_with_one_private_address_are_two() -> None:
+    bench = Bench(LOCAL)
+    one, other = Phone(bench, "alice", 40000), Phone(bench, "alice", 40001)
+    other.flow = replace(other.flow, remote=("198.51.100.9", 40001))
+    for phone in (one, other, one, other):
+        phone.authorized(600)
+        bench.expect(200)
+        bench.now += 5
+    flows = [one.flow, other.flow]
+    assert sorted(binding.flow.remote for binding in bench.locations.of("alice")) == sorted(
+        f.remote for f in flows
+    )
+    assert len({binding.token for binding in bench.locations.of("alice")}) == 2
+    # Switched off and on again, with another Call-ID, and another port of its router.
+    other.call_id = "another"
+    other.flow = replace(other.flow, remote=("198.51.100.9", 40017))
+    other.authorized(600)
+    bench.expect(200)
+    # A router with another address, but the Call-ID is the same.
+    one.flow = replace(one.flow, remote=("198.51.100.77", 40000))
+    one.authorized(600)
+    bench.expect(200)
+    flows = [one.flow, other.flow]
+    assert sorted(binding.flow.remote for binding in bench.locations.of("alice")) == sorted(
+        f.remote for f in flows
+    )
+    one.authorized(0)
+    bench.expect(200)
+    assert [binding.flow for binding in bench.locations.of("alice")] == [other.flow]
+
+
 def test_local_registration_runs_out() -> None:
     bench = Bench(replace(LOCAL, keepalive="options"))
     Phone(bench).authorized(600)
