@@ -109,6 +109,7 @@ class Calls:
         self._send = send
         self._wall = wall
         self._token = token
+        self._secret = secret
         self.on_bug = on_bug
         self._serving: Live | None = None  # whose effects are being carried out, should a bug show
         self._return_paths = ReturnPaths()
@@ -152,7 +153,9 @@ class Calls:
         self.admission = Admission(config)
         self.emergencies = Emergencies(config)
         self.board.configure(config, self.sites, self.router, self.trunks)
-        self.outbound = Outbound(config, self.sites, self.board.accounts, self._token)
+        if self._secret is None and any(trunk.register_ is not None for trunk in config.trunks.values()):
+            self._secret = self._token(32).encode()
+        self.outbound = Outbound(config, self.sites, self.board.accounts, self._token, self._secret)
         self.phones.configure(config, self.sites, self.trunks, users, now)
         self.transactions.max_transactions = config.limits.max_transactions
         self.transactions.symmetric = self.sites.symmetric

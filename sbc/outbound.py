@@ -421,10 +421,21 @@ class Line:
 
 
 class Outbound:
-    """The registrations of one configuration. `token` makes unguessable text of so many bytes."""
+    """The registrations of one configuration. `token` makes unguessable text of so many bytes.
 
-    def __init__(self, config: Config, sites: Sites, accounts: Accounts, token: Callable[[int], str]) -> None:
+    With a `secret` that outlives the process the words in our Contacts do so too.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sites: Sites,
+        accounts: Accounts,
+        token: Callable[[int], str],
+        secret: bytes | None = None,
+    ) -> None:
         self._token = token
+        self._secret = secret
         self._events: deque[RegistrationEvent] = deque(maxlen=MAX_EVENTS)
         self._lines: dict[str, Line] = {}
         self._leaving: list[Line] = []
@@ -445,11 +456,13 @@ class Outbound:
         return zlib.crc32(self._token(4).encode()) % 1000 / 1000
 
     def _word(self, trunk: Trunk) -> str:
-        """The word in our Contact. With a password it is the same after a restart, so that the old binding goes."""
-        if trunk.credentials is None:
+        """The word in our Contact. With a secret it is the same after a restart, so that the old binding goes.
+
+        Nothing of the password is in it: whoever sees the word could try passwords on it at leisure.
+        """
+        if self._secret is None:
             return self._token(8)
-        key = trunk.credentials.password.get_secret_value().encode()
-        return hmac.digest(key, f"contact of {trunk.name}".encode(), "sha256")[:8].hex()
+        return hmac.digest(self._secret, f"contact of {trunk.name}".encode(), "sha256")[:8].hex()
 
     # -- time ----------------------------------------------------------------------------------------------
 
