@@ -19,6 +19,8 @@ TREE := build/compiled
 SOURCES := setup.py tests/compiled.sh $(shell find sbc signaling media nat config tests -name '*.py' -o -name '*.c')
 IN_TREE = cd $$([ -e $(TREE)/.ready ] && echo $(TREE) || echo .) && $(abspath $(BIN))/python
 
+PHONES := $(patsubst %,tests/lab/test_%.py,homes registration_lab diagnosis stun turn carrier)
+
 .PHONY: help run test check bench lab load install packages compiled clean
 
 help: ## Show the targets
@@ -31,10 +33,13 @@ test: $(READY) packages ## All tests, about 15 minutes; a part: make test ARGS="
 ifneq ($(ARGS),)
 	$(PYTEST) $(ARGS)
 else
-	@# The source is tested while the copy is compiled beside it, then the compiled program in the lab.
+	@# The source is tested while the copy is compiled beside it, then the compiled program in the lab, two tests at a time:
+	@# they wait for packets most of the time.
 	@mkdir -p build; nice $(MAKE) --no-print-directory compiled >build/compile.log 2>&1 & compiling=$$!; \
 	status=0; $(PYTEST) -m "not lab" || status=$$?; wait $$compiling || true; cat build/compile.log; exit $$status
-	$(IN_TREE) -m pytest tests/scenario tests/lab -m "not source"
+	@($(IN_TREE) -m pytest tests/scenario $(PHONES) -m "not source") >build/phones.log 2>&1 & phones=$$!; status=0; \
+	($(IN_TREE) -m pytest tests/lab $(PHONES:%=--ignore=%) -m "not source") || status=$$?; \
+	wait $$phones || status=$$?; cat build/phones.log; exit $$status
 endif
 
 check: $(READY) packages ## Lint, format, types, import contracts, the C of the kernel program and of the bench
