@@ -100,8 +100,8 @@ class KeepAlives:
         sent: list[KeepAlive] = []
         for watch in self._wakeups.due(now):
             flow = watch.flow
-            bindings = self._locations.on_flow(flow)
-            if not bindings or bindings[0].dead:
+            bindings = [one for one in self._locations.on_flow(flow) if not one.dead]
+            if not bindings:
                 self._drop(watch)
                 continue
             # By the plan and not by the clock, so that a late timer does not bunch them.

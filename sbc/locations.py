@@ -122,7 +122,7 @@ class Locations:
         self._by_user: dict[str, list[Binding]] = {}
         self._by_token: dict[str, list[Binding]] = {}
         self._by_flow: dict[FlowKey, list[Binding]] = {}
-        self._by_gruu: dict[str, Binding] = {}
+        self._by_gruu: dict[str, list[Binding]] = {}
         self._wakeups: Wakeups[Binding] = Wakeups()
         self._changed: dict[tuple[str, str], Binding | None] = {}
         self._size = 0
@@ -165,9 +165,9 @@ class Locations:
         """The flows of one phone that registered through us with this token, the one heard of last first."""
         return tuple(sorted(self._by_token.get(token, ()), key=_PREFERENCE, reverse=True))
 
-    def by_gruu(self, gruu: str) -> Binding | None:
-        """The binding with these temporary GRUUs."""
-        return self._by_gruu.get(gruu)
+    def by_gruu(self, gruu: str) -> tuple[Binding, ...]:
+        """The flows of the phone with these temporary GRUUs, the one heard of last first."""
+        return tuple(sorted(self._by_gruu.get(gruu, ()), key=_PREFERENCE, reverse=True))
 
     def on_flow(self, flow: Flow) -> tuple[Binding, ...]:
         """The bindings that were made by this flow: who sends from it is one of their users."""
@@ -192,10 +192,12 @@ class Locations:
         self._by_token.setdefault(binding.token, []).append(binding)
         self._by_flow.setdefault(binding.flow_key, []).append(binding)
         if binding.gruu:
-            self._by_gruu[binding.gruu] = binding
+            self._by_gruu.setdefault(binding.gruu, []).append(binding)
         self._size += 1
         self._wakeups.arm(binding, binding.expires_at)
         self._changed[binding.key] = binding
+        if not binding.dead:
+            self._revive(binding.flow)
         return old
 
     def refresh(
@@ -206,7 +208,7 @@ class Locations:
         binding.cseq = cseq
         binding.seen_at = binding.registered_at = now
         binding.upstream = upstream
-        binding.dead = ""
+        self._revive(binding.flow)
         self._wakeups.arm(binding, expires_at)
         self._changed[binding.key] = binding
 
@@ -227,13 +229,17 @@ class Locations:
         binding.seen_at = now
         binding.dead = ""
 
+    def _revive(self, flow: Flow) -> None:
+        """Its phone has registered: all that it has registered by this flow can be called again."""
+        for binding in self.on_flow(flow):
+            binding.dead = ""
+
     def _unlink(self, binding: Binding) -> bool:
         if not _drop(self._by_user, binding.user, binding):
             return False
         _drop(self._by_token, binding.token, binding)
         _drop(self._by_flow, binding.flow_key, binding)
-        if self._by_gruu.get(binding.gruu) is binding:
-            del self._by_gruu[binding.gruu]
+        _drop(self._by_gruu, binding.gruu, binding)
         self._wakeups.disarm(binding)
         self._size -= 1
         return True

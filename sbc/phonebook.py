@@ -10,6 +10,7 @@ from config.frozen import frozen
 from config.model import PHONES, Config
 from sbc.decisions import Decision
 from sbc.gruu import Gruus
+from sbc.keepalive import NO_ANSWER
 from sbc.locations import Binding, Locations
 from sbc.routing import CallRequest, Refusal, Target
 from sbc.users import Users
@@ -85,8 +86,8 @@ class Phonebook:
     def _by_gruu(self, request: CallRequest, user: str, now: float) -> Found:
         handle = None if self._gruus is None else self._gruus.open(request.user)
         if handle is not None:
-            binding = self._locations.by_gruu(handle)
-            return _found(user if binding is None else binding.user, "gruu", _some(binding), now)
+            found = self._locations.by_gruu(handle)
+            return _found(found[0].user if found else user, "gruu", found, now)
         name = (request.gruu or "").lower()
         bindings = [one for one in self._locations.of(user) if one.instance.strip("<>").lower() == name]
         return _found(user, "gruu", bindings, now)
@@ -130,7 +131,10 @@ class Phonebook:
 
     def caller(self, flow: Flow, sender: str, now: float) -> Caller:
         """Who sends a call by `flow` with `sender` as the user of From."""
-        bindings = [one for one in self._locations.on_flow(flow) if one.expires_at > now]
+        # A phone that is silent may have lost its place in the NAT to another, which must not call in its name.
+        bindings = [
+            one for one in self._locations.on_flow(flow) if one.expires_at > now and one.dead != NO_ANSWER
+        ]
         users = sorted({one.user for one in bindings})
         compared = (("from", sender), ("registered on this flow", ", ".join(users) or "nobody"))
         for user in users:
@@ -185,10 +189,6 @@ def _absent(found: Found) -> Refusal:
     if not found.how:
         return Refusal(404, "Not Found", "no-such-user")
     return Refusal(480, "Temporarily Unavailable", "phone-not-registered")
-
-
-def _some(binding: Binding | None) -> Iterable[Binding]:
-    return () if binding is None else (binding,)
 
 
 def _found(user: str, how: str, bindings: Iterable[Binding], now: float) -> Found:

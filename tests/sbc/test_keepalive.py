@@ -72,6 +72,15 @@ def test_one_for_each_flow() -> None:
     assert len(sent(keeps, 24.9)) == 1
 
 
+def test_one_that_is_alive_on_a_flow_holds_it_open() -> None:
+    dead, alive = bound(), bound(user="bob")
+    keeps = keeping("crlf", dead, alive)
+    dead.dead = NO_ANSWER
+    assert len(sent(keeps, 100.0)) == 4 and len(keeps) == 1
+    alive.dead = NO_ANSWER
+    assert sent(keeps, 200.0) == [] and len(keeps) == 0
+
+
 def test_a_phone_that_used_to_answer_and_falls_silent_is_dead() -> None:
     one = bound()
     keeps = keeping("auto", one)

@@ -200,3 +200,31 @@ def test_bounded() -> None:
     assert not locations.full
     locations.put(bound("b"))
     assert locations.full
+
+
+def test_who_registers_by_a_flow_brings_back_all_of_it() -> None:
+    locations = Locations()
+    alice, bob = bound(), bound("bob", "sip:bob@10.1.1.5")
+    locations.put(alice)
+    locations.put(bob)
+    locations.lost(udp(), "no answer")
+    locations.refresh(bob, 200.0, 2, 100.0, None)
+    assert (alice.dead, bob.dead) == ("", "")
+    locations.lost(udp(), "no answer")
+    locations.put(bound("carol", "sip:carol@10.1.1.5"))
+    assert (alice.dead, bob.dead) == ("", "")
+
+
+def test_a_temporary_gruu_is_of_all_flows_of_a_phone() -> None:
+    locations = Locations()
+    one, other = (
+        bound(identity="reg 1 x", gruu="g", seen_at=1.0),
+        bound(identity="reg 2 x", gruu="g", seen_at=2.0),
+    )
+    locations.put(one)
+    locations.put(other)
+    assert locations.by_gruu("g") == (other, one)
+    locations.remove(other)
+    assert locations.by_gruu("g") == (one,)
+    locations.remove(one)
+    assert locations.by_gruu("g") == ()

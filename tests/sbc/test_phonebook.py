@@ -6,6 +6,7 @@ import pytest
 
 from config.load import load
 from sbc.gruu import Gruus
+from sbc.keepalive import NO_ANSWER
 from sbc.locations import Binding, Locations, identity_of
 from sbc.phonebook import Phonebook
 from sbc.routing import CallRequest, Source
@@ -147,3 +148,9 @@ def test_anybody_may_call_where_the_file_says_so() -> None:
     assert phones.caller(flow(1), "alice", 10.0).user == "alice"
     stranger = phones.caller(flow(9), "mallory", 10.0)
     assert stranger.user == "" and stranger.refusal is None
+
+
+def test_a_flow_that_does_not_answer_any_more_calls_as_nobody() -> None:
+    assert book(bound("alice", 1)).caller(flow(1), "alice", 0.0).user == "alice"
+    caller = book(bound("alice", 1, dead=NO_ANSWER)).caller(flow(1), "alice", 0.0)
+    assert caller.user == "" and caller.refusal is not None and caller.refusal.rule == "not-registered"

@@ -887,7 +887,7 @@ def test_local_gruu() -> None:
     for temporary in found:
         handle = bench.core.local.gruus.open(temporary.removeprefix("sip:").partition("@")[0])
         assert handle is not None
-        assert bench.locations.by_gruu(handle) is bench.locations.of("alice")[0]
+        assert bench.locations.by_gruu(handle) == bench.locations.of("alice")
     assert bench.core.local.gruus.open("tgruu." + "0" * 44) is None
 
 
