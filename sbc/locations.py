@@ -107,6 +107,9 @@ class Change:
     row: Row | None
 
 
+WIPE = Change("", "", None)
+"""Everything that is stored goes; what comes after it is all there is."""
+
 _PREFERENCE = attrgetter("q", "seen_at")
 
 
@@ -125,6 +128,7 @@ class Locations:
         self._by_gruu: dict[str, list[Binding]] = {}
         self._wakeups: Wakeups[Binding] = Wakeups()
         self._changed: dict[tuple[str, str], Binding | None] = {}
+        self._rewrite = False
         self._size = 0
 
     def __len__(self) -> int:
@@ -133,7 +137,7 @@ class Locations:
     @property
     def unsaved(self) -> bool:
         """Whether `take_changes` has something to give."""
-        return bool(self._changed)
+        return self._rewrite or bool(self._changed)
 
     @property
     def full(self) -> bool:
@@ -276,7 +280,15 @@ class Locations:
             for (user, identity), binding in self._changed.items()
         )
         self._changed.clear()
+        if self._rewrite:
+            self._rewrite = False
+            return WIPE, *changes
         return changes
+
+    def rewrite(self) -> None:
+        """The store has lost sight of what changed: all of it is to be stored again."""
+        self._rewrite = True
+        self._changed = {binding.key: binding for found in self._by_user.values() for binding in found}
 
     def restore(self, rows: Sequence[Row], now: float, wall: float) -> int:
         """Take over what was stored, but for what has run out meanwhile; returns how many there are.

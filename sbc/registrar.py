@@ -15,6 +15,8 @@ from signaling.message import Field, Response, respond
 FLOW_TIMER_S = 120
 """RFC 5626 s.4.4.1: how often a phone is to show on a stream that it is there."""
 FULL_RETRY_S = 30
+REWRITE = -1
+"""The ticket by which the store says that it needs everything once more."""
 ORDER_S = 64.0
 """After this a lower CSeq is no late message any more (timer F of both sides)."""
 
@@ -217,6 +219,9 @@ class Registrar:
 
     def stored(self, ticket: int, error: str | None) -> list[Effect]:
         """What was to be written is written, or failed with `error`: then nobody is told that he is registered."""
+        if ticket == REWRITE:
+            self.locations.rewrite()
+            return []
         effects = self._waiting.pop(ticket, ())
         if error is None:
             return list(effects)

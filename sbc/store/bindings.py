@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from config.model import Config
 from sbc.locations import Change, Row
+from sbc.registrar import REWRITE
 from sbc.store.sqlite import SqliteStore, read_users
 from sbc.users import Users
 
@@ -24,7 +25,7 @@ class BindingStore:
         self._file: SqliteStore | None = None
         path = None if config.phones is None else config.phones.store
         if path is not None:
-            store = SqliteStore(path, loop.call_soon_threadsafe)
+            store = SqliteStore(path, loop.call_soon_threadsafe, lambda: stored(REWRITE, None))
             found = store.open()
             self.secret, self.rows, self._file = found.secret, found.rows, store
 

@@ -16,10 +16,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sbc.locations import COLUMNS, Change, Row, storable
+from sbc.locations import COLUMNS, WIPE, Change, Row, storable
 from sbc.users import User
 
 SCHEMA = 1
+MAX_OWED = 20_000
+"""Changes that are kept while the disk fails; beyond it everything is written once more when it works again."""
 MAX_WAITING = 100_000
 """Writes that wait for the disk; beyond it they fail at once."""
 BATCH = 5_000
@@ -69,9 +71,18 @@ class _Work:
 
 
 class SqliteStore:
-    """The file with the bindings. `call` runs something in the thread of the event loop."""
+    """The file with the bindings. `call` runs something in the thread of the event loop.
 
-    def __init__(self, path: str, call: Callable[[Callable[[], None]], object]) -> None:
+    `on_behind` runs there when too much could not be written and the disk works again: all that there is has to follow,
+    after `WIPE`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        call: Callable[[Callable[[], None]], object],
+        on_behind: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
         self._call = call
         self._waiting: deque[_Work] = deque()
@@ -80,6 +91,8 @@ class SqliteStore:
         self._thread: threading.Thread | None = None
         # Of commits that failed: tried again with the next one.
         self._owed: dict[tuple[str, str], Change] = {}
+        self._on_behind = on_behind
+        self._behind = self._asked = False
         self.commits = 0
 
     def open(self, random: Callable[[int], bytes] = os.urandom) -> Stored:
@@ -141,6 +154,8 @@ class SqliteStore:
                     if database is not None:
                         database.close()
                         database = None
+                    if len(self._owed) > MAX_OWED or self._behind:
+                        self._owed, self._behind, self._asked = {}, True, False
                 self._tell(works, error)
         finally:
             if database is not None:
@@ -165,18 +180,28 @@ class SqliteStore:
         latest = self._owed
         for work in works:
             for change in work.changes:
+                if change == WIPE:
+                    latest.clear()
                 latest[change.user, change.identity] = change
+        everything = (WIPE.user, WIPE.identity) in latest
         puts = [change.row for change in latest.values() if change.row is not None]
         gone = [(storable(key[0]), storable(key[1])) for key, change in latest.items() if change.row is None]
         # Left as owed until the commit has come back.
         with database:
             database.execute("BEGIN IMMEDIATE")
+            if everything:
+                database.execute("DELETE FROM bindings")
             if puts:
                 database.executemany(_PUT, puts)
             if gone:
                 database.executemany("DELETE FROM bindings WHERE user = ? AND identity = ?", gone)
         self._owed = {}
         self.commits += 1
+        if everything:
+            self._behind = self._asked = False
+        elif self._behind and not self._asked:
+            self._asked = True
+            self._call(self._on_behind)
 
     def _tell(self, works: list[_Work], error: str | None) -> None:
         def tell() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sbc.locations import Locations
+from sbc.locations import WIPE, Locations
+from sbc.registrar import REWRITE
 from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
 from sbc.registrations import Registrations
@@ -903,3 +904,13 @@ def test_a_phone_is_told_only_what_is_stored() -> None:
     bench.run(bench.core.stored(bench.tickets[-1], "disk is full"))
     assert "store-failed" in (bench.expect(503).get("Warning") or "")
     assert bench.core.stored(bench.tickets[-1], None) == []
+
+
+def test_a_store_that_lost_track_gets_everything() -> None:
+    bench = Bench(LOCAL)
+    Phone(bench).authorized()
+    bench.expect(200)
+    assert not bench.locations.unsaved
+    assert bench.core.stored(REWRITE, None) == []
+    changes = bench.locations.take_changes(bench.now, bench.wall)
+    assert changes[0] == WIPE and [change.user for change in changes[1:]] == ["alice"]

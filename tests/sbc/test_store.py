@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sbc.locations import Binding, Change, Row, binding_of, row_of
+from sbc.locations import Binding, Change, Locations, Row, binding_of, row_of
+from sbc.store import sqlite
 from sbc.store.sqlite import SqliteStore, StoreError, read_users, remove_user, write_user
 from sbc.users import User
 from signaling.flow import Flow
@@ -234,6 +235,45 @@ def test_a_failed_commit_is_told_and_made_up_for(store: SqliteStore, acks: Acks)
     again = SqliteStore(store.path, acks.call)
     assert {found[0] for found in again.open().rows} == {"alice", "bob"}
     again.close()
+
+
+def test_what_a_failing_disk_leaves_behind_is_bounded_and_made_up_for(
+    tmp_path: Path, acks: Acks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_OWED", 10)
+    store = SqliteStore(str(tmp_path / "locations.db"), acks.call, lambda: acks.said.append("behind"))
+    store.open()
+    store.write([put("old")], acks.said.append)
+    acks.wait(1)
+    with sqlite3.connect(store.path, isolation_level=None) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON bindings BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+        store.write([Change("old", "uri sip:x", None)], acks.said.append)
+        store.write([put(f"user{number}") for number in range(11)], acks.said.append)
+        acks.wait(3)
+        assert acks.said == [None, "disk is full", "disk is full"] and len(store._owed) == 0
+        store.write([put("alice")], acks.said.append)
+        acks.wait(4)
+        other.execute("DROP TRIGGER full")
+        store.write([put("bob")], acks.said.append)
+        acks.wait(6)
+    other.close()
+    assert acks.said[3:] == ["disk is full", "behind", None]
+    locations = Locations()
+    locations.restore([row("alice"), row("bob")], 0.0, 1000.0)
+    assert not locations.unsaved
+    locations.rewrite()
+    assert locations.unsaved
+    store.write(locations.take_changes(0.0, 1000.0), acks.said.append)
+    assert not locations.unsaved
+    store.write([put("carol")], acks.said.append)
+    acks.wait(8)
+    store.close()
+    again = SqliteStore(store.path, acks.call)
+    assert {found[0] for found in again.open().rows} == {"alice", "bob", "carol"}
+    again.close()
+    assert acks.said[6:] == [None, None]
 
 
 def test_users(tmp_path: Path) -> None:
