@@ -360,7 +360,7 @@ class Calls:
         live, leg = known
         self._serving = live
         tx.owner = leg
-        self.board.learn(live, leg, request)
+        self._learn(live, leg, request)
         try:
             effects = leg.request(tx, request, now)
         except PeerError as error:
@@ -368,6 +368,12 @@ class Calls:
             return
         if live.call is not None:
             self.board.run(live, live.call.on_leg(leg, effects, now), now)
+
+    def _learn(self, live: Live, leg: Leg, message: Request | Response) -> None:
+        """A message of a peer, before anything is made of it."""
+        if leg.name in live.phones:
+            self.phones.distrust(message)
+        self.board.learn(live, leg, message)
 
     def _dialog(self, request: Request, tag: str, flow: Flow) -> tuple[Live, Leg] | None:
         """The call and leg of a request with our `tag`; a dialog of one network does not exist on another."""
@@ -411,7 +417,7 @@ class Calls:
             self.board.see_off(asked.leg.response(asked, response, now), now)
             return
         self._serving = live
-        self.board.learn(live, asked.leg, response)
+        self._learn(live, asked.leg, response)
         effects = asked.leg.response(asked, response, now)
         self.board.run(live, live.call.on_leg(asked.leg, effects, now), now)
 
@@ -422,7 +428,7 @@ class Calls:
             return
         live, leg = known
         self._serving = live
-        self.board.learn(live, leg, request)
+        self._learn(live, leg, request)
         if live.call is not None:
             try:
                 effects = leg.ack(request)
@@ -438,7 +444,7 @@ class Calls:
         live = self.board.owners.get(leg)
         if live is not None and live.call is not None:
             self._serving = live
-            self.board.learn(live, leg, request)
+            self._learn(live, leg, request)
             self.board.run(live, live.call.on_leg(leg, leg.cancelled(carry_request(request)), now), now)
 
     def _failed(self, tx: ClientTx | ServerTx, cause: str, now: float) -> None:

@@ -244,10 +244,7 @@ class Phones:
             return None, []
         sender = sender_of(request)
         caller = book.caller(flow, sender, now)
-        if not book.anybody:
-            for name in ASSERTED:
-                if request.get(name) is not None:
-                    request.remove(name)
+        self.distrust(request)
         registrar = None if self.registrations is None else self.registrations.local
         if not caller.unproven or registrar is None:
             return caller, []
@@ -260,6 +257,13 @@ class Phones:
             return book.authenticated(user.name, sender), []
         self._stats[f"refused:{why}"] += 1
         return caller, registrar.challenge(now, why == "stale-nonce", proxy=True)
+
+    def distrust(self, message: Request | Response) -> None:
+        """Take out what a phone asserts of itself, in whatever it sends (RFC 3325 s.5), unless anybody may call."""
+        if self.book is None or not self.book.anybody:
+            for name in ASSERTED:
+                if message.get(name) is not None:
+                    message.remove(name)
 
     def routed(
         self, targets: tuple[Target, ...], flow: Flow, request: Request, source: Source

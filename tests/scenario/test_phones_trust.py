@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from signaling.errors import ParseError
+from signaling.message import Message
 from tests.harness.border import Border, audio
 from tests.scenario.test_phones import LOCAL, RELAY, Phone, Registrar, home, rest
 
@@ -178,3 +179,58 @@ def test_help_has_a_ceiling_too() -> None:
     for _ in range(4):
         registrar.agent.expect("INVITE")
     registrar.agent.nothing()
+
+
+ASSERTED = (
+    'P-Asserted-Identity: "CEO" <sip:ceo@sip.example.com>\r\n'
+    "P-Preferred-Identity: <sip:ceo@sip.example.com>\r\n"
+    "Remote-Party-ID: <sip:ceo@sip.example.com>;party=calling"
+)
+
+
+def asserts(message: Message) -> bool:
+    """Whether a message says that it is of the CEO."""
+    return b"ceo" in message.encode()
+
+
+def test_what_a_phone_asserts_does_not_cross_later_either() -> None:
+    border, registrar, phone = home()
+    pbx = registrar.agent
+    phone.agent.call_id = "asserts"
+    phone.invite("200", fields=ASSERTED)
+    first = pbx.expect("INVITE")
+    pbx.answer(first, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    pbx.expect("ACK")
+    done = phone.agent.expect_answer(200)
+    phone.agent.ack(done)
+    phone.agent.inside("INVITE", done, body=audio("192.168.1.5", version=2), fields=ASSERTED)
+    again = pbx.expect("INVITE")
+    pbx.answer(again, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    pbx.expect("ACK")
+    phone.agent.ack(phone.agent.expect_answer(200))
+    phone.agent.inside("INFO", done, fields=ASSERTED)
+    info = pbx.expect("INFO")
+    pbx.answer(info, 200, "OK", fields=ASSERTED)
+    assert asserts(phone.agent.expect_answer(200, "INFO")), "the PBX is to be believed"
+    pbx.inside("INFO", first, fields=ASSERTED)
+    told = phone.agent.expect("INFO")
+    assert asserts(told)
+    phone.agent.answer(told, 200, "OK", fields=ASSERTED)
+    answered = pbx.expect_answer(200, "INFO")
+    phone.agent.inside("BYE", done, fields=ASSERTED)
+    bye = pbx.expect("BYE")
+    assert [asserts(one) for one in (first, again, info, answered, bye)] == [False] * 5
+    pbx.answer(bye, 200, "OK")
+    phone.agent.expect_answer(200, "BYE")
+    rest(border)
+
+
+@pytest.mark.parametrize("status", [180, 200, 486])
+def test_what_a_phone_that_is_called_asserts_does_not_cross(status: int) -> None:
+    _border, registrar, phone = home()
+    registrar.call("alice", ASSERTED)
+    invite = phone.agent.expect("INVITE")
+    assert asserts(invite)
+    sdp = audio("192.168.1.5", 4002) if status == 200 else ""
+    phone.agent.answer(invite, status, "Answer", sdp=sdp, fields=ASSERTED)
+    assert not asserts(registrar.agent.expect_answer(status))
