@@ -121,8 +121,20 @@ def print_trace() -> None:
     sys.__excepthook__(*sys.exc_info())
 
 
+def shed_capabilities(leases: int | None) -> None:
+    """Give up what we may do beyond any user, but for what the kernel path needs with the table `leases`."""
+    with open("/proc/self/status") as status:
+        if not any(line.startswith("CapPrm:") and int(line.split()[1], 16) for line in status):
+            return
+    # ctypes is for those who have something to give up: see media/reference.py.
+    from media.fastpath.capabilities import shed  # noqa: PLC0415
+
+    shed(leases)
+
+
 def main(arguments: list[str]) -> None:
-    """`worker FD DSCP`: FD is our end of the control socket pair."""
+    """`worker FD DSCP [LEASES]`: FD is our end of the control socket pair, LEASES the map of the kernel path."""
+    shed_capabilities(int(arguments[2]) if len(arguments) > 2 else None)
     # The operator's Ctrl-C and the service manager's SIGTERM reach the whole group; media goes on until the
     # parent has said goodbye to its calls and closes the control socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -445,6 +445,7 @@ class WorkerRelay:
         command = [sys.executable, "-S", "-P", "-m", "media.worker", str(theirs.fileno()), str(self._dscp)]
         fastpath = self._fastpath
         maps = () if fastpath is None else (fastpath.flows.fd, fastpath.leases.fd)
+        command += [str(fd) for fd in maps[1:]]
         try:
             worker.process = subprocess.Popen(
                 command,

@@ -42,3 +42,15 @@ def test_a_command_of_a_stream_that_fails_fails_the_stream(make: str) -> None:
             assert [failed.stream for failed in under_test.happened(BindFailed)] == [stream]
 
     asyncio.run(call())
+
+
+def test_a_worker_can_do_no_more_than_any_user(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            await under_test.relay.up()
+            (pid,) = under_test.relay.pids
+            with open(f"/proc/{pid}/status") as status:
+                sets = dict(line.split() for line in status if line.startswith("Cap"))
+            assert {int(sets[each], 16) for each in ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:")} == {0}
+
+    asyncio.run(call())
