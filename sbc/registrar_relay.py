@@ -8,7 +8,8 @@ registrar said is fresh, and only when nothing but the CSeq differs: same flow, 
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from urllib.parse import quote as escape
 
 from sbc.locations import Binding, Locations, Upstream
 from sbc.register_request import Registering, Wanted
@@ -41,6 +42,8 @@ MAX_LINES = 8
 _USERNAME = re.compile(r'(?:^|[ ,\t])username[ \t]*=[ \t]*"((?:[^"\\]|\\.){0,256})"', re.IGNORECASE)
 _DIGEST_URI = re.compile(r'(?:^|[ ,\t])uri[ \t]*=[ \t]*"?([^", \t]{1,256})', re.IGNORECASE)
 
+# What stands in a user part as it is (RFC 3261 s.25.1).
+USER_CHARACTERS = "-_.!~*'()&=+$,;?/"
 _HARMLESS = frozenset((("transport", "udp"), ("transport", "tcp"), ("user", "phone")))
 
 
@@ -184,7 +187,8 @@ class RelayRegistrar(Registrar):
         domain = policy.upstream_domain or server.host
         host = f"[{domain}]" if ":" in domain else domain
         address, user_agent = own
-        identity = f"<sip:{reading.user_text}@{host}>"
+        # As we read the name, not as the phone wrote it: what the registrar lets in must be what is bound here.
+        identity = f"<sip:{escape(reading.user, safe=USER_CHARACTERS)}@{host}>"
         call_id = self.mac("call-id", reading.user, reading.call_id).hex()[:32]
         fields: list[Field] = [
             ("Max-Forwards", "70"),
@@ -348,6 +352,11 @@ class RelayRegistrar(Registrar):
         overall = _seconds(response.get("Expires"))
         routes = service_route(response)
         effects: list[Effect] = []
+        if listed and any(
+            self.asked_s(wanted) and self.token(reading.user, wanted) not in listed
+            for wanted in reading.wanted
+        ):
+            return self._left_out(asking, listed, now)
         if reading.wildcard:
             effects += self.unbind(self.locations.of(reading.user), asking)
         for wanted in reading.wanted:
@@ -383,6 +392,19 @@ class RelayRegistrar(Registrar):
         fields += [("Authentication-Info", value) for value in response.get_all("Authentication-Info")[:1]]
         reply = self.answer(asking, 200, "OK", fields)
         return effects + (self.when_stored([reply]) if reading.wanted or reading.wildcard else [reply])
+
+    def _left_out(self, asking: Asking, listed: Collection[str], now: float) -> list[Effect]:
+        """The registrar lists others and not this phone (RFC 3261 s.10.3 step 8): nobody would call it."""
+        user = asking.reading.user
+        gone: list[Binding] = []
+        for wanted in asking.reading.wanted:
+            known = self.locations.get(user, wanted.identity)
+            if known is not None and known.token not in listed:
+                gone.append(known)
+        dropped = self.unbind(gone, asking)
+        error = PeerError(503, "Not Registered", "registrar-left-it-out", self._spread_s(now))
+        refused = self.refuse(asking, error)
+        return [*dropped, *self.when_stored(refused)] if gone else refused
 
     def _make_room(self, asking: Asking, wanted: Wanted) -> None:
         """The registrar has taken one that came while others were asked for: the one unheard for longest goes."""

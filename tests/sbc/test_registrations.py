@@ -914,3 +914,33 @@ def test_a_store_that_lost_track_gets_everything() -> None:
     assert bench.core.stored(REWRITE, None) == []
     changes = bench.locations.take_changes(bench.now, bench.wall)
     assert changes[0] == WIPE and [change.user for change in changes[1:]] == ["alice"]
+
+
+def test_a_registrar_that_lists_others_and_not_the_phone_has_not_registered_it() -> None:
+    """RFC 3261 s.10.3 step 8: the 200 has every binding."""
+    bench = Bench()
+    phone = Phone(bench)
+    phone.register(600)
+    bench.registrar(200)
+    bench.expect(200)
+    phone.register(600, flow=replace(phone.flow, remote=("203.0.113.7", 40077)))
+    bench.registrar(200, "Contact: <sip:elsewhere@10.0.0.99>;expires=100", contacts=False)
+    response = bench.expect(503)
+    assert "registrar-left-it-out" in (response.get("Warning") or "") and response.get("Retry-After")
+    assert bench.locations.of("alice") == (), "what it does not know it does not call"
+    assert len(bench.tickets) == 2
+
+
+def test_the_registrar_gets_the_name_that_is_bound() -> None:
+    bench = Bench()
+    phone = Phone(bench)
+    written = f"sip:%61l%69ce@{DOMAIN}"
+    phone.register(600, to=written, sender=written)
+    request = bench.upstream()
+    assert request.to.uri_text == request.from_.uri_text == "sip:alice@pbx.internal"
+    bench.registrar(200)
+    bench.expect(200)
+    assert [one.user for one in bench.locations.all()] == ["alice"]
+    written = f"sip:a%40b%20+1;x@{DOMAIN}"
+    phone.register(600, to=written, sender=written)
+    assert bench.upstream().to.uri_text == "sip:a%40b%20+1;x@pbx.internal"
