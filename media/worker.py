@@ -26,6 +26,8 @@ MESSAGES_PER_TURN = 8
 EVENTS_PER_MESSAGE = 64
 # Commands whose first argument is a stream.
 OF_A_STREAM = ("open", "change", "limits", "close")
+# linux/capability.h: CAP_NET_BIND_SERVICE, for media ports below 1024.
+BIND_SERVICE = 1 << 10
 # A bug met once per packet must not fill the disk.
 MAX_TRACES = 20
 # Should the parent stop reading: locks and silences beyond this are lost, final counters are not.
@@ -124,12 +126,13 @@ def print_trace() -> None:
 def shed_capabilities(leases: int | None) -> None:
     """Give up what we may do beyond any user, but for what the kernel path needs with the table `leases`."""
     with open("/proc/self/status") as status:
-        if not any(line.startswith("CapPrm:") and int(line.split()[1], 16) for line in status):
-            return
+        permitted = next((int(line.split()[1], 16) for line in status if line.startswith("CapPrm:")), 0)
+    if not permitted & ~BIND_SERVICE:
+        return
     # ctypes is for those who have something to give up: see media/reference.py.
     from media.fastpath.capabilities import shed  # noqa: PLC0415
 
-    shed(leases)
+    shed(leases, permitted & BIND_SERVICE)
 
 
 def main(arguments: list[str]) -> None:

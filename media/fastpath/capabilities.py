@@ -1,7 +1,7 @@
 """Capabilities (capabilities(7)) that a relay process was started with and does not need.
 
 It reads what strangers send, and whoever takes it over must find nothing in it: CAP_NET_ADMIN above all. Its sockets
-need none, since media ports are not privileged ones, and neither do questions for routes.
+need none unless media ports are privileged ones, and questions for routes need none either.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
-def shed(leases: int | None) -> None:
-    """Give up everything; CAP_BPF stays if without it this kernel refuses the map behind the descriptor `leases`.
+def shed(leases: int | None, kept: int) -> None:
+    """Give up everything but the set `kept`, and CAP_BPF if without it this kernel refuses the map behind `leases`.
 
     Since Linux 5.19 descriptors of maps are enough, before it depends on kernel.unprivileged_bpf_disabled. Raises
     OSError.
@@ -32,11 +32,11 @@ def shed(leases: int | None) -> None:
     if leases is not None:
         with contextlib.suppress(PermissionError):
             # Permitted, not effective: as long as that is tried out.
-            _set(libc, 0, 1 << CAP_BPF)
+            _set(libc, kept, kept | 1 << CAP_BPF)
             if not _usable(leases):
-                _set(libc, 1 << CAP_BPF, 1 << CAP_BPF)
+                _set(libc, kept | 1 << CAP_BPF, kept | 1 << CAP_BPF)
                 return
-    _set(libc, 0, 0)
+    _set(libc, kept, kept)
 
 
 def _usable(leases: int) -> bool:

@@ -1,6 +1,7 @@
 """A worker that a command upsets: nobody suffers whom the command is not about."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -49,8 +50,10 @@ def test_a_worker_can_do_no_more_than_any_user(make: str) -> None:
         async with bench(make) as under_test:
             await under_test.relay.up()
             (pid,) = under_test.relay.pids
-            with open(f"/proc/{pid}/status") as status:
-                sets = dict(line.split() for line in status if line.startswith("Cap"))
-            assert {int(sets[each], 16) for each in ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:")} == {0}
+            status = await asyncio.to_thread(Path(f"/proc/{pid}/status").read_text)
+            sets = dict(line.split() for line in status.splitlines() if line.startswith("Cap"))
+            left = {int(sets[each], 16) for each in ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:")}
+            # CAP_NET_BIND_SERVICE: media ports may be below 1024.
+            assert left <= {0, 1 << 10}
 
     asyncio.run(call())
