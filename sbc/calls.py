@@ -6,6 +6,7 @@ itself: bytes go out by `send`, time and bytes come in as arguments, so the in-m
 `sbc simulate` run this very code.
 """
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -72,6 +73,7 @@ from signaling.usage import same_flow
 __all__ = ["REPORT_S", "Calls"]
 
 MAGIC = "z9hG4bK"
+_CREDENTIALS = re.compile(rb"\r\nauthorization[ \t]*:", re.IGNORECASE)
 EMERGENCY_SHARE = 2
 """Calls for help pass `limits.max_calls` until there are so many times as many calls in all."""
 
@@ -251,7 +253,7 @@ class Calls:
 
     def receive(self, data: bytes, flow: Flow, now: float, age_s: float = 0.0) -> None:
         """One SIP message as it came; `age_s` is how long it waited for us."""
-        if age_s > self.queue_age_s and self._can_wait(data):
+        if age_s > self.queue_age_s and self._can_wait(data, flow):
             # RFC 7339 s.1, RFC 3261 s.21.5.4: refusing must stay cheaper than serving.
             self._refuse_raw(
                 data, flow, 503, "Service Unavailable", "overload", self.phones.retry_after_s(data, now)
@@ -274,12 +276,14 @@ class Calls:
             return OPTIONS_ANSWER if request.to_tag is None else None
         return self.phones.challenge(request, flow, now) if request.method == "REGISTER" else None
 
-    def _can_wait(self, data: bytes) -> bool:
+    def _can_wait(self, data: bytes, flow: Flow) -> bool:
         """Whether a raw message is refused when we are late: new calls but those for help, and registrations."""
         if data.startswith(b"INVITE "):
             return not in_dialog(data) and not self.emergencies.looks_like_one(data)
-        # Who shows his credentials has cost us a challenge already.
-        return data.startswith(b"REGISTER ") and b"\r\nAuthorization:" not in data
+        if not data.startswith(b"REGISTER "):
+            return False
+        # A phone of ours that shows its credentials has cost us a challenge already; anybody can write the header.
+        return _CREDENTIALS.search(data) is None or not self.phones.locations.on_flow(flow)
 
     def _refuse_raw(
         self, data: bytes, flow: Flow, status: int, reason: str, rule: str, retry_after_s: int = RETRY_AFTER_S

@@ -13,7 +13,7 @@ from urllib.parse import quote as escape
 
 from sbc.locations import Binding, Locations, Upstream
 from sbc.register_request import Registering, Wanted
-from sbc.registrar import Registrar
+from sbc.registrar import ORDER_S, Registrar
 from sbc.registration_effects import Asking, Effect, Forward, Happened, Relayed
 from sbc.registration_policy import RegistrationPolicy
 from sbc.routing import Health, ServersSnapshot, ServerView
@@ -70,6 +70,8 @@ class RelayRegistrar(Registrar):
         # In the order of their deadlines: each waits equally long.
         self._pending: OrderedDict[int, Relayed] = OrderedDict()
         self._cseqs: OrderedDict[str, int] = OrderedDict()
+        # By user and contact ("*": all of them): Call-ID and CSeq of what was accepted last, and when.
+        self._newest: OrderedDict[tuple[str, str], tuple[str, int, float]] = OrderedDict()
         # The registrar's own Min-Expires, when it has said so.
         self._least_s = 0
         # What it said before this it may have forgotten.
@@ -85,6 +87,7 @@ class RelayRegistrar(Registrar):
         if isinstance(old, RelayRegistrar):
             self._number, self._pending, self._cseqs = old._number, old._pending, old._cseqs
             self._least_s, self._remembers_since = old._least_s, old._remembers_since
+            self._newest = old._newest
 
     # -- REGISTER ------------------------------------------------------------------------------------------
 
@@ -357,9 +360,20 @@ class RelayRegistrar(Registrar):
             for wanted in reading.wanted
         ):
             return self._left_out(asking, listed, now)
+        sent = relayed.deadline - self.policy.wait_s
         if reading.wildcard:
-            effects += self.unbind(self.locations.of(reading.user), asking)
+            # What the registrar took after it was asked for this is not what it has removed.
+            before = [
+                one
+                for one in self.locations.of(reading.user)
+                if one.upstream is None or one.upstream.asked_at <= sent
+            ]
+            effects += self.unbind(before, asking)
+            self._accept("*", reading, now)
         for wanted in reading.wanted:
+            if self._overtaken(wanted, reading, sent):
+                continue
+            self._accept(wanted.identity, reading, now)
             seconds = self.asked_s(wanted)
             if seconds == 0:
                 known = self.locations.get(reading.user, wanted.identity)
@@ -392,6 +406,27 @@ class RelayRegistrar(Registrar):
         fields += [("Authentication-Info", value) for value in response.get_all("Authentication-Info")[:1]]
         reply = self.answer(asking, 200, "OK", fields)
         return effects + (self.when_stored([reply]) if reading.wanted or reading.wildcard else [reply])
+
+    def _accept(self, identity: str, reading: Registering, now: float) -> None:
+        """Remember what was accepted for as long as an older answer may be under way."""
+        self._newest.pop((reading.user, identity), None)
+        self._newest[reading.user, identity] = (reading.call_id, reading.cseq, now)
+        while self._newest:
+            key, (_, _, at) = next(iter(self._newest.items()))
+            if now - at < ORDER_S and len(self._newest) <= MAX_CALL_IDS:
+                return
+            del self._newest[key]
+
+    def _overtaken(self, wanted: Wanted, reading: Registering, sent: float) -> bool:
+        """Whether a later word of the same phone was accepted while this waited (RFC 3261 s.10.3 step 7).
+
+        One that was sent after that is of a phone that began to count anew.
+        """
+        for identity in (wanted.identity, "*"):
+            call_id, cseq, at = self._newest.get((reading.user, identity), ("", 0, 0.0))
+            if call_id == reading.call_id and cseq > reading.cseq and sent <= at:
+                return True
+        return False
 
     def _left_out(self, asking: Asking, listed: Collection[str], now: float) -> list[Effect]:
         """The registrar lists others and not this phone (RFC 3261 s.10.3 step 8): nobody would call it."""

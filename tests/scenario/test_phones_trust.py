@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from signaling.errors import ParseError
-from signaling.message import Message
+from signaling.message import Message, Request, Response
 from tests.harness.border import Border, audio
 from tests.scenario.test_phones import LOCAL, RELAY, Phone, Registrar, home, rest
 
@@ -234,3 +234,57 @@ def test_what_a_phone_that_is_called_asserts_does_not_cross(status: int) -> None
     sdp = audio("192.168.1.5", 4002) if status == 200 else ""
     phone.agent.answer(invite, status, "Answer", sdp=sdp, fields=ASSERTED)
     assert not asserts(registrar.agent.expect_answer(status))
+
+
+@pytest.mark.parametrize("name", ["Authorization: ", "authorization : ", "AUTHORIZATION:\t"])
+def test_credentials_pass_overload_only_from_a_phone_of_ours(name: str) -> None:
+    border, _registrar, phone = home()
+    stranger = Phone(border, "carol", 40002)
+    for one, refused in ((phone, False), (stranger, True)):
+        one.register(fields=f'{name}Digest username="alice"')
+        one.agent.inbox.clear()
+        late = one.last.replace(";rport", "late;rport").encode()
+        border.calls.receive(late, one.agent.flow, border.now, age_s=10)
+        told = [answer.status for answer in one.agent.inbox if isinstance(answer, Response)]
+        assert (503 in told) == refused
+
+
+def accept(registrar: Registrar, asked: Request) -> None:
+    """The registrar takes it, and lists what is there now."""
+    contact = asked.get("Contact") or "*"
+    kept = contact != "*" and "expires=0" not in contact
+    registrar.agent.answer(asked, 200, "OK", fields=f"Contact: {contact}" if kept else "")
+
+
+def test_a_wildcard_removes_what_was_there_when_it_was_sent() -> None:
+    border, registrar, phone = home()
+    other = Phone(border, "alice", 40010)
+    border.advance(1)
+    phone.register(0, contact="*")
+    wildcard = registrar.agent.expect("REGISTER")
+    border.advance(0.1)
+    other.register()
+    accept(registrar, registrar.agent.expect("REGISTER"))
+    other.agent.expect_answer(200)
+    accept(registrar, wildcard)
+    phone.agent.expect_answer(200)
+    assert [one.contact for one in border.calls.phones.locations.all()] == [other.contact]
+
+
+@pytest.mark.parametrize("goes", [None, "*"])
+def test_an_answer_that_was_overtaken_brings_nothing_back(goes: str | None) -> None:
+    border = Border(RELAY)
+    registrar, phone = Registrar(border), Phone(border, "alice", 40001)
+    phone.register()
+    first = registrar.agent.expect("REGISTER")
+    phone.register(0, contact=goes)
+    second = registrar.agent.expect("REGISTER")
+    accept(registrar, second)
+    accept(registrar, first)
+    assert border.calls.phones.locations.all() == []
+    phone.agent.inbox.clear()
+    border.advance(1)
+    phone.agent.cseq = 0
+    phone.register()
+    accept(registrar, registrar.agent.expect("REGISTER"))
+    assert len(border.calls.phones.locations.all()) == 1, "a phone that was switched off and on counts anew"
