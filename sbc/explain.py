@@ -311,6 +311,7 @@ def _extras(figures: Counters) -> str:
         ("muted", figures.muted),
         ("malformed", figures.malformed),
         ("withheld", figures.withheld),
+        ("dropped in our own queue", figures.dropped),
         ("not authentic", figures.unauthentic),
     )
     return "".join(f", {value} {name}" for name, value in named if value)
