@@ -13,7 +13,7 @@ from pathlib import Path
 
 from media.fastpath import bpf, elf, table
 from media.fastpath.build import OBJECT
-from media.fastpath.netlink import Interface, Netlink, canonical
+from media.fastpath.netlink import XFRM, Interface, Netlink, canonical
 
 NAME = "sbc_rtp"
 WORKERS_MAX = 1024
@@ -134,6 +134,8 @@ class FastPath:
         self._loaded.close()
 
     def _attach(self, hosts: Iterable[str], tcx: bool) -> None:
+        if _ipsec():
+            raise Unavailable("this host has IPsec policies")
         suited, without = survey(hosts)
         names: list[str] = []
         netlink = Netlink()
@@ -165,6 +167,20 @@ class FastPath:
                 netlink.delete_filter(ifindex, handle)
         netlink.add_filter(ifindex, self._loaded.program, NAME, os.getpid())
         self._filters.append(ifindex)
+
+
+def _ipsec() -> bool:
+    """Whether there are IPsec policies (ip-xfrm(8)): what the program forwards would leave in clear."""
+    try:
+        netlink = Netlink(XFRM)
+    except OSError:
+        return False  # A kernel without them.
+    try:
+        return netlink.policies() > 0
+    except OSError as error:
+        raise Unavailable(f"the kernel does not tell its IPsec policies: {error.strerror}") from error
+    finally:
+        netlink.close()
 
 
 def _clock_offset() -> bool:

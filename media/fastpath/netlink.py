@@ -23,6 +23,10 @@ _NEWROUTE, _GETROUTE = 24, 26
 _NEWQDISC = 36
 _NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 
+# linux/xfrm.h
+XFRM = 6
+_GETSPDINFO = 0x25
+
 _REQUEST = 0x1
 _ACK = 0x4
 _DUMP = 0x300
@@ -80,10 +84,8 @@ class Hop(NamedTuple):
 class Netlink:
     """A netlink socket of the namespace that it is made in. Requests are answered at once; errors are OSError."""
 
-    def __init__(self) -> None:
-        self._sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sock.settimeout(DEADLINE_S)
         self._sock.bind((0, 0))
         self._number = 0
@@ -125,6 +127,12 @@ class Netlink:
             if attributes.get(1) == b"bpf\0" and options.get(7) == name.encode() + b"\0":
                 found.append(handle)
         return found
+
+    def policies(self) -> int:
+        """How many IPsec policies there are; of a socket for XFRM. Takes CAP_NET_ADMIN."""
+        (answer,) = self._request(_GETSPDINFO, 0, bytes(4))
+        # struct xfrmu_spdinfo: in, out, forwarded; those of sockets follow and are for those sockets alone.
+        return sum(struct.unpack_from("=III", _attributes(answer, 4)[1]))
 
     def route(self, local: str, remote: str) -> Hop | str:
         """The way from an address of ours to a host, or why there is none that leaves this machine."""

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from media.fastpath import ways
-from media.fastpath.loader import survey
+from media.fastpath.loader import FastPath, Unavailable, survey
 from media.fastpath.netlink import Hop, Netlink, canonical
 from media.fastpath.ways import Ways
+from tests.harness import fastpath
 from tests.harness.netns import inside, ip
 from tests.lab.namespaces import obstacle
 
@@ -150,3 +151,12 @@ def test_interfaces_are_found_by_any_spelling_of_an_address(net: int) -> None:
     suited, without = survey(["2001:DB8:0:0::1", "192.0.2.1"])
     assert ([interface.name for interface in suited], without) == (["out"], [])
     assert canonical("2001:DB8:0:0::1") == "2001:db8::1"
+
+
+def test_a_host_with_ipsec_policies_has_no_kernel_path(net: int) -> None:
+    FastPath(["192.0.2.1"], fastpath.loadable()).close()
+    ends = ["src", "192.0.2.0/24", "dst", "198.51.100.0/24", "dir", "out"]
+    tunnel = ["tmpl", "src", "192.0.2.1", "dst", "192.0.2.9", "proto", "esp", "mode", "tunnel"]
+    ip("-n", NAME, "xfrm", "policy", "add", *ends, *tunnel)
+    with pytest.raises(Unavailable, match=r"^this host has IPsec policies$"):
+        FastPath(["192.0.2.1"], fastpath.loadable())
