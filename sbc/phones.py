@@ -256,7 +256,7 @@ class Phones:
         if user is not None:
             return book.authenticated(user.name, sender), []
         self._stats[f"refused:{why}"] += 1
-        return caller, registrar.challenge(now, why == "stale-nonce", proxy=True)
+        return caller, registrar.challenge(now, why == "stale-nonce", proxy=True, host=flow.remote[0])
 
     def distrust(self, message: Request | Response) -> None:
         """Take out what a phone asserts of itself, in whatever it sends (RFC 3325 s.5), unless anybody may call."""

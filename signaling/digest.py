@@ -374,8 +374,10 @@ def _rank(challenge: Challenge) -> int:
 class Nonces:
     """The nonces of a server: signed, so that none need be kept before its first good use.
 
-    A nonce is the time it was made, a word of the caller's and a MAC by `key`, which the process makes at its start:
-    after a restart every nonce is stale, and phones ask again by themselves. Of each nonce in use the counts seen are
+    A nonce is the time it was made, a word of the caller's and a MAC by `key`, which the process makes at its start.
+    The MAC is also of the `host` that asked: what one host was given is stale from any other, so that an answer to a
+    challenge is of use to nobody who cannot get packets where it was sent to.
+    After a restart every nonce is stale, and phones ask again by themselves. Of each nonce in use the counts seen are
     kept as a window, since two requests of a phone may overtake each other. When more than `max_nonces` are in use
     the oldest is forgotten, and whatever is not younger counts as stale from then on: nothing is accepted twice.
     """
@@ -393,10 +395,10 @@ class Nonces:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def make(self, salt: str, now: float) -> str:
-        """A new nonce. `salt` tells apart those of one moment."""
+    def make(self, salt: str, now: float, host: str = "") -> str:
+        """A new nonce for `host`. `salt` tells apart those of one moment."""
         made = int(now * 1_000_000).to_bytes(8, "big") + salt.encode()[:16]
-        return urlsafe_b64encode(self._mac(made) + made).decode().rstrip("=")
+        return urlsafe_b64encode(self._mac(made, host) + made).decode().rstrip("=")
 
     def challenges(
         self,
@@ -407,12 +409,13 @@ class Nonces:
         algorithms: Iterable[str] = ALGORITHMS,
         stale: bool = False,
         proxy: bool = False,
+        host: str = "",
     ) -> list[Field]:
         """The header fields of a 401 (or 407 with `proxy`): one for each algorithm, the strongest first.
 
         Offer only what every user of the realm has an HA1 for: the offer must not depend on who asks.
         """
-        nonce = self.make(salt, now)
+        nonce = self.make(salt, now, host)
         return [
             write_challenge(Challenge(realm, nonce, one, False, ("auth",), None, stale, proxy))
             for one in algorithms
@@ -426,8 +429,9 @@ class Nonces:
         secrets: Mapping[str, str] | None,
         now: float,
         own: Collection[str] = (),
+        host: str = "",
     ) -> Check:
-        """What `credentials` are worth for a request of `method` to `uri`.
+        """What `credentials` are worth for a request of `method` to `uri` from `host`.
 
         `secrets` is HA1 by algorithm, None for a user that is unknown: that takes as long, and ends as a wrong password
         does. `own` are hosts that all mean us, in lower case.
@@ -443,11 +447,11 @@ class Nonces:
         if not same_resource(credentials.uri, uri, own):
             return Check.OTHER_URI
         # Without qop there is no count: such a nonce is good once.
-        return Check.GOOD if self._use(credentials.nonce, credentials.nc or 1, now) else Check.STALE
+        return Check.GOOD if self._use(credentials.nonce, credentials.nc or 1, now, host) else Check.STALE
 
-    def _use(self, nonce: str, nc: int, now: float) -> bool:
+    def _use(self, nonce: str, nc: int, now: float, host: str) -> bool:
         known = self._seen.get(nonce)
-        made = self._made(nonce) if known is None else known[0]
+        made = self._made(nonce, host)
         present = int(now * 1_000_000)
         if made is None or not 0 <= present - made <= self._lifetime_us:
             return False
@@ -478,22 +482,23 @@ class Nonces:
             self._seen.popitem(last=False)
             self._floor = max(self._floor, made)
 
-    def _made(self, nonce: str) -> int | None:
-        """When a nonce of ours was made, in microseconds; None for one that is not ours."""
+    def _made(self, nonce: str, host: str) -> int | None:
+        """When a nonce of ours for `host` was made, in microseconds; None for one that is not."""
         if len(nonce) > 64 or not nonce.isascii():
             return None
         try:
             data = b64decode(nonce + "=" * (-len(nonce) % 4), b"-_", validate=True)
         except ValueError:
             return None
-        if len(data) < 24 or not hmac.compare_digest(self._mac(data[16:]), data[:16]):
+        if len(data) < 24 or not hmac.compare_digest(self._mac(data[16:], host), data[:16]):
             return None
         if urlsafe_b64encode(data).decode().rstrip("=") != nonce:
             return None  # unused bits of the last character must not make a second nonce of one
         return int.from_bytes(data[16:24], "big")
 
-    def _mac(self, made: bytes) -> bytes:
-        return hmac.digest(self._key, made, "sha256")[:16]
+    def _mac(self, made: bytes, host: str) -> bytes:
+        # What was made comes with its length: the two together read in one way only.
+        return hmac.digest(self._key, bytes((len(made),)) + made + host.encode(), "sha256")[:16]
 
 
 def same_resource(digest_uri: str, request_uri: str, own: Collection[str] = ()) -> bool:

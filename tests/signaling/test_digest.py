@@ -372,6 +372,28 @@ class TestNonces:
         assert check(nonces, unused, 0.5) is Check.STALE, "as old as those that are forgotten"
         assert check(nonces, credentials(nonces, now=0.5), 0.5) is Check.GOOD
 
+    def test_a_nonce_is_for_the_host_that_asked(self) -> None:
+        """Else who forges the source of one REGISTER binds the address of somebody else."""
+        nonces = Nonces(b"key")
+        nonce = nonces.make("s", 0.0, "192.0.2.1")
+
+        def use(host: str, nc: int) -> Check:
+            made = credentials(nonces, nc=nc, nonce=nonce)
+            return nonces.check(made, "REGISTER", URI, SECRETS, 0.0, host=host)
+
+        assert [use("192.0.2.2", 1), use("", 1)] == [Check.STALE] * 2
+        assert use("192.0.2.1", 1) is Check.GOOD
+        assert use("192.0.2.2", 2) is Check.STALE, "nor from elsewhere once it is in use"
+        assert use("192.0.2.1", 2) is Check.GOOD
+        (field, *_) = nonces.challenges(REALM, "t", 0.0, host="192.0.2.1")
+        offered = parse_challenges(unauthorized(field[1]))[0]
+        _, line = answer(offered, ALICE, "REGISTER", URI, 1, "cn")
+        assert nonces.check(parse_credentials(line), "REGISTER", URI, SECRETS, 0.0, host="x") is Check.STALE
+        assert (
+            nonces.check(parse_credentials(line), "REGISTER", URI, SECRETS, 0.0, host="192.0.2.1")
+            is Check.GOOD
+        )
+
     def test_old_ones_make_room(self) -> None:
         nonces = Nonces(b"key", lifetime_s=10)
         for second in range(100):
