@@ -221,6 +221,7 @@ class Emergency(Model):
     priority: Annotated[
         Priorities,
         Field(
-            description="Values of Resource-Priority (RFC 4412) that pass too, like esnet.0; others mean nothing.",
+            description="Values of Resource-Priority (RFC 4412) that pass too, like esnet.0, from trunks and "
+            "registered phones; others mean nothing. Calls for help pass `limits.max_calls` up to twice as many.",
         ),
     ] = ()

@@ -169,6 +169,7 @@ async def bench(make: str, workers: int = 1) -> AsyncIterator[Bench]:
     relay = WorkerRelay(asyncio.get_running_loop(), workers, fastpath=path)
     under_test = Bench(relay, make)
     try:
+        await relay.up()
         yield under_test
     finally:
         for peer in under_test.peers:
