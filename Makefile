@@ -56,7 +56,7 @@ load: $(READY) packages compiled ## 20,000 calls at 200/s, then pools of exactly
 	$(IN_TREE) -m tests.lab.load $(ARGS)
 
 bench: $(READY) packages compiled ## CPU and memory of ours beside Kamailio and rtpengine, same scenarios, same run
-	$(IN_TREE) -m tests.bench $(ARGS)
+	export SBC_README=$(CURDIR)/README.md; $(IN_TREE) -m tests.bench $(ARGS)
 
 install: ## Install into a virtual environment of its own: make install PREFIX=/opt/sbc
 	@tests/lab/install.sh $(PREFIX)
