@@ -18,7 +18,7 @@ HOT = {
     "sbc": "calls switchboard answers wakeups sites routing trunks admission record decisions anchor exchange "
     "media_policy media_ports locations register_request registrar registrar_local registrar_relay "
     "registration_effects registration_policy registrations phones phonebook keepalive users gruu",
-    "media": "ports relay",
+    "media": "relay",
 }
 """What every message or call goes through, by package."""
 COMPILED = [f"{package}/{name}.py" for package, names in HOT.items() for name in names.split()]

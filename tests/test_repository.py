@@ -1,5 +1,6 @@
 """The repository keeps its own rules: package chain, packages listed, files in their places."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -120,3 +121,39 @@ def test_python_of_this_run_is_the_one_we_promise() -> None:
     requires = str(project()["project"]["requires-python"])
     assert requires == ">=3.11"
     assert sys.version_info >= (3, 11)
+
+
+def test_no_interpreted_class_is_made_of_a_compiled_one() -> None:
+    """mypyc refuses that when the module is loaded, in an installation only."""
+    compiled = {path.removesuffix(".py").replace("/", ".") for path in hot_modules()}
+    wrong = []
+    for path in tracked():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.suffix != ".py" or name.split(".")[0] not in PACKAGES or name in compiled:
+            continue
+        tree = ast.parse(path.read_text())
+        taken = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module in compiled
+            for alias in node.names
+        }
+        wrong += [
+            f"{name}.{node.name}({base.id})"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+            for base in node.bases
+            if isinstance(base, ast.Name) and base.id in taken
+        ]
+    assert wrong == []
+
+
+def hot_modules() -> list[str]:
+    """What setup.py compiles."""
+    listed = [
+        node.value
+        for node in ast.parse((ROOT / "setup.py").read_text()).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HOT"
+    ]
+    hot: dict[str, str] = ast.literal_eval(listed[0])
+    return [f"{package}/{name}.py" for package, names in hot.items() for name in names.split()]
