@@ -17,7 +17,7 @@ HOT = {
     "return_path digest resolver sdp/session sdp/parser sdp/offer_answer",
     "sbc": "calls switchboard answers wakeups sites routing trunks admission record decisions anchor exchange "
     "media_policy media_ports locations register_request registrar registrar_local registrar_relay "
-    "registration_effects registration_policy registrations phones phonebook keepalive users gruu",
+    "registration_effects registration_policy registrations phones keepalive users gruu",
     "media": "relay",
 }
 """What every message or call goes through, by package."""

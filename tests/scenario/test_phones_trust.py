@@ -52,6 +52,7 @@ def test_a_call_that_cannot_be_addressed_leaves_nothing() -> None:
     assert [one.final_status for one in border.records] == [500]
 
 
+@pytest.mark.source
 def test_a_call_that_meets_something_malformed_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     border, _registrar, phone = home()
 
