@@ -13,7 +13,7 @@ if [ -e "$headers/Python.h" ] && command -v cc >/dev/null; then
   compile=1
   echo "compiling, which takes a minute or two"
 else
-  echo "not compiled, which costs a third more processor time: needs a C compiler and $headers/Python.h (Debian: build-essential python3-dev)" >&2
+  echo "not compiled, which costs about a quarter more processor time a call: needs a C compiler and $headers/Python.h (Debian: build-essential python3-dev)" >&2
 fi
 # The dependencies first: mypyc looks at their types.
 "${pip[@]}" install --quiet . </dev/null
