@@ -1,12 +1,16 @@
-"""GRUUs of `registrar: local` (RFC 5627): one that names the phone, and any number that do not.
+"""GRUUs (RFC 5627): those of `registrar: local`, one that names the phone and any number that do not; and in whose
+domain those of a registrar behind us are written.
 
 A temporary GRUU is its own proof: a nonce, the handle of the phone under a mask that only we can make, and a MAC. So
 none is kept, no two of one phone look alike (RFC 5627 s.3.1.2), and all end when the phone changes its Call-ID.
 """
 
 import hmac
+from collections.abc import Collection
 
+from signaling.errors import ParseError
 from signaling.headers import quote
+from signaling.uri import SipUri, parse_uri, unescape
 
 PREFIX = "tgruu."
 NONCE = 6
@@ -55,3 +59,25 @@ def gruu_params(user: str, domain: str, instance: str, temporary: str) -> str:
     name = instance.strip("<>")
     public, hidden = f"sip:{user}@{host};gr={name}", f"sip:{temporary}@{host};gr"
     return f";pub-gruu={quote(public)};temp-gruu={quote(hidden)}"
+
+
+def gruu_in(text: str, domains: Collection[str] | None = None) -> SipUri | None:
+    """The GRUU that `text` is, of one of the `domains` (in lower case) if they are given; None for everything else."""
+    try:
+        uri = parse_uri(text)
+    except ParseError:
+        return None
+    if not isinstance(uri, SipUri) or uri.scheme != "sip" or uri.param("gr") is None:
+        return None
+    return uri if domains is None or uri.host.lower() in domains else None
+
+
+def gruu_elsewhere(gruu: SipUri, user: str, domain: str) -> str:
+    """The same GRUU as the registrar of `domain` knows it; "" when `user`, who is called there, is not its owner.
+
+    A registrar knows its GRUUs by user part and gr alone, and gives them in the domain of its addresses of record
+    (RFC 5627 s.5.1, s.5.4): ours are in the domain that the phones know.
+    """
+    if unescape(gruu.user) != unescape(user):
+        return ""
+    return str(SipUri("sip", gruu.user, None, domain, None, (("gr", gruu.param("gr") or None),)))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from config.frozen import frozen
 from config.model import PHONES, Config
 from sbc.decisions import Decision
-from sbc.gruu import Gruus
+from sbc.gruu import Gruus, gruu_in
 from sbc.keepalive import NO_ANSWER
 from sbc.locations import Binding, Locations
 from sbc.routing import CallRequest, Refusal, Target
@@ -24,13 +24,14 @@ class Found:
     """The phones of a called user, the preferred first: one flow for each, those that can be called.
 
     `how` is what it was found by: token, gruu, user or number; "" when nobody has that name. `away` are bindings that
-    cannot be called just now.
+    cannot be called just now, `own` those of the phone that calls, which does not ring itself.
     """
 
     user: str
     how: str
     bindings: tuple[Binding, ...] = ()
     away: tuple[Binding, ...] = ()
+    own: tuple[Binding, ...] = ()
 
 
 @frozen
@@ -65,13 +66,28 @@ class Phonebook:
     # -- who is called -------------------------------------------------------------------------------------
 
     def find(self, request: CallRequest, user: str, now: float) -> Found:
-        """The phones of `user`, which is the called user as the route has made it."""
+        """The phones of `user`, which is the called user as the route has made it, but for the one that calls."""
+        found = self._find(request, user, now)
+        if request.flow is None or request.source.phone != found.user:
+            return found
+        calling = {one.token for one in self._locations.on_flow(request.flow) if one.user == found.user}
+        if not calling:
+            return found
+        return Found(
+            found.user,
+            found.how,
+            tuple(one for one in found.bindings if one.token not in calling),
+            tuple(one for one in found.away if one.token not in calling),
+            tuple(one for one in found.bindings if one.token in calling),
+        )
+
+    def _find(self, request: CallRequest, user: str, now: float) -> Found:
         locations = self._locations
         if self._registrar is not None and request.source.trunk == self._registrar:
             bindings = locations.by_token(request.user)
             if bindings:
                 return _found(bindings[0].user, "token", bindings, now)
-        if self._gruus is not None and request.gruu is not None:
+        if request.gruu is not None and (self._gruus is not None or request.gruu):
             return self._by_gruu(request, user, now)
         bindings = locations.of(user)
         if bindings:
@@ -89,7 +105,7 @@ class Phonebook:
             found = self._locations.by_gruu(handle)
             return _found(found[0].user if found else user, "gruu", found, now)
         name = (request.gruu or "").lower()
-        bindings = [one for one in self._locations.of(user) if one.instance.strip("<>").lower() == name]
+        bindings = [one for one in self._locations.of(user) if _instance(one) == name]
         return _found(user, "gruu", bindings, now)
 
     def registered(self, request: CallRequest, user: str, now: float) -> bool:
@@ -104,6 +120,7 @@ class Phonebook:
         compared = [("called", user), ("found by", found.how or "nothing")]
         compared += [(f"{_flow(one)} q={one.q / 1000:g}", "registered") for one in found.bindings]
         compared += [(_flow(one), one.dead or "run out") for one in found.away]
+        compared += [(_flow(one), "the phone that calls") for one in found.own]
         refusal = None if found.bindings else _absent(found)
         if refusal is not None:
             outcome = f"no phone: {refusal.status} {refusal.rule}"
@@ -178,12 +195,25 @@ class Phonebook:
         return (user,) if known is None else (user, *known.numbers)
 
 
+def _instance(binding: Binding) -> str:
+    """What a public GRUU calls the phone: its own name, or the one that the registrar behind us has for it."""
+    if binding.upstream is None:
+        return binding.instance.strip("<>").lower()
+    gruu = gruu_in(binding.upstream.pub_gruu)
+    return "" if gruu is None else (gruu.param("gr") or "").lower()
+
+
 def _flow(binding: Binding) -> str:
     return f"{binding.flow.transport} {host_port(binding.flow.remote)}"
 
 
 def _absent(found: Found) -> Refusal:
-    """Why nobody rings. RFC 3261 s.21.4.5, s.21.4.18: 404 for a user that there is not, 480 for one who is away."""
+    """Why nobody rings. RFC 3261 s.21.4.5, s.21.4.18: 404 for a user that there is not, 480 for one who is away.
+
+    Who calls his own number from the only phone that he has is busy: he is on the line (s.21.4.21).
+    """
+    if found.own:
+        return Refusal(486, "Busy Here", "own-number")
     if found.away:
         return Refusal(480, "Temporarily Unavailable", "phone-away")
     if not found.how:

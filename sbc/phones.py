@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from config.model import Config
 from sbc.answers import RETRY_AFTER_S
+from sbc.gruu import gruu_elsewhere, gruu_in
 from sbc.keepalive import CRLF, KeepAlive, KeepAlives
 from sbc.locations import Binding, Change, Locations, Row, shown
 from sbc.phonebook import Caller, Phonebook
@@ -234,10 +235,13 @@ class Phones:
 
     # -- calls of phones -----------------------------------------------------------------------------------
 
-    def caller(self, flow: Flow, request: Request, now: float) -> tuple[Caller | None, list[Field]]:
+    def caller(
+        self, flow: Flow, request: Request, now: float, unasked: bool = False
+    ) -> tuple[Caller | None, list[Field]]:
         """Who calls, when it is from the network of the phones, and the fields of the 407 that asks for proof.
 
-        What such a caller asserts of himself is taken out of the request unless anybody may call (RFC 3325 s.5).
+        What such a caller asserts of himself is taken out of the request unless anybody may call (RFC 3325 s.5). Who is
+        `unasked` gets no 407: he calls for help.
         """
         book = self.book
         if book is None or flow.network != book.network:
@@ -255,6 +259,8 @@ class Phones:
             return replace(caller, refusal=refusal, unproven=False), []
         if user is not None:
             return book.authenticated(user.name, sender), []
+        if unasked:
+            return caller, []
         self._stats[f"refused:{why}"] += 1
         return caller, registrar.challenge(now, why == "stale-nonce", proxy=True, host=flow.remote[0])
 
@@ -285,13 +291,14 @@ class Phones:
             for value in request.get_all(name)[:MAX_CREDENTIALS]
         )
         domain = policy.upstream_domain
+        gruu = gruu_in(request.uri, policy.domains)
         return tuple(
             replace(
                 target,
                 domain=domain or target.domain,
                 credentials=credentials,
                 routes=routes,
-                contact=_made_for(credentials, target.user, domain) if domain is not None else "",
+                contact=_request_uri(credentials, target.user, domain, target.host, gruu),
             )
             if target.trunk == policy.registrar
             else target
@@ -368,9 +375,19 @@ class Phones:
         return [shown(binding, now) for binding in self.locations.all()]
 
 
-def _made_for(credentials: Sequence[Field], user: str, domain: str) -> str:
-    """The Request-URI that a digest was made for (RFC 7616 s.3.4.6), "" for none that may be one."""
-    return next((uri for _, value in credentials if (uri := digest_uri(value, user, domain))), "")
+def _request_uri(
+    credentials: Sequence[Field], user: str, domain: str | None, host: str, gruu: SipUri | None
+) -> str:
+    """The Request-URI of a call to `user` at the registrar, where it is more than that; else "".
+
+    A GRUU stays one in the registrar's `domain`, and what a digest was made for stays as it is (RFC 7616 s.3.4.6).
+    """
+    theirs = "" if gruu is None else gruu_elsewhere(gruu, user, domain or host)
+    if domain is None:
+        return theirs
+    name = gruu.param("gr") if gruu is not None and theirs else None
+    made_for = (digest_uri(value, user, domain, name) for _, value in credentials)
+    return next((uri for uri in made_for if uri), theirs)
 
 
 def sender_of(request: Request) -> str:

@@ -506,8 +506,10 @@ def service_route(response: Response) -> tuple[str, ...]:
     return tuple(routes)
 
 
-def digest_uri(credentials: str, user: str, domain: str) -> str:
+def digest_uri(credentials: str, user: str, domain: str, gruu: str | None = None) -> str:
     """The URI that a digest was made for, when it may be our Request-URI to `user` at `domain`; else "".
+
+    `gruu` is the parameter gr of that URI, None for one without.
 
     Nobody has checked the digest yet: what says more than user, domain and how to write them (another port, maddr,
     headers) would let anybody aim our request, or have the registrar read what he likes (RFC 3261 s.19.1.5).
@@ -524,6 +526,11 @@ def digest_uri(credentials: str, user: str, domain: str) -> str:
     if uri.user != user or uri.host.lower() != domain.lower() or uri.port not in (None, 5060):
         return ""
     said = [(name.lower(), (value or "").lower()) for name, value in uri.params]
+    if gruu is not None:
+        own = ("gr", gruu.lower())
+        if own not in said:
+            return ""
+        said.remove(own)
     return found[1] if len(set(said)) == len(said) and _HARMLESS.issuperset(said) else ""
 
 

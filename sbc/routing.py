@@ -63,7 +63,7 @@ class Source:
 class CallRequest:
     """What routing looks at: called user and host of the Request-URI ("" for a tel: URI), calling user of From.
 
-    `gruu` is the parameter gr of the Request-URI (RFC 5627), None where there is none.
+    `gruu` is the parameter gr of the Request-URI (RFC 5627), None where there is none. `flow` is what the call came by.
     """
 
     source: Source
@@ -72,6 +72,7 @@ class CallRequest:
     caller: str = ""
     emergency: bool = False
     gruu: str | None = None
+    flow: Flow | None = None
 
 
 @frozen

@@ -118,6 +118,10 @@ ENDINGS: dict[str, str] = {
         "Rejected with {status}: the called user's phones are registered but cannot be reached; the decision `phones`"
         " says why, and sbc registrations shows them."
     ),
+    "own-number": (
+        "Rejected with {status}: the phone called its own number, and its user has no other phone that could ring;"
+        " the decision `phones` shows them."
+    ),
     "too-many-hops": (
         "Rejected with {status}: Max-Forwards was used up, so that the call is probably in a loop."
     ),
