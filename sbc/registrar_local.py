@@ -70,6 +70,7 @@ class LocalRegistrar(Registrar):
             algorithms=self.users.algorithms,
             stale=stale,
             proxy=proxy,
+            host=subscriber(host) if host else "",
         )
 
     def _mark(self, host: str, made_us: int) -> str:
@@ -123,6 +124,7 @@ class LocalRegistrar(Registrar):
             None if user is None else user.secrets,
             now,
             own=self.policy.domains,
+            host=host,
         )
         if check is Check.GOOD:
             return user, ""
