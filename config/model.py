@@ -153,6 +153,9 @@ class Network(Model):
     relayed: SkipJsonSchema[
         Annotated[str, Field(description="With `turn`: our address at the relay; empty before it is known.")]
     ] = ""
+    moves: SkipJsonSchema[
+        Annotated[int, Field(description="How often a reload has given its media other addresses or a relay.")]
+    ] = 0
     listen: Annotated[
         Listeners,
         Field(description="SIP ports, as transport:port; transports are udp and tcp."),

@@ -17,6 +17,9 @@ QUARANTINE_S = 30.0
 # guessed from the last one, and a pair still rests as long as the pool allows.
 CHOICE = 256
 
+# Ranges that a reload took away are known for as long as calls may be left that began with them.
+MAX_FORMER = 64
+
 
 class PoolExhausted(Exception):
     """No pair is free on `network`; `resting` pairs are in quarantine."""
@@ -68,8 +71,9 @@ class PortPool:
         self._quarantine_s = quarantine_s
         self._pick = pick
         self._networks: dict[str, _Network] = {}
-        # Pairs handed out before a reload took their network or address away.
+        # Pairs of networks that a reload has taken away, and the ranges of these networks: calls go on there.
         self._orphans: set[PortPair] = set()
+        self._former: dict[str, Range] = {}
         self.reconfigure(ranges, quarantine_s)
 
     @property
@@ -78,8 +82,13 @@ class PortPool:
         return tuple(self._networks)
 
     def allocate(self, network: str, now: float) -> PortPair:
-        """A pair of free ports on `network`, ours until `release`. Raises PoolExhausted, KeyError."""
-        pool = self._networks[network]
+        """A pair of free ports on `network`, ours until `release`. Raises PoolExhausted, KeyError.
+
+        A network that a reload has taken away still has ports for the calls that began in it.
+        """
+        pool = self._networks.get(network)
+        if pool is None:
+            return self._allocate_former(network, now)
         if pool.resting and pool.resting[0][0] <= now:
             pool.wake(now)
         free = pool.free
@@ -92,60 +101,105 @@ class PortPool:
         pool.in_use.add(port)
         return PortPair(network, pool.host, port, port + 1)
 
+    def _allocate_former(self, network: str, now: float) -> PortPair:
+        host, first, last = self._former[network]
+        pools = [pool for pool in self._networks.values() if pool.host == host]
+        for pool in pools:
+            pool.wake(now)
+        busy = {pair.rtp for pair in self._orphans if pair.host == host}
+        for pool in pools:
+            busy |= pool.in_use | {port for _, port in pool.resting}
+        port = next((port for port in range(first + first % 2, last, 2) if port not in busy), None)
+        if port is None:
+            raise PoolExhausted(network, sum(len(pool.resting) for pool in pools))
+        for pool in pools:
+            if port in pool.free:
+                pool.free.remove(port)
+        pair = PortPair(network, host, port, port + 1)
+        self._orphans.add(pair)
+        return pair
+
     def release(self, pair: PortPair, now: float) -> None:
         """Give a pair back. Raises ValueError when it is not in use: a second release would, once the pair
         belongs to another call, take it away from there, so it is an error and not a no-op."""
         if pair in self._orphans:
             self._orphans.remove(pair)
-            pools = [pool for pool in self._networks.values() if pool.host == pair.host]
         else:
-            pool = self._networks.get(pair.network)
-            if pool is None or pool.host != pair.host or pair.rtp not in pool.in_use:
+            own = self._networks.get(pair.network)
+            if own is None or own.host != pair.host or pair.rtp not in own.in_use:
                 raise ValueError(f"{pair.network} {pair.host}:{pair.rtp} is not in use")
-            pool.in_use.remove(pair.rtp)
-            pools = [pool]
-        for pool in pools:
-            # A reload may have shrunk the range meanwhile: then the pair is dropped.
-            if pool.first <= pair.rtp < pool.last:
-                if self._quarantine_s > 0:
-                    pool.resting.append((now + self._quarantine_s, pair.rtp))
-                else:
-                    pool.free.append(pair.rtp)
+            own.in_use.remove(pair.rtp)
+            if own.first <= pair.rtp < own.last:
+                self._rest(own, pair.rtp, now)
+                return
+        # A reload has changed the ranges meanwhile: it belongs to whoever has it now, or to nobody.
+        for pool in self._networks.values():
+            if pool.host == pair.host and pool.first <= pair.rtp < pool.last:
+                self._rest(pool, pair.rtp, now)
+
+    def _rest(self, pool: _Network, port: int, now: float) -> None:
+        if self._quarantine_s > 0:
+            pool.resting.append((now + self._quarantine_s, port))
+        else:
+            pool.free.append(port)
 
     def reconfigure(self, ranges: Mapping[str, Range], quarantine_s: float) -> None:
         """Change the ranges (configuration reload). Pairs in use stay valid until they are released."""
         _check_overlap(ranges)
         networks: dict[str, _Network] = {}
+        before = self._networks
         for name, (host, first, last) in ranges.items():
             fresh = networks[name] = _Network(host, first, last)
-            old = self._networks.get(name)
+            old = before.get(name)
             if old is not None and old.host == host:
                 fresh.in_use = old.in_use
-                fresh.resting = deque(entry for entry in old.resting if fresh.first <= entry[1] < last)
-        for name, old in self._networks.items():
+            # What rests goes on to rest, whoever has it now.
+            resting = [
+                entry
+                for one in before.values()
+                if one.host == host
+                for entry in one.resting
+                if fresh.first <= entry[1] < last
+            ]
+            fresh.resting = deque(sorted(resting))
+        for name, old in before.items():
             if name not in networks or networks[name].in_use is not old.in_use:
                 self._orphans.update(PortPair(name, old.host, port, port + 1) for port in old.in_use)
+            if name not in networks:
+                self._former[name] = (old.host, old.first, old.last)
         for fresh in networks.values():
-            taken = fresh.in_use | {port for _, port in fresh.resting}
+            taken = {port for _, port in fresh.resting}
             taken |= {pair.rtp for pair in self._orphans if pair.host == fresh.host}
+            for one in networks.values():
+                if one.host == fresh.host:
+                    taken |= one.in_use
             fresh.free = deque(port for port in fresh.free if port not in taken)
+        for name in networks:
+            self._former.pop(name, None)
+        for name in list(self._former)[:-MAX_FORMER]:
+            del self._former[name]
         self._networks = networks
         self._quarantine_s = quarantine_s
 
     def span(self, network: str) -> Range | None:
         """The bind address and the range of `network`, None if there is no such."""
         pool = self._networks.get(network)
-        return None if pool is None else (pool.host, pool.first, pool.last)
+        return self._former.get(network) if pool is None else (pool.host, pool.first, pool.last)
 
     def holds(self, network: str, rtp: int) -> bool:
-        """Whether the pair of `network` that begins at this port is handed out."""
-        pool = self._networks.get(network)
-        return pool is not None and rtp in pool.in_use
+        """Whether the pair at the address of `network` that begins at this port is handed out."""
+        span = self.span(network)
+        if span is None:
+            return False
+        return any(pool.host == span[0] and rtp in pool.in_use for pool in self._networks.values()) or any(
+            pair.host == span[0] and pair.rtp == rtp for pair in self._orphans
+        )
 
     def size(self, network: str) -> int:
         """How many pairs the range of `network` holds."""
-        pool = self._networks[network]
-        return max(0, (pool.last - pool.first + 1) // 2)
+        pool = self._networks.get(network)
+        _, first, last = self._former[network] if pool is None else (pool.host, pool.first, pool.last)
+        return max(0, (last - first + 1) // 2)
 
     def in_use(self, network: str) -> int:
         """How many pairs of `network` are handed out."""

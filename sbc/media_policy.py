@@ -95,7 +95,7 @@ class MediaPolicy:
 def media_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
     """What `PortPool` hands out for a configuration: one pool for each media address of each network."""
     return {
-        _pool(network.name, number): (host, network.media_ports.first, network.media_ports.last)
+        pool_of(network, number): (host, network.media_ports.first, network.media_ports.last)
         for network in config.networks.values()
         for number, host in enumerate(network.media_addresses)
     }
@@ -104,7 +104,7 @@ def media_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
 def simulated_ranges(config: Config) -> dict[str, tuple[str, int, int]]:
     """The same where nobody asks TURN relays for the ports that they have: the range of the file stands in for them."""
     relayed = {
-        network.name: (network.address, network.media_ports.first, network.media_ports.last)
+        pool_of(network): (network.address, network.media_ports.first, network.media_ports.last)
         for network in config.networks.values()
         if network.turn is not None
     }
@@ -116,18 +116,23 @@ def stun_hosts(config: Config) -> list[str]:
     return [host for network in config.networks.values() if network.stun for host in network.media_addresses]
 
 
-def _pool(network: str, number: int) -> str:
-    return f"{network}#{number + 1}" if number else network
+def pool_of(network: Network, number: int = 0) -> str:
+    """The pool of the ports of one media address.
+
+    After a reload that moves the media of a network, calls in progress go on with the pool that they began with.
+    """
+    name = f"{network.name}~{network.moves}" if network.moves else network.name
+    return f"{name}#{number + 1}" if number else name
 
 
 def _addresses(network: Network) -> Iterator[MediaAddress]:
     if network.turn is not None:
         # Before the relay's address is known there are no ports of it to be had either.
-        yield MediaAddress(network.name, network.relayed or network.address)
+        yield MediaAddress(pool_of(network), network.relayed or network.address)
     for number, host in enumerate(network.media_addresses):
         # 1:1 NAT maps the address of the network; an address that media has for itself is not behind it.
         mapped = number == 0 and network.media_address is None
-        yield MediaAddress(_pool(network.name, number), network.advertised if mapped else host)
+        yield MediaAddress(pool_of(network, number), network.advertised if mapped else host)
 
 
 @frozen

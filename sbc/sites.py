@@ -1,5 +1,10 @@
-"""How each network sees us: listeners, addresses in Via and Contact, the domain in identities."""
+"""How each network sees us: listeners, addresses in Via and Contact, the domain in identities.
 
+After a reload calls, registrations and transactions go on by flows of listeners that are not configured any more, or
+have become those of a network with another name. They are `former` then, until `forget` is told that none is in use.
+"""
+
+from collections.abc import Iterable
 from dataclasses import replace
 
 from config.model import Config, Network
@@ -9,17 +14,18 @@ from signaling.flow import Address, Flow, Listener
 from signaling.leg import Leg
 from signaling.topology import Site
 
+Place = tuple[str, str, Address]
+"""Network, transport and bound address: what the flows of one listener have in common."""
+
 
 class Sites:
-    """The SIP addresses of one configuration."""
+    """The SIP addresses of one configuration, and those of the configurations before it that are still in use."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, before: "Sites | None" = None) -> None:
         self.listeners = tuple(
             listener for network in config.networks.values() for listener in listeners_of(network)
         )
-        self._by_flow = {
-            (listener.network, listener.transport, listener.local): listener for listener in self.listeners
-        }
+        self._by_flow = {place_of(listener): listener for listener in self.listeners}
         self._sites = {
             key: site_of(config.networks[listener.network], listener)
             for key, listener in self._by_flow.items()
@@ -27,19 +33,79 @@ class Sites:
         self.symmetric = frozenset(
             name for name, network in config.networks.items() if network.nat == "far-end"
         )
+        self.former: tuple[Listener, ...] = ()
+        self.renamed: frozenset[tuple[str, str]] = frozenset()
+        if before is not None:
+            self._inherit(before)
         self._addresses = frozenset(
-            text for listener in self.listeners for text in (listener.local[0], listener.advertised[0])
+            text
+            for listener in (*self.listeners, *self.former)
+            for text in (listener.local[0], listener.advertised[0])
         )
         # What we may say to anybody: the guard does not take it for the other side's.
         self.own = self._addresses | frozenset(
             text
-            for network in config.networks.values()
-            for text in (network.domain, network.user_agent)
+            for site in self._sites.values()
+            for text in (site.domain, site.user_agent)
             if text is not None
         )
         self.own |= frozenset(trunk.domain for trunk in config.trunks.values() if trunk.domain is not None)
         if config.phones is not None and config.phones.domain is not None:
             self.own |= {config.phones.domain}
+
+    def _inherit(self, before: "Sites") -> None:
+        """Know what is left over from the configuration before."""
+        former = {place_of(listener): listener for listener in (*before.former, *before.listeners)}
+        self.former = tuple(listener for place, listener in former.items() if place not in self._by_flow)
+        present = {listener.network for listener in self.listeners}
+        for listener in self.former:
+            place = place_of(listener)
+            self._by_flow[place] = listener
+            self._sites[place] = before._sites[place]
+            if listener.network not in present and before.nat(listener.network):
+                self.symmetric |= {listener.network}
+        self._name()
+
+    def _name(self) -> None:
+        names = {(listener.transport, listener.local): listener.network for listener in self.listeners}
+        self.renamed = frozenset(
+            (listener.network, names[listener.transport, listener.local])
+            for listener in self.former
+            if (listener.transport, listener.local) in names
+        )
+
+    def forget(self, in_use: Iterable[Flow], still_open: Iterable[Listener] = ()) -> None:
+        """Only these flows and former listeners are still in use: what else is left over is not ours any more."""
+        if not self.former:
+            return
+        used: set[Place] = {(flow.network, flow.transport, flow.local) for flow in in_use}
+        used.update(place_of(listener) for listener in still_open)
+        gone = [listener for listener in self.former if place_of(listener) not in used]
+        self.former = tuple(listener for listener in self.former if place_of(listener) in used)
+        for listener in gone:
+            del self._by_flow[place_of(listener)]
+            del self._sites[place_of(listener)]
+        self._name()
+
+    def same_network(self, before: Flow, now: Flow) -> bool:
+        """Whether a message that came by `now` can be of what was begun by `before`: a network may be renamed."""
+        return before.network == now.network or (before.network, now.network) in self.renamed
+
+    def new_name(self, flow: Flow) -> Flow:
+        """The same flow as messages have it that come by it now."""
+        if self.is_former(flow):
+            for listener in self.listeners:
+                if (listener.transport, listener.local) == (flow.transport, flow.local):
+                    return replace(flow, network=listener.network)
+        return flow
+
+    def is_former(self, flow: Flow) -> bool:
+        """Whether `flow` is of a listener that takes nothing new any more."""
+        return bool(self.former) and any(
+            (listener.local, listener.transport, listener.network)
+            == (flow.local, flow.transport, flow.network)
+            for listener in self.former
+        )
 
     def advertised(self, flow: Flow) -> Address:
         """What Via says of the listener that `flow` uses."""
@@ -47,7 +113,7 @@ class Sites:
         return flow.local if listener is None else listener.advertised
 
     def listens(self, flow: Flow) -> bool:
-        """Whether `flow` is one of a listener of ours; one out of an earlier configuration may not be."""
+        """Whether `flow` is one of a listener of ours, a former one or not; one that was stored may not be."""
         return (flow.network, flow.transport, flow.local) in self._sites
 
     def site(self, flow: Flow) -> Site:
@@ -59,8 +125,11 @@ class Sites:
         return network in self.symmetric
 
     def flow_to(self, network: str, transport: str, remote: Address) -> Flow | None:
-        """A flow from the first listener of that network, transport and address family."""
-        for listener in self.listeners:
+        """A flow from the first listener of that network, transport and address family.
+
+        A call that began in a network which is not configured any more goes on there.
+        """
+        for listener in (*self.listeners, *self.former):
             if (
                 listener.network == network
                 and listener.transport == transport
@@ -96,6 +165,11 @@ class Sites:
         if (":" in host) != (":" in ours) or family(host) != family(ours):
             return False
         return host not in self._addresses and is_credible(host, peer)
+
+
+def place_of(listener: Listener) -> Place:
+    """What flows of this listener have in common."""
+    return listener.network, listener.transport, listener.local
 
 
 def listeners_of(network: Network) -> list[Listener]:

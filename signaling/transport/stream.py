@@ -8,7 +8,8 @@ import errno
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import replace
 from enum import Enum
 from itertools import count
 
@@ -105,6 +106,11 @@ class Connection:
             loop.add_reader(sock.fileno(), self._readable)
         else:
             loop.add_writer(sock.fileno(), self._connected)
+
+    @property
+    def sending(self) -> bool:
+        """Whether something that we sent still waits here."""
+        return bool(self._unsent)
 
     def send(self, data: bytes, flow: Flow) -> None:
         """Write, now as far as the socket takes it; the rest waits within the bound of the buffer."""
@@ -265,23 +271,26 @@ class StreamListener:
         self.receive = receive
         self.failed = failed
         self.book = book
-        self.limits = book.limits
         self.counters = book.counters
         self.loop = loop
+        self._closed = False
         self._socket: socket.socket | None = None
         self._connections: dict[int, Connection] = {}
         self._by_remote: dict[Address, Connection] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._pause_timer: asyncio.TimerHandle | None = None
-        limits = book.limits
-        shortest = min(limits.idle_s, limits.partial_s, limits.connect_s, limits.stalled_s)
-        self._sweep_s = min(_SWEEP_S, shortest / 4)
+        self._sweep_s = _SWEEP_S
 
     def __len__(self) -> int:
         return len(self._connections)
 
-    def open(self) -> None:
-        """Bind and listen. OSError when the address cannot be had."""
+    @property
+    def limits(self) -> TransportLimits:
+        """The bounds that all listeners share."""
+        return self.book.limits
+
+    def bind(self) -> None:
+        """Bind and listen; who connects waits for `serve`. OSError when the address cannot be had."""
         sock = self._new_socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -292,14 +301,42 @@ class StreamListener:
             raise
         self._socket = sock
         self.local = (self.listener.local[0], sock.getsockname()[1])
-        self.loop.add_reader(sock.fileno(), self._accept)
+
+    def serve(self, listener: Listener) -> None:
+        """Accept connections, for whom `listener` says: also when that changes while we do."""
+        limits = self.limits
+        shortest = min(limits.idle_s, limits.partial_s, limits.connect_s, limits.stalled_s)
+        self._sweep_s = min(_SWEEP_S, shortest / 4)
+        if listener.network != self.listener.network:
+            for connection in self._connections.values():
+                connection.flow = replace(connection.flow, network=listener.network)
+        self.listener = listener
+        if self._socket is not None and self._pause_timer is None:
+            self.loop.add_reader(self._socket.fileno(), self._accept)
+
+    def stop_listening(self) -> None:
+        """Take no new connections; those that there are stay, and old flows may still get one."""
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+            self._pause_timer = None
+        if self._socket is not None:
+            self.loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def release(self, remotes: Container[Address]) -> bool:
+        """Close the connections to all but these; whether none is left."""
+        for connection in list(self._connections.values()):
+            if connection.remote not in remotes and not connection.sending:
+                connection.close()
+        return not self._connections
 
     def send(self, data: bytes, flow: Flow) -> None:
         """Send on the connection of `flow`, on another one to the same peer, or on a new one.
 
         A response whose connection is gone goes to the port of its top Via (RFC 3261 s.18.2.2).
         """
-        if self._socket is None:
+        if self._closed:
             return
         connection = self._connections.get(flow.connection) if flow.connection else None
         if connection is None:
@@ -312,16 +349,13 @@ class StreamListener:
 
     def close(self) -> None:
         """Close the port and every connection. Safe to call twice."""
-        if self._socket is not None:
-            self.loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+        self._closed = True
+        self.stop_listening()
         for connection in list(self._connections.values()):
             connection.close()
-        for timer in (self._sweep_timer, self._pause_timer):
-            if timer is not None:
-                timer.cancel()
-        self._sweep_timer = self._pause_timer = None
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
 
     def forget(self, connection: Connection) -> None:
         """A connection has closed."""

@@ -49,8 +49,8 @@ class UdpListener:
         self._flows: dict[Address | tuple[str, int, int, int], Flow] = {}
         self._empty_at = 0.0
 
-    def open(self) -> None:
-        """Bind and start to listen. OSError when the address cannot be had."""
+    def bind(self) -> None:
+        """Take the address; what comes waits for `serve`. OSError when it cannot be had."""
         host, port = self.listener.local
         ipv6 = ":" in host
         sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
@@ -69,7 +69,14 @@ class UdpListener:
         self._socket = sock
         self.local = (host, sock.getsockname()[1])
         self._empty_at = time.monotonic()
-        self._loop.add_reader(sock.fileno(), self._drain)
+
+    def serve(self, listener: Listener, limits: TransportLimits) -> None:
+        """Read, for whom `listener` says: also when that changes while we do."""
+        self.listener = listener
+        self._limits = limits
+        self._flows.clear()
+        if self._socket is not None:
+            self._loop.add_reader(self._socket.fileno(), self._drain)
 
     def send(self, data: bytes, flow: Flow) -> None:
         """Send one datagram. A full socket buffer loses it, as the network may: SIP's timers repeat it."""

@@ -564,8 +564,8 @@ async def test_all_binding_errors_come_in_one_sentence_and_nothing_stays_open() 
         with pytest.raises(ListenError) as raised:
             wires.open()
     assert str(raised.value) == (
-        f"cannot listen on udp:127.0.0.1:{port} of network public: the address is in use by another program; "
-        "tcp:203.0.113.77:5060 of network carrier: the address is not on this host"
+        f"cannot listen on udp:127.0.0.1:{port} of network public: the address is in use by another program (EADDRINUSE); "
+        "tcp:203.0.113.77:5060 of network carrier: the address is not on this host (EADDRNOTAVAIL)"
     )
     assert wires.bound == ()
 
