@@ -112,8 +112,13 @@ class Reference:
             lambda stream, why: self._emit(("layer", stream, why)),
             self._drain,
         )
-        kernel.tick((), _clock())
+        kernel.tick(_clock())
         self._kernel = kernel
+
+    def ipsec(self, policies: tuple[Any, ...] | None) -> None:
+        """Keep what IPsec policies (`media.fastpath.ipsec`) hold for out of the kernel; None: all that there is."""
+        if self._kernel is not None:
+            self._kernel.heed(policies)
 
     def open(
         self,
@@ -235,7 +240,7 @@ class Reference:
             self._look_for_silence(now)
             self._look_for_victims()
             if self._kernel is not None:
-                self._kernel.tick(self._streams.values(), now)
+                self._kernel.tick(now)
         self._timeout_s = BIND_RETRY_S if self._unbound else self._tick_at - now
 
     def shut_down(self) -> None:

@@ -181,6 +181,8 @@ class WorkerRelay:
         self._hash_seed = str(int.from_bytes(os.urandom(4), "big"))
         self._secret = os.urandom(16)
         self._stun_hosts: tuple[str, ...] = ()
+        if self._fastpath is not None and self._fastpath.policies is not None:
+            loop.add_reader(self._fastpath.policies, self._policies_changed)
         self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
         for worker in self._workers:
             self._spawn(worker)
@@ -305,6 +307,8 @@ class WorkerRelay:
                 await asyncio.sleep(REAP_INTERVAL_S)
         self._streams.clear()
         if self._fastpath is not None:
+            if self._fastpath.policies is not None:
+                self._loop.remove_reader(self._fastpath.policies)
             self._fastpath.close()
             self._fastpath = None
 
@@ -470,6 +474,15 @@ class WorkerRelay:
         if fastpath is not None:
             worker.number = fastpath.employ()
             self._tell(worker, ("fastpath", *maps, worker.number, fastpath.indexes))
+            if fastpath.policies is not None:
+                self._tell(worker, ("ipsec", fastpath.policies.found))
+
+    def _policies_changed(self) -> None:
+        """IPsec policies of this host have come or gone: streams that they hold for are not for the kernel."""
+        policies = None if self._fastpath is None else self._fastpath.policies
+        if policies is not None and policies.changed():
+            for worker in self._workers:
+                self._tell(worker, ("ipsec", policies.found))
 
     def _disconnect(self, worker: _Worker) -> None:
         control = worker.control

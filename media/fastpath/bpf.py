@@ -8,15 +8,22 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from media.fastpath.elf import MapDefinition, Program
 
-# arch/*/include/uapi/asm/unistd*.h; the generic table is that of arm64, riscv64 and loongarch64.
-_NUMBERS = {"x86_64": 321, "ppc64le": 361, "ppc64": 361, "s390x": 351}
-_GENERIC = 280
+# The number of the system call, by machine: arch/*/include/uapi/asm/unistd*.h, asm-generic/unistd.h.
+_NUMBERS = {
+    "x86_64": 321,
+    "aarch64": 280,
+    "riscv64": 280,
+    "loongarch64": 280,
+    "ppc64": 361,
+    "ppc64le": 361,
+    "s390x": 351,
+}
 
 _MAP_CREATE = 0
 _MAP_LOOKUP = 1
@@ -28,6 +35,7 @@ _PROG_TEST_RUN = 10
 _PROG_QUERY = 16
 _MAP_TAKE = 21
 _MAP_LOOKUP_BATCH = 24
+_MAP_UPDATE_BATCH = 26
 _MAP_DELETE_BATCH = 27
 _LINK_CREATE = 28
 
@@ -46,6 +54,14 @@ class Refused(Exception):
     """The kernel does not take the program; the text says why, for people."""
 
 
+def number_of(machine: str, pointer_bytes: int) -> int | None:
+    """The number of bpf(2) for a process on a machine as uname(2) calls it; None if it is not known.
+
+    A process of 32 bits has the numbers of another machine than the one that uname tells.
+    """
+    return _NUMBERS.get(machine) if pointer_bytes == 8 else None
+
+
 class _System:
     """The system call with a block of attributes, both made once: a call is then a microsecond."""
 
@@ -55,7 +71,12 @@ class _System:
         function.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_long)
         function.restype = ctypes.c_long
         self._call = function
-        self._number = _NUMBERS.get(os.uname().machine, _GENERIC)
+        self._number = number_of(os.uname().machine, ctypes.sizeof(ctypes.c_void_p)) or -1
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a number to call it by; else every call is ENOSYS."""
+        return self._number >= 0
 
     def call(self, command: int, attributes: int, size: int) -> int:
         """The result of a command; raises OSError."""
@@ -91,6 +112,8 @@ class Map:
         self.value = ctypes.create_string_buffer(value_bytes)
         """Where `lookup` and `take` leave what they find, and what `put` writes."""
         self._key_view = memoryview(self._key).cast("B")
+        # Until the kernel says that it knows none: several updates in one call (Linux 5.6).
+        self._batches = True
         element = struct.pack("=IIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self.value), 0)
         self._attributes = ctypes.create_string_buffer(element, len(element))
         self._at = ctypes.addressof(self._attributes)
@@ -136,7 +159,7 @@ class Map:
         first = True
         while True:
             where = ctypes.addressof(place)
-            attributes = _batch(0 if first else where, where, keys, values, _BATCH, self.fd)
+            attributes = _batch_attributes(0 if first else where, where, keys, values, _BATCH, self.fd)
             result = self._call(_MAP_LOOKUP_BATCH, ctypes.addressof(attributes), len(attributes))
             if result < 0 and -result != errno.ENOENT:
                 raise OSError(-result, os.strerror(-result))
@@ -152,18 +175,49 @@ class Map:
                 return
             first = False
 
+    def put_all(self, keys: Sequence[bytes], values: bytes | bytearray) -> dict[int, OSError]:
+        """Set the values, which lie one behind the other, of `keys`; by their place, why not for those not taken."""
+        failed: dict[int, OSError] = {}
+        at, size = 0, self.value_bytes
+        while at < len(keys):
+            end = min(at + _BATCH, len(keys))
+            at += self._batch(_MAP_UPDATE_BATCH, keys[at:end], values[at * size : end * size])
+            if at < end:
+                # The one that it stopped at, or without batches each.
+                self.value.raw = bytes(values[at * size : (at + 1) * size])
+                try:
+                    self.put(keys[at])
+                except OSError as error:
+                    failed[at] = error
+                at += 1
+        return failed
+
     def delete_all(self, keys: Iterable[bytes]) -> None:
         """Delete these keys, as far as they are there."""
         rest = list(keys)
-        while rest:
-            batch, rest = rest[:_BATCH], rest[_BATCH:]
-            block = ctypes.create_string_buffer(b"".join(batch))
-            attributes = _batch(0, 0, block, None, len(batch), self.fd)
-            result = self._call(_MAP_DELETE_BATCH, ctypes.addressof(attributes), len(attributes))
-            if result < 0:
-                # One that is not there ends the batch.
-                for key in batch:
-                    self.delete(key)
+        at = 0
+        while at < len(rest):
+            end = min(at + _BATCH, len(rest))
+            at += self._batch(_MAP_DELETE_BATCH, rest[at:end], None)
+            if at < end:
+                self.delete(rest[at])
+                at += 1
+
+    def _batch(self, command: int, keys: Sequence[bytes], values: bytes | bytearray | None) -> int:
+        """How many of them, from the first on, the kernel has dealt with."""
+        if not self._batches:
+            return 0
+        key_block = ctypes.create_string_buffer(b"".join(keys), len(keys) * self.key_bytes)
+        value_block = None if values is None else ctypes.create_string_buffer(bytes(values), len(values))
+        attributes = _batch_attributes(0, 0, key_block, value_block, len(keys), self.fd)
+        result = self._call(command, ctypes.addressof(attributes), len(attributes))
+        if result >= 0:
+            return len(keys)
+        if -result in _UNKNOWN:
+            self._batches = False
+            return 0
+        (count,) = struct.unpack_from("=I", attributes, 32)
+        return count if count < len(keys) else 0
 
     def _found(self, result: int) -> bool:
         if result >= 0:
@@ -173,7 +227,7 @@ class Map:
         raise OSError(-result, os.strerror(-result))
 
 
-def _batch(
+def _batch_attributes(
     start: int,
     end: int,
     keys: "ctypes.Array[ctypes.c_char]",
@@ -196,7 +250,10 @@ def _batch(
 
 
 def create_map(definition: "MapDefinition") -> Map:
-    """A new map."""
+    """A new map. Raises Refused."""
+    if not _system.known:
+        bits = 8 * ctypes.sizeof(ctypes.c_void_p)
+        raise Refused(f"the bpf system call of a process of {bits} bits on {os.uname().machine} is not known")
     try:
         fd = _system.run(
             _MAP_CREATE,
@@ -276,13 +333,23 @@ def attached(ifindex: int) -> int:
     return count
 
 
-def test_run(program: int, packet: bytes, repeat: int = 1, gso_bytes: int = 0) -> tuple[int, bytes, int]:
-    """Run a program on a packet, without an interface: (its result, the packet after it, ns on average).
+class Run(NamedTuple):
+    """A program's result on a packet, the packet after it, ns on average, and the priority that it has given it."""
+
+    result: int
+    packet: bytes
+    ns: int
+    priority: int
+
+
+def test_run(program: int, packet: bytes, repeat: int = 1, gso_bytes: int = 0) -> Run:
+    """Run a program on a packet, without an interface.
 
     With `gso_bytes` the packet is several in one, of so many bytes each.
     """
     # struct __sk_buff up to `gso_size`, which is its last word but one.
     context = ctypes.create_string_buffer(struct.pack("=176xI", gso_bytes), 180)
+    told = ctypes.create_string_buffer(256)
     into = ctypes.create_string_buffer(65536)
     given = ctypes.create_string_buffer(packet, len(packet))
     block = struct.pack(
@@ -296,9 +363,9 @@ def test_run(program: int, packet: bytes, repeat: int = 1, gso_bytes: int = 0) -
         repeat,
         0,
         len(context),
-        0,
+        len(told),
         ctypes.addressof(context),
-        0,
+        ctypes.addressof(told),
         0,
         0,
         0,
@@ -307,7 +374,8 @@ def test_run(program: int, packet: bytes, repeat: int = 1, gso_bytes: int = 0) -
     _system.call(_PROG_TEST_RUN, ctypes.addressof(attributes), len(block))
     result, _, size = struct.unpack_from("=III", attributes, 4)
     (duration,) = struct.unpack_from("=I", attributes, 36)
-    return result, into.raw[:size], duration
+    (priority,) = struct.unpack_from("=I", told, 32)
+    return Run(result, into.raw[:size], duration, priority)
 
 
 def _capable() -> bool:

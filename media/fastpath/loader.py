@@ -1,19 +1,23 @@
 """Loads the kernel program and attaches it where media comes in: the part of the process that owns the workers.
 
 Nothing is pinned: when the process ends, however it ends, its TCX links end with it and the packets come to the
-sockets. A filter by clsact (before Linux 6.6) would stay, but forwards nothing once the leases of the workers are over.
+sockets. A filter by clsact (before Linux 6.6) would stay, but forwards nothing once the leases of the workers are over;
+the next process takes it away.
 """
 
 import contextlib
 import errno
 import os
+import secrets
+import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from media.fastpath import bpf, elf, table
 from media.fastpath.build import OBJECT
-from media.fastpath.netlink import XFRM, Interface, Netlink, canonical
+from media.fastpath.ipsec import Policies
+from media.fastpath.netlink import Interface, Netlink, canonical
 
 NAME = "sbc_rtp"
 WORKERS_MAX = 1024
@@ -71,7 +75,10 @@ class FastPath:
     def __init__(self, hosts: Iterable[str], path: Path = OBJECT, tcx: bool = True) -> None:
         self._links: dict[int, int] = {}
         self._filters: list[int] = []
+        self._mark: _Mark | None = None
         self._next_worker = 0
+        self.policies: Policies | None = None
+        """The IPsec policies of this host, of which the workers must be told; None: this kernel has none."""
         self.interfaces: tuple[str, ...] = ()
         self.without: tuple[str, ...] = ()
         """Why some of the addresses do without."""
@@ -128,14 +135,18 @@ class FastPath:
             for ifindex in self._filters:
                 # Where the interface is gone, so is the filter.
                 with contextlib.suppress(OSError):
-                    netlink.delete_filter(ifindex, os.getpid())
+                    if self._mark is not None:
+                        netlink.delete_filter(ifindex, self._mark.number)
             netlink.close()
-        self._links, self._filters = {}, []
+        if self._mark is not None:
+            self._mark.close()
+        if self.policies is not None:
+            self.policies.close()
+        self._links, self._filters, self._mark, self.policies = {}, [], None, None
         self._loaded.close()
 
     def _attach(self, hosts: Iterable[str], tcx: bool) -> None:
-        if _ipsec():
-            raise Unavailable("this host has IPsec policies")
+        self.policies = _policies()
         suited, without = survey(hosts)
         names: list[str] = []
         netlink = Netlink()
@@ -161,26 +172,63 @@ class FastPath:
                 # Before Linux 6.6 there is no such kind of link.
                 if error.errno != errno.EINVAL:
                     raise
+        self._mark = self._mark or _Mark()
         for handle in netlink.filters(ifindex, NAME):
             # Of a process that was killed: it forwards nothing any more, but nobody else will take it away.
-            if not Path(f"/proc/{handle}").exists():
+            if not _Mark.is_of_somebody(handle):
                 netlink.delete_filter(ifindex, handle)
-        netlink.add_filter(ifindex, self._loaded.program, NAME, os.getpid())
+        netlink.add_filter(ifindex, self._loaded.program, NAME, self._mark.number)
         self._filters.append(ifindex)
 
 
-def _ipsec() -> bool:
-    """Whether there are IPsec policies (ip-xfrm(8)): what the program forwards would leave in clear."""
+class _Mark:
+    """A number for what would outlive this process, and whether whose it is lives.
+
+    That is shown by a socket with an abstract name (unix(7)), which like an interface belongs to a network namespace:
+    a process id may be that of another process in another container.
+    """
+
+    def __init__(self) -> None:
+        while True:
+            self.number = secrets.randbelow(0xFFFFFFFE) + 1
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                self._sock.bind(self._name(self.number))
+                return
+            except OSError as error:
+                self._sock.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
+
+    def close(self) -> None:
+        """The number is nobody's from now on."""
+        self._sock.close()
+
+    @classmethod
+    def is_of_somebody(cls, number: int) -> bool:
+        """Whether the process with this number lives."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.connect(cls._name(number))
+            except ConnectionRefusedError:
+                return False
+            except OSError:
+                pass  # Whatever else it is, somebody is there.
+        return True
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"\0{NAME}.{number:08x}"
+
+
+def _policies() -> Policies | None:
+    """The IPsec policies of this host, None of a kernel that has none."""
     try:
-        netlink = Netlink(XFRM)
-    except OSError:
-        return False  # A kernel without them.
-    try:
-        return netlink.policies() > 0
+        return Policies()
     except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT):
+            return None
         raise Unavailable(f"the kernel does not tell its IPsec policies: {error.strerror}") from error
-    finally:
-        netlink.close()
 
 
 def _clock_offset() -> bool:

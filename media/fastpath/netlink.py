@@ -1,4 +1,5 @@
-"""As much rtnetlink (rtnetlink(7)) as the fast path needs: interfaces, addresses, routes, and filters before TCX."""
+"""As much netlink (rtnetlink(7)) as the fast path needs: interfaces, addresses, routes and their rules, IPsec policies,
+and filters before TCX."""
 
 import errno
 import os
@@ -20,12 +21,17 @@ _DONE = 3
 _NEWLINK, _GETLINK = 16, 18
 _NEWADDR, _GETADDR = 20, 22
 _NEWROUTE, _GETROUTE = 24, 26
+_GETRULE = 34
 _NEWQDISC = 36
 _NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 
 # linux/xfrm.h
 XFRM = 6
-_GETSPDINFO = 0x25
+_GETPOLICY = 0x15
+_GETDEFAULT = 0x28
+_POLICY_ID = bytes(64)
+POLICY_CHANGES = 1 << 3
+"""The group that hears of policies that come and go; to join it takes CAP_NET_ADMIN."""
 
 _REQUEST = 0x1
 _ACK = 0x4
@@ -35,8 +41,11 @@ _CREATE = 0x400
 _REPLACE = 0x100
 
 # linux/rtnetlink.h: groups of which a change of ways is told.
-_GROUPS = 1 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10
-"""Links, IPv4 addresses, IPv4 routes, IPv6 addresses, IPv6 routes."""
+_GROUPS = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
+"""Links, IPv4 addresses, routes and rules, IPv6 addresses, routes and rules."""
+# linux/fib_rules.h: FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE.
+_RULE = struct.Struct("=8xI")
+_OF_PORTS = {22, 23, 24}
 
 _UNICAST = 1
 _LOCAL = 2
@@ -52,8 +61,12 @@ _PRIORITY = 1
 _ALL_PROTOCOLS = socket.htons(0x0003)
 _DIRECT_ACTION = 1
 
+_UDP = bytes([17])
+
 BUFFER = 65536
 DEADLINE_S = 2.0
+
+Address = tuple[str, int]
 
 
 def canonical(host: str) -> str:
@@ -99,7 +112,7 @@ class Netlink:
         found = {}
         for body in self._request(_GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0)):
             _, kind, index, flags, _ = _LINK.unpack_from(body)
-            attributes = _attributes(body, _LINK.size)
+            attributes = attributes_of(body, _LINK.size)
             name = attributes.get(3, b"?").rstrip(b"\0").decode("utf-8", "replace")
             mtu = int.from_bytes(attributes.get(4, b""), sys.byteorder)
             found[index] = Interface(index, name, kind == _ETHERNET, bool(flags & _UP), mtu)
@@ -110,7 +123,7 @@ class Netlink:
         found = {}
         for body in self._request(_GETADDR, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)):
             family, _, _, _, index = _ADDRESS.unpack_from(body)
-            attributes = _attributes(body, _ADDRESS.size)
+            attributes = attributes_of(body, _ADDRESS.size)
             # IFA_LOCAL; on a point-to-point interface IFA_ADDRESS is the other end.
             packed = attributes.get(2, attributes.get(1))
             if packed is not None and family in (socket.AF_INET, socket.AF_INET6):
@@ -122,44 +135,65 @@ class Netlink:
         found = []
         for body in self._request(_GETTFILTER, _DUMP, self._filter(ifindex, 0)):
             handle = _TC.unpack_from(body)[3]
-            attributes = _attributes(body, _TC.size)
-            options = _attributes(attributes.get(2, b""), 0)
+            attributes = attributes_of(body, _TC.size)
+            options = attributes_of(attributes.get(2, b""), 0)
             if attributes.get(1) == b"bpf\0" and options.get(7) == name.encode() + b"\0":
                 found.append(handle)
         return found
 
-    def policies(self) -> int:
-        """How many IPsec policies there are; of a socket for XFRM. Takes CAP_NET_ADMIN."""
-        (answer,) = self._request(_GETSPDINFO, 0, bytes(4))
-        # struct xfrmu_spdinfo: in, out, forwarded; those of sockets follow and are for those sockets alone.
-        return sum(struct.unpack_from("=III", _attributes(answer, 4)[1]))
+    def rules_of_ports(self) -> bool:
+        """Whether there are routing rules (ip-rule(8)) that ask for ports or for the protocol."""
+        try:
+            rules = self._request(_GETRULE, _DUMP, _RULE.pack(0))
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return False  # A kernel without rules.
+            raise
+        return any(_OF_PORTS & attributes_of(rule, _RULE.size).keys() for rule in rules)
 
-    def route(self, local: str, remote: str) -> Hop | str:
-        """The way from an address of ours to a host, or why there is none that leaves this machine."""
-        family = socket.AF_INET6 if ":" in remote else socket.AF_INET
-        target, source = socket.inet_pton(family, remote), socket.inet_pton(family, local)
-        body = _ROUTE.pack(family, 8 * len(target), 8 * len(source), 0, 0, 0, 0, 0, 0)
-        body += _attribute(1, target) + _attribute(2, source)
+    def policies(self) -> list[bytes]:
+        """All IPsec policies, as struct xfrm_userpolicy_info with its attributes; of a socket for XFRM. Takes
+        CAP_NET_ADMIN."""
+        return self._request(_GETPOLICY, _DUMP, _POLICY_ID)
+
+    def default_policy(self) -> bytes:
+        """What holds where no policy does: struct xfrm_userpolicy_default. Likewise."""
+        (answer,) = self._request(_GETDEFAULT, 0, bytes(3))
+        return answer
+
+    def route(self, local: Address, remote: Address, tos: int = 0, ports: bool = False) -> Hop | str:
+        """The way of UDP with this `tos` from an address of ours to a host, or why there is none that leaves this host.
+
+        Its ports are told only with `ports`: for rules that ask for them, or where the hash of multipath does.
+        """
+        to = remote[0]
+        family = socket.AF_INET6 if ":" in to else socket.AF_INET
+        target, source = socket.inet_pton(family, to), socket.inet_pton(family, local[0])
+        body = _ROUTE.pack(family, 8 * len(target), 8 * len(source), tos, 0, 0, 0, 0, 0)
+        body += attribute(1, target) + attribute(2, source)
+        if ports:
+            body += attribute(27, _UDP)
+            body += attribute(28, local[1].to_bytes(2, "big")) + attribute(29, remote[1].to_bytes(2, "big"))
         try:
             (answer,) = self._request(_GETROUTE, 0, body)
         except (OSError, ValueError) as error:
-            return f"no route to {remote} ({error})"
+            return f"no route to {to} ({error})"
         kind = _ROUTE.unpack_from(answer)[7]
         if kind == _LOCAL:
-            return f"{remote} is this machine itself"
+            return f"{to} is this machine itself"
         if kind != _UNICAST:
-            return f"no unicast route to {remote}"
-        attributes = _attributes(answer, _ROUTE.size)
+            return f"no unicast route to {to}"
+        attributes = attributes_of(answer, _ROUTE.size)
         if 4 not in attributes:
-            return f"the route to {remote} names no interface"
-        gateway = remote
+            return f"the route to {to} names no interface"
+        gateway = to
         if 5 in attributes:
             gateway = socket.inet_ntop(family, attributes[5])
         elif 18 in attributes:
             # RTA_VIA (RFC 5549): an IPv6 gateway of an IPv4 route, with its family before it.
             via = attributes[18]
             gateway = socket.inet_ntop(int.from_bytes(via[:2], sys.byteorder), via[2:])
-        metrics = _attributes(attributes.get(8, b""), 0)
+        metrics = attributes_of(attributes.get(8, b""), 0)
         return Hop(
             int.from_bytes(attributes[4], sys.byteorder),
             gateway,
@@ -168,23 +202,23 @@ class Netlink:
 
     def add_filter(self, ifindex: int, program: int, name: str, handle: int) -> None:
         """Attach a program to the ingress of an interface by clsact. It stays until it is deleted."""
-        qdisc = _TC.pack(0, 0, ifindex, _CLSACT_PARENT, _CLSACT, 0) + _attribute(1, b"clsact\0")
+        qdisc = _TC.pack(0, 0, ifindex, _CLSACT_PARENT, _CLSACT, 0) + attribute(1, b"clsact\0")
         try:
             self._request(_NEWQDISC, _ACK | _CREATE | _EXCL, qdisc)
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
-        options = _attribute(6, struct.pack("=I", program)) + _attribute(7, name.encode() + b"\0")
-        options += _attribute(8, struct.pack("=I", _DIRECT_ACTION))
+        options = attribute(6, struct.pack("=I", program)) + attribute(7, name.encode() + b"\0")
+        options += attribute(8, struct.pack("=I", _DIRECT_ACTION))
         self._request(
             _NEWTFILTER,
             _ACK | _CREATE | _REPLACE,
-            self._filter(ifindex, handle) + _attribute(1, b"bpf\0") + _attribute(2, options),
+            self._filter(ifindex, handle) + attribute(1, b"bpf\0") + attribute(2, options),
         )
 
     def delete_filter(self, ifindex: int, handle: int) -> None:
         """Take away what `add_filter` attached."""
-        self._request(_DELTFILTER, _ACK, self._filter(ifindex, handle) + _attribute(1, b"bpf\0"))
+        self._request(_DELTFILTER, _ACK, self._filter(ifindex, handle) + attribute(1, b"bpf\0"))
 
     @staticmethod
     def _filter(ifindex: int, handle: int) -> bytes:
@@ -212,15 +246,22 @@ class Netlink:
 
 
 class Changes:
-    """Tells that links, addresses or routes have changed; which, is for those who ask anew to find out."""
+    """Tells that links, addresses, routes or their rules have changed, or what other `groups` of a netlink protocol are
+    told; which, is for those who ask anew to find out. Raises OSError where one may not listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE, groups: int = _GROUPS) -> None:
         self._sock = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            socket.NETLINK_ROUTE,
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol
         )
-        self._sock.bind((0, _GROUPS))
+        try:
+            self._sock.bind((0, groups))
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when something has changed."""
+        return self._sock.fileno()
 
     def close(self) -> None:
         """Close the socket."""
@@ -253,7 +294,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += length + 3 & ~3
 
 
-def _attributes(data: bytes, at: int) -> dict[int, bytes]:
+def attributes_of(data: bytes, at: int) -> dict[int, bytes]:
     """Attributes by type, the last of each."""
     found = {}
     while at + _ATTRIBUTE.size <= len(data):
@@ -266,5 +307,6 @@ def _attributes(data: bytes, at: int) -> dict[int, bytes]:
     return found
 
 
-def _attribute(kind: int, content: bytes) -> bytes:
+def attribute(kind: int, content: bytes) -> bytes:
+    """An attribute as it lies behind a message."""
     return _ATTRIBUTE.pack(4 + len(content), kind) + content + bytes(-len(content) % 4)

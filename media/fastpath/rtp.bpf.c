@@ -81,7 +81,8 @@ struct flow {
 	__u32 incoming; /* the interface that leads to the sender */
 	__u8 tos;
 	__u8 next_hop_family;
-	__u8 unused[6];
+	__u8 unused[2];
+	__u32 priority; /* for the queues on the way out, as a socket's (IP_TOS sets it) */
 
 	/* What was seen; the relay writes the state that it has reached, and reads how it went on. */
 	__u64 packets;
@@ -320,7 +321,7 @@ INLINE int surface(struct __sk_buff *skb, struct flow_key *key, __u32 offset)
  * Out by the flow's interface. The kernel knows the neighbour's MAC and asks for it when it does not; the packet goes by
  * the queues of the interface, where tcpdump sees it.
  */
-INLINE int send(const struct flow *flow)
+INLINE int send(struct __sk_buff *skb, const struct flow *flow)
 {
 	struct bpf_redir_neigh to = {};
 
@@ -331,6 +332,7 @@ INLINE int send(const struct flow *flow)
 		to.ipv6_nh[2] = flow->next_hop[2];
 		to.ipv6_nh[3] = flow->next_hop[3];
 	}
+	skb->priority = flow->priority;
 	return redirect_neigh(flow->ifindex, &to, sizeof(to), 0);
 }
 
@@ -402,7 +404,7 @@ INLINE int relay4(struct __sk_buff *skb)
 	    store_bytes(skb, ETH_HLEN + sizeof(new), &flow->source_port, 4, 0))
 		return TC_ACT_SHOT;
 	count(flow, &rtp, ip_bytes - sizeof(old) - sizeof(udp), now);
-	return send(flow);
+	return send(skb, flow);
 }
 
 /* Where UDP begins in an IPv6 packet, behind extension headers and in a first fragment too (RFC 8200 s.4); 0 if nowhere. */
@@ -500,7 +502,7 @@ INLINE int relay6(struct __sk_buff *skb)
 	    store_bytes(skb, ETH_HLEN + sizeof(new), &flow->source_port, 4, 0))
 		return TC_ACT_SHOT;
 	count(flow, &rtp, udp_bytes - sizeof(udp), now);
-	return send(flow);
+	return send(skb, flow);
 }
 
 /*

@@ -6,14 +6,17 @@ state of `media.rtp.Reception` that it was given; to read it on is to take that 
 
 import socket
 import struct
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from media.fastpath.bpf import Map
 from media.rtp import State
 
+if TYPE_CHECKING:
+    import ctypes
+
 _KEY = struct.Struct("=16s16s2s2sI")
-_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIIBB6x")
+_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIIBBxxI")
 _STATE = struct.Struct("=QQQQQQQqqIIIIIiIIIBBBx")
 KEY_BYTES = _KEY.size
 FLOW_BYTES = _SETTINGS.size + _STATE.size
@@ -22,6 +25,9 @@ _LEASE = struct.Struct("=Q")
 _SLOT = struct.Struct("=I")
 LEASE_BYTES = _LEASE.size
 SLOT_BYTES = _SLOT.size
+
+# Below that it costs more to prepare a batch than its calls do.
+WORTH_A_BATCH = 4
 
 # As in the kernel program.
 FLOWS_MAX = 65536
@@ -48,6 +54,23 @@ class Course(NamedTuple):
     ifindex: int
     mtu: int
     tos: int
+    priority: int = 0
+    """For the queues on the way out (SO_PRIORITY of socket(7))."""
+
+
+class Entry(NamedTuple):
+    """A flow to forward: what comes by the key `flow` and has one of the `allowed` payload types, as bitmaps.
+
+    `timed` are those of them whose timestamps count in `tick_s`, so that their jitter can be measured. The first packet
+    to be forwarded is the one that follows `state`.
+    """
+
+    flow: bytes
+    course: Course
+    allowed: int
+    timed: int
+    tick_s: float
+    state: State
 
 
 def key(local: Address, remote: Address) -> bytes:
@@ -95,35 +118,53 @@ class FlowTable:
         _LEASE.pack_into(self._leases.value, 0, 0)
         self._leases.put(self._slot)
 
-    def put(self, flow: bytes, course: Course, allowed: int, timed: int, tick_s: float, state: State) -> None:
-        """Forward what comes by the key `flow` and has one of the `allowed` payload types.
+    def put(self, entry: Entry) -> None:
+        """Forward a flow. Raises OSError (ENOSPC or E2BIG: the table is full)."""
+        self._write(entry, self._flows.value, 0)
+        self._flows.put(entry.flow)
 
-        `timed` are those of them whose timestamps count in `tick_s`, so that their jitter can be measured. The first
-        packet to be forwarded is the one that follows `state`. Raises OSError (ENOSPC or E2BIG: the table is full).
-        """
+    def put_all(self, entries: Sequence[Entry]) -> dict[int, OSError]:
+        """Forward all of these, in one call where the kernel has it; why not, for those that it does not take, by their
+        place."""
+        if len(entries) < WORTH_A_BATCH:
+            failed = {}
+            for place, entry in enumerate(entries):
+                try:
+                    self.put(entry)
+                except OSError as error:
+                    failed[place] = error
+            return failed
+        values = bytearray(FLOW_BYTES * len(entries))
+        for place, entry in enumerate(entries):
+            self._write(entry, values, FLOW_BYTES * place)
+        return self._flows.put_all([entry.flow for entry in entries], values)
+
+    def _write(self, entry: Entry, into: "bytearray | ctypes.Array[ctypes.c_char]", at: int) -> None:
+        course = entry.course
         family = _family(course.source[0])
+        hop = _family(course.next_hop)
         _SETTINGS.pack_into(
-            self._flows.value,
-            0,
-            allowed & 0xFFFFFFFFFFFFFFFF,
-            allowed >> 64,
-            timed & 0xFFFFFFFFFFFFFFFF,
-            timed >> 64,
+            into,
+            at,
+            entry.allowed & 0xFFFFFFFFFFFFFFFF,
+            entry.allowed >> 64,
+            entry.timed & 0xFFFFFFFFFFFFFFFF,
+            entry.timed >> 64,
             socket.inet_pton(family, course.source[0]),
             socket.inet_pton(family, course.target[0]),
-            socket.inet_pton(_family(course.next_hop), course.next_hop),
+            socket.inet_pton(hop, course.next_hop),
             course.source[1].to_bytes(2, "big"),
             course.target[1].to_bytes(2, "big"),
             course.ifindex,
             course.mtu,
-            int(tick_s * 256e9),
+            int(entry.tick_s * 256e9),
             self._worker,
             course.incoming,
             course.tos,
-            _FAMILIES[_family(course.next_hop)],
+            _FAMILIES[hop],
+            course.priority,
         )
-        _STATE.pack_into(self._flows.value, _SETTINGS.size, *state)
-        self._flows.put(flow)
+        _STATE.pack_into(into, at + _SETTINGS.size, *entry.state)
 
     def read(self, flow: bytes) -> State | None:
         """How far the kernel has come with a flow; None if it is not in the table."""

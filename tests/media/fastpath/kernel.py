@@ -40,19 +40,20 @@ class Kernel:
         mtu: int = 1500,
         tos: int = 184,
         incoming: int = 1,
+        priority: int = 0,
     ) -> bytes:
         """Forward what comes from PEER to US on to FAR_PEER; the key."""
         us, peer, far_us, far_peer = (US6, PEER6, FAR_US6, FAR_PEER6) if six else (US, PEER, FAR_US, FAR_PEER)
         flow = table.key(us, peer)
-        course = table.Course(incoming, far_us, far_peer, far_peer[0], 1, mtu, tos)
+        course = table.Course(incoming, far_us, far_peer, far_peer[0], 1, mtu, tos, priority)
         bits = table.bitmap(allowed), table.bitmap(timed)
-        self.table.put(flow, course, *bits, 1 / 8000, seen.state())
+        self.table.put(table.Entry(flow, course, *bits, 1 / 8000, seen.state()))
         return flow
 
     def run(self, frame: bytes, gso_bytes: int = 0) -> tuple[int, bytes]:
         """The program's verdict on a frame (of several packets of `gso_bytes`), and the frame after it."""
-        verdict, after, _ = bpf.test_run(self.loaded.program, frame, gso_bytes=gso_bytes)
-        return verdict, after
+        done = bpf.test_run(self.loaded.program, frame, gso_bytes=gso_bytes)
+        return done.result, done.packet
 
 
 def reception(packets: int = 1, seq: int = 100, ssrc: int = 0xABCD, payload_type: int = 0) -> Reception:

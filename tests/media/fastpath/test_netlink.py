@@ -7,14 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from media.fastpath import ways
-from media.fastpath.loader import FastPath, Unavailable, survey
-from media.fastpath.netlink import Hop, Netlink, canonical
+from media.fastpath.loader import survey
+from media.fastpath.netlink import Address, Hop, Netlink, canonical
 from media.fastpath.ways import Ways
-from tests.harness import fastpath
 from tests.harness.netns import inside, ip
 from tests.lab.namespaces import obstacle
 
 NAME = f"netlink{os.getpid()}"
+
+
+def find(known: Ways, local: str, remote: str) -> Hop | str:
+    """The way of a packet between any two ports."""
+    return known.find((local, 20000), (remote, 4000))
 
 
 @pytest.fixture
@@ -40,30 +44,30 @@ def net() -> Iterator[int]:
 
 
 def test_a_neighbour_is_its_own_next_hop(net: int) -> None:
-    assert Ways().find("192.0.2.1", "192.0.2.9") == Hop(net, "192.0.2.9", 1500)
-    assert Ways().find("2001:db8::1", "2001:db8::9") == Hop(net, "2001:db8::9", 1500)
+    assert find(Ways(), "192.0.2.1", "192.0.2.9") == Hop(net, "192.0.2.9", 1500)
+    assert find(Ways(), "2001:db8::1", "2001:db8::9") == Hop(net, "2001:db8::9", 1500)
 
 
 def test_a_gateway_is_the_next_hop(net: int) -> None:
     ip("-n", NAME, "route", "add", "default", "via", "192.0.2.254")
     ip("-n", NAME, "-6", "route", "add", "default", "via", "2001:db8::ff", "mtu", "1280")
-    assert Ways().find("192.0.2.1", "198.51.100.7") == Hop(net, "192.0.2.254", 1500)
-    assert Ways().find("2001:db8::1", "2001:db8:1::7") == Hop(net, "2001:db8::ff", 1280)
+    assert find(Ways(), "192.0.2.1", "198.51.100.7") == Hop(net, "192.0.2.254", 1500)
+    assert find(Ways(), "2001:db8::1", "2001:db8:1::7") == Hop(net, "2001:db8::ff", 1280)
 
 
 def test_the_gateway_of_an_ipv4_route_may_be_ipv6(net: int) -> None:
     """RFC 5549."""
     ip("-n", NAME, "route", "add", "198.51.100.0/24", "via", "inet6", "2001:db8::ff", "dev", "out")
-    assert Ways().find("192.0.2.1", "198.51.100.7") == Hop(net, "2001:db8::ff", 1500)
+    assert find(Ways(), "192.0.2.1", "198.51.100.7") == Hop(net, "2001:db8::ff", 1500)
 
 
 def test_policy_routing_goes_by_our_address(net: int) -> None:
     ip("-n", NAME, "address", "add", "192.0.2.2/24", "dev", "out")
     ip("-n", NAME, "route", "add", "default", "via", "192.0.2.253", "table", "7")
     ip("-n", NAME, "rule", "add", "from", "192.0.2.2", "table", "7")
-    assert Ways().find("192.0.2.2", "198.51.100.7") == Hop(net, "192.0.2.253", 1500)
+    assert find(Ways(), "192.0.2.2", "198.51.100.7") == Hop(net, "192.0.2.253", 1500)
     assert (
-        Ways().find("192.0.2.1", "198.51.100.7")
+        find(Ways(), "192.0.2.1", "198.51.100.7")
         == "no route to 198.51.100.7 ([Errno 101] Network is unreachable)"
     )
 
@@ -81,24 +85,24 @@ def test_policy_routing_goes_by_our_address(net: int) -> None:
     ],
 )
 def test_other_ways_are_told_why_not(net: int, local: str, remote: str, reason: str) -> None:
-    assert Ways().find(local, remote) == reason
+    assert find(Ways(), local, remote) == reason
 
 
 def test_a_blackhole_is_no_way(net: int) -> None:
     ip("-n", NAME, "route", "add", "blackhole", "198.51.100.0/24")
-    assert str(Ways().find("192.0.2.1", "198.51.100.7")).startswith("no route to 198.51.100.7")
+    assert str(find(Ways(), "192.0.2.1", "198.51.100.7")).startswith("no route to 198.51.100.7")
 
 
 def test_ways_are_remembered_until_something_changes(net: int) -> None:
     known = Ways()
-    before = known.find("192.0.2.1", "192.0.2.9")
+    before = find(known, "192.0.2.1", "192.0.2.9")
     assert not known.changed()
     ip("-n", NAME, "link", "set", "out", "mtu", "900")
     deadline = time.monotonic() + 5
     while not known.changed():
-        assert known.find("192.0.2.1", "192.0.2.9") == before
+        assert find(known, "192.0.2.1", "192.0.2.9") == before
         assert time.monotonic() < deadline
-    assert known.find("192.0.2.1", "192.0.2.9") == Hop(net, "192.0.2.9", 900)
+    assert find(known, "192.0.2.1", "192.0.2.9") == Hop(net, "192.0.2.9", 900)
     assert not known.changed()
     known.close()
 
@@ -108,20 +112,20 @@ def test_all_ways_are_asked_for_again_in_turn(net: int, monkeypatch: pytest.Monk
     known = Ways()
     hosts = [f"192.0.2.{number}" for number in range(2, 92)]
     for host in hosts:
-        known.find("192.0.2.1", host)
+        find(known, "192.0.2.1", host)
     known.changed()
     monkeypatch.setattr(known._changes, "happened", lambda: False)
     asked: list[str] = []
 
-    def route(_: Netlink, local: str, remote: str) -> Hop:
-        asked.append(remote)
-        return Hop(net, remote, 576)
+    def route(_: Netlink, local: Address, remote: Address, tos: int, ports: bool) -> Hop:
+        asked.append(remote[0])
+        return Hop(net, remote[0], 576)
 
     monkeypatch.setattr(Netlink, "route", route)
     rounds = [known.changed() for _ in range(ways.ROUNDS)]
     assert rounds[0] and set(asked) == set(hosts)
     assert len(asked) <= 4 * ways.ROUNDS
-    assert known.find("192.0.2.1", hosts[0]) == Hop(net, hosts[0], 576)
+    assert find(known, "192.0.2.1", hosts[0]) == Hop(net, hosts[0], 576)
 
 
 def test_a_change_of_routes_is_dealt_with_in_parts(net: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +133,7 @@ def test_a_change_of_routes_is_dealt_with_in_parts(net: int, monkeypatch: pytest
     known = Ways()
     hosts = [f"192.0.2.{number}" for number in range(2, 102)]
     for host in hosts:
-        known.find("192.0.2.1", host)
+        find(known, "192.0.2.1", host)
     ip("-n", NAME, "link", "set", "out", "mtu", "900")
     rounds = 0
     while any(way.mtu != 900 for way in known._known.values() if isinstance(way, Hop)):
@@ -143,7 +147,7 @@ def test_a_multitude_of_peers_is_not_remembered(net: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(ways, "MAX_WAYS", 50)
     known = Ways()
     for number in range(1, 200):
-        assert isinstance(known.find("192.0.2.1", f"192.0.2.{1 + number}"), Hop)
+        assert isinstance(find(known, "192.0.2.1", f"192.0.2.{1 + number}"), Hop)
         assert len(known._known) <= 50
 
 
@@ -151,12 +155,3 @@ def test_interfaces_are_found_by_any_spelling_of_an_address(net: int) -> None:
     suited, without = survey(["2001:DB8:0:0::1", "192.0.2.1"])
     assert ([interface.name for interface in suited], without) == (["out"], [])
     assert canonical("2001:DB8:0:0::1") == "2001:db8::1"
-
-
-def test_a_host_with_ipsec_policies_has_no_kernel_path(net: int) -> None:
-    FastPath(["192.0.2.1"], fastpath.loadable()).close()
-    ends = ["src", "192.0.2.0/24", "dst", "198.51.100.0/24", "dir", "out"]
-    tunnel = ["tmpl", "src", "192.0.2.1", "dst", "192.0.2.9", "proto", "esp", "mode", "tunnel"]
-    ip("-n", NAME, "xfrm", "policy", "add", *ends, *tunnel)
-    with pytest.raises(Unavailable, match=r"^this host has IPsec policies$"):
-        FastPath(["192.0.2.1"], fastpath.loadable())

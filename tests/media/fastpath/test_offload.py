@@ -10,7 +10,7 @@ import pytest
 
 from media.fastpath import offload as module
 from media.fastpath import table
-from media.fastpath.netlink import Hop
+from media.fastpath.netlink import Address, Hop
 from media.fastpath.offload import Offload
 from media.stream import Port, RelayEnd, RelayStream
 from tests.harness.rtp import rtp_packet
@@ -33,8 +33,11 @@ WORKER = 3
 class _Ways:
     """A way to everybody by the interface that test runs come in by."""
 
-    def find(self, _: str, remote: str) -> Hop | str:
-        return Hop(1, remote, 1500)
+    def __init__(self, _: int) -> None:
+        pass
+
+    def find(self, _: Address, remote: Address) -> Hop | str:
+        return Hop(1, remote[0], 1500)
 
     def changed(self) -> bool:
         return False
@@ -94,7 +97,8 @@ def damage(fd: int) -> None:
 
 def down(place: Place) -> RelayEnd:
     """The end of PEER once the kernel forwards what comes from it."""
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
+    place.offload.settle(place.stream)
     assert place.stream.a.flow is not None and place.next() == FORWARDED
     return place.stream.a
 
@@ -109,7 +113,7 @@ def test_what_cannot_be_taken_is_deleted(place: Place, monkeypatch: pytest.Monke
     place.offload.take_up(end)
     assert end.flow is None
     assert place.next(2) == PASSED
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     assert place.lease() > time.monotonic() * 1e9
 
 
@@ -120,7 +124,7 @@ def test_what_cannot_even_be_deleted_ends_the_kernel_path(place: Place) -> None:
     assert end.flow is None
     # Not after five seconds: at once.
     assert place.next(2) == PASSED
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     assert place.lease() == 0 and place.stream.b.flow is None
     assert place.told[-1] == "the kernel's table fails: Invalid argument"
 
@@ -128,7 +132,7 @@ def test_what_cannot_even_be_deleted_ends_the_kernel_path(place: Place) -> None:
 def test_a_lease_that_cannot_be_renewed_runs_out(place: Place) -> None:
     down(place)
     damage(place.leases_fd)
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     assert place.stream.a.flow is place.stream.b.flow is None
     assert place.next(2) == PASSED
     assert place.told[-1] == "the kernel's table fails: Invalid argument"
@@ -162,30 +166,32 @@ def test_a_full_table_is_called_that(place: Place, monkeypatch: pytest.MonkeyPat
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(table.FlowTable, "put", full)
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.settle(place.stream)
+    place.offload.tick(time.monotonic())
     assert place.told == ["the kernel's table is full (65,536 flows)"]
 
 
 def test_the_kernel_is_told_of_once_it_has_begun(place: Place) -> None:
     now = time.monotonic()
+    place.offload.settle(place.stream)
     for _ in range(3):
-        place.offload.tick([place.stream], now)
+        place.offload.tick(now)
     assert place.stream.a.flow is not None and place.stream.b.flow is not None and place.told == []
     assert place.next() == FORWARDED
-    place.offload.tick([place.stream], now)
+    place.offload.tick(now)
     assert place.told == [""]
 
 
 def test_packets_out_of_line_are_the_reason_once_attempts_are_used_up(place: Place) -> None:
     down(place)
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     place.offload.take_up(place.stream.a)
     place.offload.settle(place.stream)
     for _ in range(module.MAX_ATTEMPTS + 1):
         place.offload.surface(place.stream.a)
         place.offload.retry()
     assert place.stream.a.flow is None
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     assert place.told == [
         "",
         "its packets come out of order, or not by the interface that leads to their sender",
@@ -196,20 +202,20 @@ def test_packets_out_of_line_are_the_reason_once_attempts_are_used_up(place: Pla
 
 def test_a_stream_on_hold_is_not_the_kernels(place: Place) -> None:
     down(place)
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     place.stream.a.receive = False
     place.offload.settle(place.stream)
     assert place.told == ["", "it is on hold"]
     place.stream.a.receive = True
     place.offload.settle(place.stream)
     assert place.next(2) == FORWARDED
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     assert place.told == ["", "it is on hold", ""]
 
 
 def test_a_party_that_is_another_now_is_not_heard_yet(place: Place) -> None:
     down(place)
-    place.offload.tick([place.stream], time.monotonic())
+    place.offload.tick(time.monotonic())
     place.stream.a.gate.source = None
     place.offload.settle(place.stream)
     assert place.told == ["", "its parties are not both heard"]

@@ -1,0 +1,114 @@
+"""IPsec policies of this host (ip-xfrm(8)): what they hold for must not be left to the kernel program.
+
+Packets that it forwards meet no policy: they would leave in clear, and one would be taken in clear that has to come
+encrypted. Only the process that loads the program may ask for policies (CAP_NET_ADMIN); the workers are told. Which of
+several policies comes first is not looked at: one that asks for something is enough to keep a stream in user space.
+"""
+
+import socket
+import struct
+from collections.abc import Iterable
+
+from media.fastpath.netlink import POLICY_CHANGES, XFRM, Address, Changes, Netlink, attributes_of
+
+MAX_POLICIES = 256
+"""With more of them every stream stays in user space: each would be compared with each."""
+
+# linux/xfrm.h: struct xfrm_userpolicy_info. Its selector: daddr, saddr, dport and its mask, sport and its mask, family,
+# prefix lengths of destination and source, protocol; further on direction and action.
+_INFO = struct.Struct("=16s16s2s2s2s2sHBBB11x64x32xIIBBBB4x")
+_IN, _OUT = 0, 1
+_BLOCK = 1
+_TEMPLATE = 5
+_UDP = 17
+
+Policy = tuple[int, bytes, int, bytes, int, int, int, int, int, int]
+"""Family (0: any), source and its prefix length, target and its prefix length, protocol (0: any), source port and its
+mask, target port and its mask: packets that a policy asks something of."""
+
+
+class Policies:
+    """The policies of this network namespace, and whether they change. Raises OSError without the right to ask.
+
+    `found` is None when there are too many of them, or when all that no policy holds for is blocked.
+    """
+
+    def __init__(self) -> None:
+        self._netlink = Netlink(XFRM)
+        self._changes: Changes | None = None
+        try:
+            self._changes = Changes(XFRM, POLICY_CHANGES)
+            self.found = self._ask()
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when policies may have changed."""
+        assert self._changes is not None
+        return self._changes.fileno()
+
+    def changed(self) -> bool:
+        """Whether `found` is another than before."""
+        assert self._changes is not None
+        self._changes.happened()
+        before = self.found
+        try:
+            self.found = self._ask()
+        except OSError:
+            self.found = None
+        return self.found != before
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._netlink.close()
+        if self._changes is not None:
+            self._changes.close()
+
+    def _ask(self) -> tuple[Policy, ...] | None:
+        try:
+            if _BLOCK in self._netlink.default_policy()[:3]:
+                return None
+        except OSError:
+            pass  # Before Linux 5.14 nothing is blocked by default.
+        found = tuple(dict.fromkeys(policies(self._netlink.policies())))
+        return found if len(found) <= MAX_POLICIES else None
+
+
+def policies(messages: Iterable[bytes]) -> Iterable[Policy]:
+    """Those of struct xfrm_userpolicy_info with attributes that ask something of packets that come in or go out."""
+    for message in messages:
+        info = _INFO.unpack_from(message)
+        target, source, dport, dport_mask, sport, sport_mask, family, bits, from_bits, protocol = info[:10]
+        direction, action = info[12:14]
+        asks = action == _BLOCK or attributes_of(message, _INFO.size).get(_TEMPLATE)
+        if direction in (_IN, _OUT) and asks:
+            size = 16 if family == socket.AF_INET6 else 4
+            wanted = int.from_bytes(sport, "big"), int.from_bytes(sport_mask, "big")
+            wanted_there = int.from_bytes(dport, "big"), int.from_bytes(dport_mask, "big")
+            yield family, source[:size], from_bits, target[:size], bits, protocol, *wanted, *wanted_there
+
+
+def holds(found: Iterable[Policy], source: Address, target: Address) -> bool:
+    """Whether any of the policies is for UDP from `source` to `target`."""
+    family = socket.AF_INET6 if ":" in source[0] else socket.AF_INET
+    packed = socket.inet_pton(family, source[0]), socket.inet_pton(family, target[0])
+    for version, sources, from_bits, targets, bits, protocol, sport, sport_mask, dport, dport_mask in found:
+        if (
+            version in (0, family)
+            and protocol in (0, _UDP)
+            and (source[1] ^ sport) & sport_mask == 0
+            and (target[1] ^ dport) & dport_mask == 0
+            and _within(packed[0], sources, from_bits)
+            and _within(packed[1], targets, bits)
+        ):
+            return True
+    return False
+
+
+def _within(host: bytes, prefix: bytes, bits: int) -> bool:
+    shift = 8 * len(host) - bits
+    return (
+        bits == 0
+        or int.from_bytes(host, "big") >> shift == int.from_bytes(prefix[: len(host)], "big") >> shift
+    )
