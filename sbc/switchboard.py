@@ -12,6 +12,7 @@ from typing import Any
 from config.model import Config
 from sbc.accounts import Accounts, challenge_decision
 from sbc.anchor import LocalAnchor, Party
+from sbc.answers import error_fields
 from sbc.decisions import Decision
 from sbc.record import CallRecord
 from sbc.routing import Router, Target
@@ -40,10 +41,10 @@ from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
 from signaling.leg import Leg
 from signaling.location import without_location
-from signaling.message import Request, Response
+from signaling.message import Request, Response, respond
 from signaling.topology import Guard
 from signaling.transaction import Effect as TransactionEffect
-from signaling.transaction import Transactions, Transmit
+from signaling.transaction import ServerTx, Transactions, Transmit
 from signaling.usage import same_flow
 
 # How long the relay may take to report the final counters of a call before the CDR is written without them.
@@ -70,7 +71,8 @@ class Switchboard:
 
     `calls` has them by id, `closing` those that are over and wait for their last media figures, `dialogs` and
     `owners` find the call of a message. `in_progress` and `on_trunk` count what the limits count: calls that are
-    not over, though their legs may still say goodbye.
+    not over, though their legs may still say goodbye. `serving` is the call that something has come for last, should
+    a bug show.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Switchboard:
         self.dialogs: dict[str, tuple[Live, Leg]] = {}
         self.owners: dict[Leg, Live] = {}
         self.wakeups: Wakeups[Live] = Wakeups()
+        self.serving: Live | None = None
         self.in_progress = 0
         self.on_trunk: Counter[str] = Counter()
         self.recent: deque[CallRecord] = deque(maxlen=config.limits.recent_calls)
@@ -116,8 +119,13 @@ class Switchboard:
 
     # -- a call comes and goes -----------------------------------------------------------------------------
 
+    def new_record(self, name: str, started: float) -> CallRecord:
+        """The record of a call that begins."""
+        return CallRecord(name, started, self._config.limits.trace_messages, self._config.log.trace)
+
     def open(self, live: Live, leg: Leg, call: Call, party: Party) -> None:
         """A call has come on `leg`."""
+        self.serving = live
         name = live.record.id
         live.call = call
         live.parties["a"] = party
@@ -217,8 +225,7 @@ class Switchboard:
             Leg.restore(leg, self.settings, self._sites.site, self._tag, now) for leg in data["call"]["legs"]
         ]
         call = Call.restore(data["call"], legs[0], legs[1], now)
-        config = self._config
-        record = CallRecord(call.id, data["started"], config.limits.trace_messages, config.log.trace)
+        record = self.new_record(call.id, data["started"])
         record.caller, record.called = data["caller"], data["called"]
         live = Live(call, record)
         live.phones.update(data.get("phones", {}))
@@ -289,7 +296,7 @@ class Switchboard:
                 self.transmit(live, leg, response, self._transactions.respond(effect.tx, response, now))
             case CancelRequest():
                 if effect.asked.tx is not None:
-                    self._put_out(self._transactions.cancel(effect.asked.tx, effect.fields, now))
+                    self.put_out(self._transactions.cancel(effect.asked.tx, effect.fields, now))
             case Opened():
                 self.dialogs[dialog_key(effect.call_id, effect.tag)] = (live, leg)
             case Challenged():
@@ -320,20 +327,41 @@ class Switchboard:
                 if self._guarded(live, name, effect.data):
                     self._send(effect.data, effect.flow)
 
+    def refuse(
+        self,
+        tx: ServerTx,
+        error: PeerError,
+        reference: str,
+        now: float,
+        live: Live | None = None,
+        leg: Leg | None = None,
+    ) -> None:
+        """Answer a request with what was wrong, and with what RFC 3261 s.21 wants beside it."""
+        self._stats[f"refused:{error.rule}"] += 1
+        request = tx.request
+        tag = request.to_tag or (leg.dialog.local_tag if leg is not None else self._tag())
+        fields = error_fields(error, reference, self.settings.min_se_s)
+        response = respond(request, error.status, error.reason, tag, fields)
+        effects = self._transactions.respond(tx, response, now)
+        if live is None:
+            self.put_out(effects)
+        else:
+            self.transmit(live, leg, response, effects)
+
     def see_off(self, effects: Sequence[LegEffect], now: float) -> None:
         """What a leg that has ended still has to say to its peer."""
         for effect in effects:
             match effect:
                 case SendAck():
-                    self._put_out(self._transactions.send_ack(effect.request, effect.flow))
+                    self.put_out(self._transactions.send_ack(effect.request, effect.flow))
                 case SendRequest():
                     asked = effect.asked
                     asked.tx, sent = self._transactions.send_request(effect.request, effect.flow, asked, now)
-                    self._put_out(sent)
+                    self.put_out(sent)
                 case _:
                     pass  # nobody is left to be told
 
-    def _put_out(self, effects: Sequence[TransactionEffect]) -> None:
+    def put_out(self, effects: Sequence[TransactionEffect]) -> None:
         """Send what a transaction made by itself."""
         for effect in effects:
             if isinstance(effect, Transmit):
@@ -361,6 +389,7 @@ class Switchboard:
 
     def learn(self, live: Live, leg: Leg, message: Request | Response) -> None:
         """A message of a peer belongs to the record, and what only its side may know to the guard."""
+        self.serving = live
         live.record.trace(self._wall(), leg.name, "<", message, None)
         if self._verify != "off":
             self._guard.learn(live.secrets.setdefault("a" if leg.name == "a" else "b", set()), message)

@@ -277,7 +277,7 @@ def test_full_port_pool_is_503_with_reason() -> None:
     answer, _ = established(border, alice, bob)
     border.calls.config.limits.__dict__["max_calls"] = 10
     carol = border.agent("public", "203.0.113.78:5070")
-    border.calls.admission = type(border.calls.admission)(border.calls.config)
+    border.calls.reload(border.calls.config, border.now)
     carol.invite()
     refused = carol.expect_answer(503)
     assert "media-ports-exhausted" in (refused.get("Warning") or "")
