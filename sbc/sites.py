@@ -11,8 +11,8 @@ from config.model import Config, Network
 from nat.address import family, is_credible
 from signaling.exchange import LegSettings
 from signaling.flow import Address, Flow, Listener
-from signaling.leg import Leg
 from signaling.topology import Site
+from signaling.usage import Usage
 
 Place = tuple[str, str, Address]
 """Network, transport and bound address: what the flows of one listener have in common."""
@@ -138,7 +138,7 @@ class Sites:
                 return Flow(network, transport, listener.local, remote)
         return None
 
-    def destination(self, leg: Leg) -> Flow:
+    def destination(self, leg: Usage) -> Flow:
         """Where a request inside the dialog of `leg` goes (RFC 3261 s.12.2.1.1, RFC 5923).
 
         A stream connection is used again; behind NAT the Contact says nothing, so the flow itself is the way;

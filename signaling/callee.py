@@ -7,9 +7,7 @@ from signaling.dialog import Dialog
 from signaling.errors import PeerError
 from signaling.events import Answered, Offered, Progressed, Redirected, Rejected
 from signaling.exchange import (
-    ALLOW,
     SDP,
-    SUPPORTED,
     Asked,
     Effect,
     LegSettings,
@@ -29,7 +27,7 @@ from signaling.headers import parse_name_addr, split_commas
 from signaling.leg import Leg
 from signaling.location import with_location
 from signaling.message import Field, Request, Response
-from signaling.topology import Site, carry_response, reason_phrase, render
+from signaling.topology import Site, carry_response, reason_phrase
 
 # The peer makes early dialogs up: more than these share the last one.
 MAX_FORKS = 16
@@ -96,15 +94,7 @@ class CalleeLeg(Leg):
         return leg, effects
 
     def _invite(self, offered: Offered, now: float) -> SendRequest:
-        fields = [
-            ("Contact", self._contact()),
-            ("Allow", ALLOW),
-            ("Supported", SUPPORTED),
-            *self._own("User-Agent"),
-            *self.session.fields(),
-            *render(offered.carried, self.site),
-            *(self.credentials or ()),
-        ]
+        fields = [*self._offer_fields(offered.carried), *(self.credentials or ())]
         body, kind = offered.sdp or b"", SDP
         if body:
             self.local_sdp = body
@@ -198,7 +188,7 @@ class CalleeLeg(Leg):
         asked.phase = Phase.ANSWERED
         if self.state is State.CANCELLING:
             # The 2xx crossed our CANCEL: accept and hang up (RFC 3261 s.9.1, s.15).
-            return self._bye(self.farewell)
+            return self._bye()
         self.state = State.UP
         sdp, fault = answer_body(response)
         if asked.sdp is not None:
@@ -209,7 +199,7 @@ class CalleeLeg(Leg):
             # RFC 3261 s.13.2.2.4: an answer that cannot be used is acknowledged, then the dialog is ended.
             fault = fault or PeerError(502, "The 2xx has no SDP", "no-sdp-in-2xx")
             rejected = Rejected(fault.status, fault.reason, fault.rule)
-            return [Raise(rejected), *self._bye(())]
+            return [Raise(rejected), *self._bye()]
         self.remote_sdp = sdp
         self.remote_updates = allows(response, "UPDATE")
         self.session.answered(response, now)

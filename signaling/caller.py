@@ -102,7 +102,7 @@ class CallerLeg(Leg):
             # RFC 3261 s.15: a BYE in one of several early dialogs ends that one and not the call.
             kept = {early: one for early, one in self.early.items() if one.local_tag != request.to_tag}
             self.early = kept
-            return [Respond(tx, self._reply(request, 200, "OK"))]
+            return [self._respond(tx, 200, "OK")]
         return super()._bye_received(tx, request)
 
     def _progress(self, event: Progressed) -> list[Effect]:
@@ -134,7 +134,7 @@ class CallerLeg(Leg):
         self.dialog.confirmed = True
         self.state = State.UP
         self.early = {}
-        effects.append(self._answer_invite(served, event.sdp or b"", event.carried, now))
+        effects.append(self._answer(served, event.sdp or b"", event.carried, now))
         return effects
 
     def _refuse(self, event: Rejected | Redirected) -> list[Effect]:

@@ -89,16 +89,14 @@ class Asked:
         method: str,
         cseq: int,
         sdp: bytes | None = None,
-        number: int = 0,
-        update: Updated | None = None,
     ) -> None:
         self.leg = leg
         self.purpose = purpose
         self.method = method
         self.cseq = cseq
         self.sdp = sdp
-        self.number = number
-        self.update = update
+        self.number = 0
+        self.update: Updated | None = None
         self.phase = Phase.PENDING
         self.tx: ClientTx | None = None
         self.ack: Request | None = None
@@ -106,7 +104,8 @@ class Asked:
 
     def again(self, cseq: int, attempt: Attempt) -> "Asked":
         """The same once more, in a transaction of its own."""
-        twin = Asked(self.leg, self.purpose, self.method, cseq, self.sdp, self.number, self.update)
+        twin = Asked(self.leg, self.purpose, self.method, cseq, self.sdp)
+        twin.number, twin.update = self.number, self.update
         twin.phase, twin.ack, twin.attempt = self.phase, self.ack, attempt
         return twin
 
@@ -125,7 +124,6 @@ class Served:
     phase: Phase = Phase.PENDING
     response: Response | None = None
     interval: float = 0.0
-    retry_at: float = 0.0
     give_up_at: float = 0.0
 
 

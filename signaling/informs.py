@@ -15,7 +15,7 @@ class Informs:
     __slots__ = ("_pending",)
 
     def __init__(self) -> None:
-        self._pending: dict[int, tuple[ServerTx, Request]] = {}
+        self._pending: dict[int, ServerTx] = {}
 
     def open(self, tx: ServerTx, request: Request) -> Informed:
         """The event for the other side. PeerError when the body cannot cross, or too many wait."""
@@ -25,14 +25,14 @@ class Informs:
         if len(self._pending) >= MAX_AT_ONCE:
             raise PeerError(500, "Too many requests at once", "informs-at-once")
         number = max(self._pending, default=0) + 1
-        self._pending[number] = (tx, request)
+        self._pending[number] = tx
         return Informed(number, request.method, body[0], body[1], carry_request(request))
 
-    def close(self, number: int) -> tuple[ServerTx, Request] | None:
+    def close(self, number: int) -> ServerTx | None:
         """The request that an answer is for, None when it has been answered."""
         return self._pending.pop(number, None)
 
-    def close_all(self) -> list[tuple[ServerTx, Request]]:
+    def close_all(self) -> list[ServerTx]:
         """Every request that waits, when the dialog ends."""
         pending = list(self._pending.values())
         self._pending.clear()

@@ -1,9 +1,7 @@
 """An INVITE usage (RFC 5057 s.3): what a leg keeps between messages, and how it answers its peer."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from signaling import session_timer
 from signaling.authorizer import NO_CREDENTIALS, STRANGER, Authorizer, realms_of
 from signaling.dialog import Dialog
 from signaling.exchange import (
@@ -23,12 +21,10 @@ from signaling.exchange import (
 )
 from signaling.flow import Flow, host_port
 from signaling.informs import Informs
-from signaling.message import Request, Response, respond
+from signaling.message import Field, Request, Response, respond
 from signaling.session_timer import SessionClock
 from signaling.topology import Carried, Site, render
-
-if TYPE_CHECKING:
-    from signaling.leg import Leg
+from signaling.transaction import ServerTx
 
 
 class Usage:
@@ -85,7 +81,7 @@ class Usage:
         self.owns_call_id = False
         self.farewell: tuple[tuple[str, str], ...] = ()  # fields of a BYE that waits for the ACK
         self.timers: dict[str, float] = {}
-        self.destination: Callable[[Leg], Flow] = same_flow
+        self.destination: Callable[[Usage], Flow] = same_flow
         self.authorizer: Authorizer | None = None  # our account at this peer
         self.reference = ""
         self._informs = Informs()
@@ -130,72 +126,46 @@ class Usage:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def _reply(
-        self,
-        request: Request,
-        status: int,
-        reason: str,
-        fields: Sequence[tuple[str, str]] = (),
-        body: bytes = b"",
-    ) -> Response:
-        return respond(request, status, reason, self.dialog.local_tag, fields, body)
+    def _respond(
+        self, tx: ServerTx, status: int, reason: str, fields: Sequence[Field] = (), body: bytes = b""
+    ) -> Respond:
+        return Respond(tx, respond(tx.request, status, reason, self.dialog.local_tag, fields, body))
 
-    def _answer_fields(self, carried: Carried) -> list[tuple[str, str]]:
-        fields = [("Contact", self._contact()), ("Allow", ALLOW), ("Supported", SUPPORTED)]
-        fields.extend(self._own("Server"))
-        fields.extend(render(carried, self.site))
-        return fields
+    def _offer_fields(self, carried: Carried) -> list[Field]:
+        """Of our INVITE or UPDATE."""
+        return [
+            ("Contact", self._contact()),
+            ("Allow", ALLOW),
+            ("Supported", SUPPORTED),
+            *self._own("User-Agent"),
+            *self.session.fields(),
+            *render(carried, self.site),
+        ]
 
-    def _refresh_fields(self, request: Request) -> list[tuple[str, str]]:
-        return [*self._answer_fields(Carried()), *session_timer.served_fields(self.session.timer, request)]
-
-    def _agree(self, served: Served, now: float) -> None:
-        """Our 2xx to `served`: what it asked for is in force."""
-        self.session.agree(served.timer, now)
-        if served.sdp is not None:
-            self.remote_sdp = served.sdp
-        self._arm_session(now)
-
-    def _answer_invite(self, served: Served, body: bytes, carried: Carried, now: float) -> Respond:
-        """Our 2xx to an INVITE, to be repeated until the ACK (RFC 3261 s.13.3.1.4)."""
-        self._agree(served, now)
-        fields = self._answer_fields(carried)
-        fields.extend(("Record-Route", value) for value in served.request.get_all("Record-Route"))
-        fields.extend(session_timer.served_fields(self.session.timer, served.request))
-        if body:
-            fields.append(("Content-Type", SDP))
-            self.local_sdp = body
-        served.response = respond(served.request, 200, "OK", self.dialog.local_tag, fields, body)
-        served.phase = Phase.ANSWERED
-        served.interval = self.settings.t1
-        served.retry_at = now + served.interval
-        served.give_up_at = now + 64 * self.settings.t1
-        self.timers["ack"] = served.retry_at
-        return Respond(served.tx, served.response)
-
-    def _arm_session(self, now: float) -> None:
-        timer = self.session.timer
-        if timer is not None:
-            self.timers["session"] = timer.due(now)
-        else:
-            self.timers.pop("session", None)
-        if self.settings.dialog_check_s and "check" not in self.timers:
-            self.timers["check"] = now + self.settings.dialog_check_s
+    def _answer_fields(self, carried: Carried) -> list[Field]:
+        """Of our 2xx to an INVITE or UPDATE."""
+        return [
+            ("Contact", self._contact()),
+            ("Allow", ALLOW),
+            ("Supported", SUPPORTED),
+            *self._own("Server"),
+            *render(carried, self.site),
+        ]
 
     def _contact(self, user: str = "sbc") -> str:
         site = self.site
         transport = "" if site.transport == "udp" else f";transport={site.transport}"
         return f"<sip:{user}@{host_port(site.contact)}{transport}>"
 
-    def _warning(self, rule: str) -> tuple[str, str]:
+    def _warning(self, rule: str) -> Field:
         """The reason id of a refusal (design.md s.4.2), as RFC 3261 s.20.43 lets a server say it."""
         return "Warning", f'399 sbc "{rule} {self.reference}"'
 
-    def _own(self, name: str) -> list[tuple[str, str]]:
+    def _own(self, name: str) -> list[Field]:
         agent = self.site.user_agent
         return [(name, agent)] if agent else []
 
 
-def same_flow(leg: "Leg") -> Flow:
+def same_flow(leg: Usage) -> Flow:
     """Requests inside the dialog go where the INVITE came from or went."""
     return leg.flow
