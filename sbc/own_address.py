@@ -1,6 +1,7 @@
 """`advertise: auto`: the address that peers reach us at, asked of STUN servers again and again.
 
     OwnAddresses.first()      asks once, before calls are taken; nobody waits longer than `FIRST_S`
+    OwnAddresses.preview()    the same for what a reload brings along, before it comes into force
     OwnAddresses.run()        asks every `REFRESH_S`, and says when an answer differs from the one before
     OwnAddresses.apply()      a configuration that knows what has been learned
 
@@ -11,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from config.model import AUTO, Config, Network
 from nat.address import is_behind_nat
@@ -55,24 +56,53 @@ class OwnAddresses:
         self._retry_s = retry_s
         self._learned: dict[str, str] = {}
         self._failing: set[str] = set()
-        self._asked: dict[str, asyncio.Event] = {name: asyncio.Event() for name in config.networks}
+        self._asked: dict[str, asyncio.Event] = {}
+        self._askers: dict[str, asyncio.Task[None]] = {}
+        self._renewed = asyncio.Event()
         self._log = get_log("sbc.own_address")
 
-    def apply(self, config: Config) -> Config:
-        """The same configuration with the learned addresses."""
+    def apply(self, config: Config, learned: Mapping[str, str] | None = None) -> Config:
+        """The same configuration with the learned addresses, or those of `preview`."""
+        known = self._learned if learned is None else learned
         networks = {
-            name: network.model_copy(update={"learned": self._learned[name]})
-            if network.advertise == AUTO and name in self._learned
+            name: network.model_copy(update={"learned": known[name]})
+            if network.advertise == AUTO and name in known
             else network
             for name, network in config.networks.items()
         }
         return config.model_copy(update={"networks": networks})
 
-    def reconfigure(self, config: Config) -> None:
-        """Another configuration, or the same: who reloads it wants all addresses asked for now."""
+    async def preview(self, config: Config, seconds: float = FIRST_S) -> dict[str, str]:
+        """What `reconfigure` is to know: for networks whose question is another than before, it is asked now."""
+        found = {name: address for name, address in self._learned.items() if self._asks_the_same(config, name)}
+
+        async def ask_one(network: Network) -> None:
+            with contextlib.suppress(NotFoundError):
+                found[network.name] = (await find(network))[0]
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as questions:
+                for name, network in config.networks.items():
+                    if network.advertise == AUTO and not self._asks_the_same(config, name):
+                        questions.create_task(ask_one(network))
+        return found
+
+    def _asks_the_same(self, config: Config, name: str) -> bool:
+        before, after = self._networks.get(name), config.networks.get(name)
+        return before is not None and after is not None and _question(before) == _question(after)
+
+    def reconfigure(self, config: Config, learned: dict[str, str] | None = None) -> None:
+        """Another configuration, or the same: who reloads it wants all addresses asked for now.
+
+        `learned` is what `preview` has found out for it.
+        """
+        if learned is not None:
+            self._learned = {name: learned[name] for name in config.networks if name in learned}
         self._networks = dict(config.networks)
+        self._failing &= self._networks.keys()
         for event in self._asked.values():
             event.set()
+        self._renewed.set()
 
     async def first(self, seconds: float = FIRST_S) -> None:
         """Ask for every address, until all have answered or the time is over."""
@@ -80,6 +110,10 @@ class OwnAddresses:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as questions:
                 for name in self._networks:
                     questions.create_task(self._ask(name))
+        self.warn()
+
+    def warn(self) -> None:
+        """Say which addresses are not known."""
         for name, network in self._networks.items():
             if network.advertise == AUTO and name not in self._learned:
                 self._log.warning(
@@ -90,21 +124,31 @@ class OwnAddresses:
 
     async def run(self) -> None:
         """Ask for ever."""
-        async with asyncio.TaskGroup() as questions:
-            for name in self._asked:
-                questions.create_task(self._keep_asking(name))
+        async with asyncio.TaskGroup() as askers:
+            while True:
+                for name, asker in list(self._askers.items()):
+                    if name not in self._networks or asker.done():
+                        self._askers.pop(name).cancel()
+                        del self._asked[name]
+                for name in self._networks.keys() - self._askers.keys():
+                    self._asked[name] = asyncio.Event()
+                    self._askers[name] = askers.create_task(self._keep_asking(name))
+                self._renewed.clear()
+                await self._renewed.wait()
 
     async def _keep_asking(self, name: str) -> None:
         # `first` has just asked; where it got no answer, the next question is due at once.
         pause: float | None = self._refresh_s if name in self._learned else 0.0
-        while True:
-            if self._networks[name].advertise != AUTO:
+        asked = self._asked[name]
+        while (network := self._networks.get(name)) is not None:
+            if network.advertise != AUTO:
                 pause = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._asked[name].wait()
-            self._asked[name].clear()
-            pause = self._refresh_s if await self._ask(name) else self._retry_s
+                    await asked.wait()
+            asked.clear()
+            if name in self._networks:
+                pause = self._refresh_s if await self._ask(name) else self._retry_s
 
     async def _ask(self, name: str) -> bool:
         """One question; whether it was answered."""
@@ -126,7 +170,8 @@ class OwnAddresses:
         if name in self._failing:
             self._failing.discard(name)
             self._log.info("own address found again", network=name, address=address)
-        if address == before or _question(self._networks[name]) != _question(network):
+        now = self._networks.get(name)
+        if address == before or now is None or _question(now) != _question(network):
             return True
         self._learned[name] = address
         self._log.info("own address", network=name, address=address, was=before or "-", server=server)

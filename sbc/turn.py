@@ -1,7 +1,7 @@
 """Networks whose media goes through a TURN relay (`networks.*.turn`): their ports are those of the relay.
 
     TurnNetworks    keeps allocations at hand, by a gateway process (`sbc.turn_gateway`)
-    TurnPool        hands their ports out like any others
+    TurnPool        hands their ports out like any others (`sbc.turn_pool`)
     TurnRelay       has streams go by the gateway, and tells it who the peers are
 
 A stream takes ports the moment an offer comes, so some pairs are always allocated in advance; there are never more than
@@ -17,14 +17,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from config.model import Config, Network, Turn
-from media.ports import PoolExhausted, PortPool, Range
+from media.ports import Range
 from media.relay import (
     Address,
     End,
@@ -40,7 +39,9 @@ from media.relay import (
 )
 from nat.turn import issue
 from sbc.log import get_log
+from sbc.media_policy import pool_of
 from sbc.names import resolver_for
+from sbc.turn_pool import TurnPool
 from signaling.resolver import ResolveError
 
 SPARE_PAIRS = 4
@@ -68,98 +69,6 @@ class Relayed:
     inside: tuple[Address, Address]
 
 
-class TurnPool(PortPool):
-    """A `PortPool` that has the ports of relays too, each network's as they are lent to it."""
-
-    def __init__(
-        self,
-        ranges: Mapping[str, Range],
-        quarantine_s: float,
-        pick: Callable[[int], int] | None,
-        networks: Iterable[str],
-        taken: Callable[[str], None] = lambda network: None,
-    ) -> None:
-        super().__init__(ranges, quarantine_s, pick)
-        self._rest_s = quarantine_s
-        self._free: dict[str, deque[PortPair]] = {network: deque() for network in networks}
-        self._rests: dict[str, deque[tuple[float, PortPair]]] = {network: deque() for network in self._free}
-        self._lent: set[PortPair] = set()
-        self._used: set[PortPair] = set()
-        self.taken = taken
-
-    def lend(self, pair: PortPair) -> None:
-        """A pair that can be handed out from now on."""
-        self._lent.add(pair)
-        self._free[pair.network].append(pair)
-
-    def withdraw(self, pair: PortPair) -> None:
-        """A pair that is gone; who has it now gives it back as ever."""
-        self._lent.discard(pair)
-        with contextlib.suppress(ValueError):
-            self._free[pair.network].remove(pair)
-
-    def allocate(self, network: str, now: float) -> PortPair:
-        """As `PortPool.allocate`."""
-        if network not in self._free:
-            return super().allocate(network, now)
-        free = self._awake(network, now)
-        try:
-            if not free:
-                raise PoolExhausted(network, len(self._rests[network]))
-            pair = free.popleft()
-            self._used.add(pair)
-            return pair
-        finally:
-            self.taken(network)
-
-    def release(self, pair: PortPair, now: float) -> None:
-        """As `PortPool.release`."""
-        if pair.network not in self._free:
-            super().release(pair, now)
-            return
-        if pair not in self._used:
-            raise ValueError(f"{pair.network} {pair.host}:{pair.rtp} is not in use")
-        self._used.remove(pair)
-        self._rests[pair.network].append((now + self._rest_s, pair))
-
-    def reconfigure(self, ranges: Mapping[str, Range], quarantine_s: float) -> None:
-        """As `PortPool.reconfigure`; the ports of relays stay."""
-        super().reconfigure(ranges, quarantine_s)
-        self._rest_s = quarantine_s
-
-    def span(self, network: str) -> Range | None:
-        """None for a relay: its other ports belong to others."""
-        return None if network in self._free else super().span(network)
-
-    def holds(self, network: str, rtp: int) -> bool:
-        """As `PortPool.holds`."""
-        if network not in self._free:
-            return super().holds(network, rtp)
-        return any(pair.network == network and pair.rtp == rtp for pair in self._used)
-
-    def size(self, network: str) -> int:
-        """As `PortPool.size`."""
-        if network not in self._free:
-            return super().size(network)
-        return sum(pair.network == network for pair in self._lent)
-
-    def free(self, network: str, now: float) -> int:
-        """As `PortPool.free`."""
-        return len(self._awake(network, now)) if network in self._free else super().free(network, now)
-
-    def total_in_use(self) -> int:
-        """As `PortPool.total_in_use`."""
-        return super().total_in_use() + len(self._used)
-
-    def _awake(self, network: str, now: float) -> deque[PortPair]:
-        free, rests = self._free[network], self._rests[network]
-        while rests and rests[0][0] <= now:
-            pair = rests.popleft()[1]
-            if pair in self._lent:
-                free.append(pair)
-        return free
-
-
 class TurnNetworks:
     """The pairs of all networks with `turn`, and the gateway process that has them.
 
@@ -169,20 +78,22 @@ class TurnNetworks:
     def __init__(
         self, config: Config, loop: asyncio.AbstractEventLoop, changed: Callable[[str, str], None]
     ) -> None:
-        self._networks = {n.name: n for n in config.networks.values() if n.turn is not None}
-        self._own = tuple(
-            {a for n in config.networks.values() for a in (*n.sip_addresses, n.advertised) if a}
-        )
-        self._most = config.limits.max_calls * (2 if len(config.networks) == 1 else 1)
+        self._networks: dict[str, Network] = {}
+        # Of configurations before: they are kept as long as a call has ports of theirs.
+        self._leaving: set[str] = set()
+        self._own: tuple[str, ...] = ()
+        self._most = 0
         self._loop = loop
         self._changed = changed
-        self._places = {name: place for place, name in enumerate(self._networks, 1)}
+        self._places: dict[str, int] = {}
         self._hosts: dict[str, str] = {}
         self._asked: dict[int, str] = {}
         self._pairs: dict[int, Relayed] = {}
         self._by_pair: dict[PortPair, Relayed] = {}
         self._numbers = 0
-        self._wanted = {name: asyncio.Event() for name in self._networks}
+        self._wanted: dict[str, asyncio.Event] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._renewed = asyncio.Event()
         self._arrived = asyncio.Event()
         self._failing: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -190,32 +101,91 @@ class TurnNetworks:
         self._log = get_log("sbc.turn")
         self.on_locked: Callable[[PortPair, int, Address], None] = lambda pair, kind, source: None
         self.pool: TurnPool | None = None
+        for pool, network in _pools(config).items():
+            self._join(pool, network)
+        self._bound(config)
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return bool(self._networks or self._leaving)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The networks."""
+        """The pools of the networks."""
         return tuple(self._networks)
 
-    def pool_for(self, ranges: Mapping[str, Range], quarantine_s: float) -> PortPool:
+    def pool_for(self, ranges: Mapping[str, Range], quarantine_s: float) -> TurnPool:
         """The pool of all media ports, those of the relays among them."""
         pick = random.SystemRandom().randrange
-        if not self._networks:
-            return PortPool(ranges, quarantine_s, pick)
         self.pool = TurnPool(ranges, quarantine_s, pick, self._networks, self._need)
         return self.pool
 
     def apply(self, config: Config) -> Config:
         """The same configuration with the addresses of the relays."""
+        hosts = {
+            network.name: self._hosts[pool] for pool, network in _pools(config).items() if pool in self._hosts
+        }
         networks = {
-            name: network.model_copy(update={"relayed": self._hosts[name]})
-            if name in self._hosts
-            else network
+            name: network.model_copy(update={"relayed": hosts[name]}) if name in hosts else network
             for name, network in config.networks.items()
         }
         return config.model_copy(update={"networks": networks})
+
+    # -- another configuration -----------------------------------------------------------------------------
+
+    async def prepare(self, config: Config, seconds: float = FIRST_S) -> None:
+        """Have pairs of what `config` brings along, before it comes into force."""
+        fresh = {pool: one for pool, one in _pools(config).items() if pool not in self._networks}
+        for pool, network in fresh.items():
+            self._join(pool, network)
+            await self._fill(pool)
+        await self._await(fresh, seconds)
+
+    def reconfigure(self, config: Config) -> None:
+        """`config` is in force: pairs that it has no place for are given back when the last call lets go of them.
+
+        With the configuration that was in force before, what `prepare` has made is undone.
+        """
+        pools = _pools(config)
+        self._leaving |= self._networks.keys() - pools.keys()
+        for pool in self._networks.keys() - pools.keys():
+            del self._networks[pool]
+        for pool, network in pools.items():
+            self._leaving.discard(pool)
+            if pool in self._places:
+                self._networks[pool] = network
+            else:
+                self._join(pool, network)
+        self._bound(config)
+        self._renewed.set()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Give back what nobody needs any more."""
+        for pool in [one for one in self._leaving if self.pool is None or not self.pool.used(one)]:
+            self._leaving.discard(pool)
+            for number in [n for n, one in self._pairs.items() if one.pair.network == pool]:
+                self.tell(("close", number))
+                self._forget(number)
+            for number in [n for n, name in self._asked.items() if name == pool]:
+                self.tell(("close", number))
+                del self._asked[number]
+            for table in (self._places, self._hosts, self._wanted):
+                table.pop(pool, None)
+            self._failing.discard(pool)
+
+    def _join(self, pool: str, network: Network) -> None:
+        taken = set(self._places.values())
+        self._networks[pool] = network
+        self._places[pool] = next(number for number in range(1, 255) if number not in taken)
+        self._wanted[pool] = asyncio.Event()
+        if self.pool is not None:
+            self.pool.serve(pool)
+
+    def _bound(self, config: Config) -> None:
+        """What holds for all networks of a configuration."""
+        networks = config.networks.values()
+        self._own = tuple({a for n in networks for a in (*n.sip_addresses, n.advertised) if a})
+        self._most = config.limits.max_calls * (2 if len(networks) == 1 else 1)
 
     def relayed(self, pair: PortPair) -> Relayed | None:
         """What the gateway has for a pair, None when it is gone."""
@@ -233,21 +203,31 @@ class TurnNetworks:
 
     async def first(self, seconds: float = FIRST_S) -> None:
         """Ask for pairs, and wait a moment until every network has one."""
-        if not self._networks:
-            return
-        for network in self._networks.values():
-            await self._fill(network)
+        for pool in self._networks:
+            await self._fill(pool)
+        await self._await(self._networks, seconds)
+
+    async def _await(self, pools: Iterable[str], seconds: float) -> None:
+        wanted = set(pools)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._arrived.wait()
-        for name in self._networks.keys() - self._hosts.keys():
-            self._log.warning("no TURN relay yet: calls with media there are refused", network=name)
+                while not wanted <= self._hosts.keys():
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        for pool in wanted - self._hosts.keys():
+            self._log.warning("no TURN relay yet: calls with media there are refused", network=pool)
 
     async def run(self) -> None:
         """Keep pairs at hand, for ever."""
         async with asyncio.TaskGroup() as keepers:
-            for network in self._networks.values():
-                keepers.create_task(self._keep(network))
+            while True:
+                for pool, keeper in list(self._keepers.items()):
+                    if pool not in self._networks or keeper.done():
+                        self._keepers.pop(pool).cancel()
+                for pool in self._networks.keys() - self._keepers.keys():
+                    self._keepers[pool] = keepers.create_task(self._keep(pool))
+                self._renewed.clear()
+                await self._renewed.wait()
 
     async def stop(self) -> None:
         """Give everything back."""
@@ -264,18 +244,21 @@ class TurnNetworks:
                     process.kill()
                 await asyncio.sleep(0.01)
 
-    async def _keep(self, network: Network) -> None:
-        while True:
+    async def _keep(self, pool: str) -> None:
+        while pool in self._networks:
+            wanted = self._wanted[pool]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S):
-                    await self._wanted[network.name].wait()
-            self._wanted[network.name].clear()
-            await self._fill(network)
+                    await wanted.wait()
+            wanted.clear()
+            await self._fill(pool)
 
-    async def _fill(self, network: Network) -> None:
+    async def _fill(self, name: str) -> None:
         """Ask for as many pairs as are missing."""
-        name, turn = network.name, network.turn
-        assert turn is not None and self.pool is not None
+        network = self._networks.get(name)
+        if network is None or network.turn is None or self.pool is None:
+            return
+        turn = network.turn
         asked = sum(one == name for one in self._asked.values())
         have = sum(one.pair.network == name for one in self._pairs.values())
         spare = self.pool.free(name, self._loop.time())
@@ -293,6 +276,8 @@ class TurnNetworks:
             self._fails(name, f"{turn.server.host} has no IPv4 address")
             return
         username, password = _account(turn)
+        if name not in self._networks:
+            return  # a reload has taken it away meanwhile
         try:
             if self._control is None:
                 self._start_gateway()
@@ -406,8 +391,7 @@ class TurnNetworks:
             self._log.info("TURN relay reached again", network=name)
         if known != host:
             self._hosts[name] = host
-            if len(self._hosts) == len(self._networks):
-                self._arrived.set()
+            self._arrived.set()
             self._log.info("TURN relay", network=name, address=host, was=known or "-")
             self._changed(name, host)
 
@@ -420,7 +404,9 @@ class TurnNetworks:
 
     def _need(self, name: str) -> None:
         """A pair of that network was taken: there may have to be another."""
-        self._wanted[name].set()
+        wanted = self._wanted.get(name)
+        if wanted is not None:
+            wanted.set()
 
 
 class TurnRelay:
@@ -437,6 +423,9 @@ class TurnRelay:
 
     def open(self, spec: StreamSpec) -> None:
         """As `Relay.open`."""
+        if not self._turn:
+            self._relay.open(spec)
+            return
         self._streams[spec.id] = spec
         a = self._outside(spec.id, "a", spec.a, spec.unheard_s)
         b = self._outside(spec.id, "b", spec.b, spec.unheard_s)
@@ -519,6 +508,11 @@ class TurnRelay:
             if end is not None and end.local in self._ends:
                 return  # that is the gateway, not the peer
         self.on_event(event)
+
+
+def _pools(config: Config) -> dict[str, Network]:
+    """The networks whose media goes by a relay, by the pool of its ports."""
+    return {pool_of(n): n for n in config.networks.values() if n.turn is not None}
 
 
 def _account(turn: Turn) -> tuple[str, str]:

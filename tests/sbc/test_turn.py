@@ -1,8 +1,10 @@
 """Ports of TURN relays in the pool, and streams that go by them; with a real relay in tests/lab/test_turn.py."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,8 @@ from media.relay import (
     StreamSpec,
 )
 from sbc.media_policy import MediaPolicy, media_ranges
-from sbc.turn import Relayed, TurnNetworks, TurnPool, TurnRelay
+from sbc.turn import Relayed, TurnNetworks, TurnRelay
+from sbc.turn_pool import TurnPool
 from tests.harness.stun import StunServer
 
 PLAIN = PortPair("private", "10.0.0.1", 20000, 20001)
@@ -264,6 +267,11 @@ def test_a_server_that_gives_nothing_is_named_and_the_start_goes_on(
 
 
 def test_without_such_networks_there_is_no_process() -> None:
+    def children() -> str:
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+    before = children()
+
     async def scenario() -> None:
         plain = load(
             "networks:\n  a: {address: 127.0.0.1}\nroutes:\n  - {from: a, reject: {}}\nlimits: {max_calls: 9}\n",
@@ -271,10 +279,117 @@ def test_without_such_networks_there_is_no_process() -> None:
         )
         turn = TurnNetworks(plain, asyncio.get_running_loop(), lambda *_: None)
         assert not turn
-        assert type(turn.pool_for(media_ranges(plain), 0.0)) is not TurnPool
+        ports = turn.pool_for(media_ranges(plain), 0.0)
+        assert ports.allocate("a", 0.0).host == "127.0.0.1"
         await turn.first()
-        await turn.run()
+        running = asyncio.create_task(turn.run())
+        await asyncio.sleep(0.01)
+        assert children() == before
+        running.cancel()
         await turn.stop()
         assert turn.apply(plain) == plain
+
+    asyncio.run(scenario())
+
+
+# -- reloads --------------------------------------------------------------------------------------------------
+
+
+class Gateway(TurnNetworks):
+    """Allocates at once whatever it is asked for; `opened` and `closed` have the numbers."""
+
+    def __init__(self, first: Config) -> None:
+        self.opened: dict[int, str] = {}
+        self.closed: list[int] = []
+        self.mute = False
+        super().__init__(first, asyncio.get_running_loop(), lambda network, host: None)
+
+    def _start_gateway(self) -> None:
+        pass
+
+    def tell(self, command: tuple[Any, ...]) -> None:
+        match command:
+            case ("open", number, _, (host, _), *_):
+                self.opened[number] = host
+                if not self.mute:
+                    self._loop.call_soon(
+                        self._opened, number, host, 50000 + 2 * number, 50001 + 2 * number, INSIDE
+                    )
+            case ("close", number):
+                self.closed.append(number)
+
+    def at(self, host: str) -> list[int]:
+        return [number for number, server in self.opened.items() if server == host]
+
+
+def moved(server: str) -> Config:
+    fresh = config(server)
+    public = fresh.networks["public"].model_copy(update={"moves": 1})
+    return fresh.model_copy(update={"networks": {**fresh.networks, "public": public}})
+
+
+def test_a_reload_takes_another_relay_and_calls_keep_theirs() -> None:
+    async def scenario() -> None:
+        turn = Gateway(config("192.0.2.20"))
+        ports = turn.pool_for(media_ranges(config()), 0.0)
+        await turn.first(1.0)
+        held = ports.allocate("public", 0.0)
+        after = moved("192.0.2.30")
+        await turn.prepare(after, 1.0)
+        assert turn.apply(after).networks["public"].relayed == "192.0.2.30"
+        turn.reconfigure(after)
+        ports.reconfigure(media_ranges(after), 0.0)
+        assert turn.closed == [], "a call has a port of it"
+        fresh = ports.allocate("public~1", 0.0)
+        assert turn.relayed(fresh) is not None
+        assert fresh.host != held.host, "the same numbers of two relays are not to meet"
+        more = ports.allocate("public", 0.0)
+        assert more.host == held.host, "the call may want another one"
+        ports.release(more, 0.0)
+        turn.sweep()
+        assert turn.closed == []
+        ports.release(held, 0.0)
+        turn.sweep()
+        assert sorted(turn.closed) == turn.at("192.0.2.20")
+        assert turn.relayed(held) is None
+        assert turn.relayed(fresh) is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_that_fails_gives_back_what_it_had_got() -> None:
+    async def scenario() -> None:
+        before = config("192.0.2.20")
+        turn = Gateway(before)
+        ports = turn.pool_for(media_ranges(before), 0.0)
+        await turn.first(1.0)
+        await turn.prepare(moved("192.0.2.30"), 1.0)
+        turn.reconfigure(before)
+        assert sorted(turn.closed) == turn.at("192.0.2.30") != []
+        assert turn.apply(before).networks["public"].relayed == "192.0.2.20"
+        assert ports.allocate("public", 0.0).network == "public"
+
+    asyncio.run(scenario())
+
+
+def test_a_relay_that_comes_and_goes_by_reloads_leaves_nothing() -> None:
+    async def scenario() -> None:
+        relayed = moved("192.0.2.20")
+        public = relayed.networks["public"].model_copy(update={"turn": None, "moves": 0})
+        plain = relayed.model_copy(update={"networks": {**relayed.networks, "public": public}})
+        turn = Gateway(plain)
+        turn.pool_for(media_ranges(plain), 0.0)
+        running = asyncio.create_task(turn.run())
+        turn.mute = True
+        await turn.prepare(relayed, 0.01)
+        turn.reconfigure(relayed)
+        assert turn.at("192.0.2.20")
+        turn.reconfigure(plain)
+        await asyncio.sleep(0.01)
+        assert not turn
+        assert sorted(turn.closed) == turn.at("192.0.2.20")
+        assert (turn._places, turn._hosts, turn._wanted, turn._pairs, turn._asked) == ({}, {}, {}, {}, {})
+        assert turn._keepers == {}
+        running.cancel()
 
     asyncio.run(scenario())
