@@ -31,40 +31,84 @@ class ControlError(Exception):
     """What the operator asked for cannot be done; the text is for them to read."""
 
 
+class ControlSocket:
+    """A bound control socket. `close` leaves no file behind. Raises ControlError when there cannot be one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.socket = _listen(path)
+        self._inode = os.stat(path).st_ino
+
+    def close(self) -> None:
+        """Stop listening and remove the socket file, unless another process has put its own there."""
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            if os.stat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+
+
 class ControlServer:
     """Listens on `path` and answers with `verbs` until it is cancelled; `close` leaves no file behind."""
 
     def __init__(self, path: str, verbs: Mapping[str, Verb]) -> None:
-        self.path = path
         self._verbs = verbs
         self._log = get_log("sbc.control")
-        self._socket = _listen(path)
-        self._inode = os.stat(path).st_ino
+        self._socket = ControlSocket(path)
+        self._next: ControlSocket | None = None
+        self._moving = asyncio.Event()
+
+    @property
+    def path(self) -> str:
+        """Where it listens."""
+        return self._socket.path
 
     async def serve(self) -> None:
         """Accept clients, at most `CLIENT_LIMIT` at a time."""
-        loop = asyncio.get_running_loop()
         slots = asyncio.Semaphore(CLIENT_LIMIT)
-        async with asyncio.TaskGroup() as clients:
+        async with asyncio.TaskGroup() as tasks:
             while True:
-                await slots.acquire()
-                try:
-                    client, _ = await loop.sock_accept(self._socket)
-                except OSError as error:
-                    # Out of descriptors or memory: the calls matter more, and it may pass.
-                    slots.release()
-                    self._log.warning("control socket cannot accept", error=error)
-                    await asyncio.sleep(1.0)
-                    continue
-                client.setblocking(False)
-                clients.create_task(self._attend(client, slots))
+                accepting = tasks.create_task(self._accept(self._socket.socket, tasks, slots))
+                await self._moving.wait()
+                self._moving.clear()
+                accepting.cancel()
+                await asyncio.wait([accepting])
+                if self._next is not None:
+                    self._socket.close()
+                    self._socket, self._next = self._next, None
+
+    def move(self, fresh: ControlSocket) -> None:
+        """Listen there instead; who is being served is served to the end."""
+        if self._next is not None:
+            self._next.close()
+        self._next = fresh
+        self._moving.set()
 
     def close(self) -> None:
-        """Stop listening and remove the socket file, unless another process has put its own there."""
-        self._socket.close()
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
+        """Stop listening."""
+        for one in (self._socket, self._next):
+            if one is not None:
+                one.close()
+        self._next = None
+
+    async def _accept(
+        self, listening: socket.socket, clients: asyncio.TaskGroup, slots: asyncio.Semaphore
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await slots.acquire()
+            try:
+                client, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                # Out of descriptors or memory: the calls matter more, and it may pass.
+                slots.release()
+                self._log.warning("control socket cannot accept", error=error)
+                await asyncio.sleep(1.0)
+                continue
+            except asyncio.CancelledError:
+                slots.release()
+                raise
+            client.setblocking(False)
+            clients.create_task(self._attend(client, slots))
 
     async def _attend(self, client: socket.socket, slots: asyncio.Semaphore) -> None:
         try:

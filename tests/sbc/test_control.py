@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sbc import control
-from sbc.control import Arguments, ControlError, ControlServer, Verb, ask
+from sbc.control import Arguments, ControlError, ControlServer, ControlSocket, Verb, ask
 
 
 async def echo(arguments: Arguments) -> object:
@@ -197,3 +197,35 @@ def test_a_socket_of_another_user_is_a_sentence(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("socket.socket.connect", refuse)
     with pytest.raises(ControlError, match="belongs to another user; run this as the user of the SBC"):
         ask(str(tmp_path / "control.sock"), "calls")
+
+
+def test_it_moves_and_who_asked_for_that_gets_the_answer(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+
+    async def run() -> None:
+        async def move(arguments: Arguments) -> object:
+            server.move(ControlSocket(str(new)))
+            await asyncio.sleep(0.05)
+            return "moved"
+
+        async with serving(old, {**VERBS, "move": move}) as server:
+            assert await asyncio.to_thread(ask, str(old), "move") == "moved"
+            assert not old.exists()
+            assert await asyncio.to_thread(ask, str(new), "echo", {"call": "c-1"}) == {"call": "c-1"}
+            assert server.path == str(new)
+            with pytest.raises(ControlError, match="no SBC is running"):
+                await asyncio.to_thread(ask, str(old), "echo")
+            # It moves back, and on before it has got there.
+            server.move(ControlSocket(str(old)))
+            server.move(ControlSocket(str(tmp_path / "third")))
+            await asyncio.sleep(0.05)
+            assert not new.exists() and not old.exists()
+            assert await asyncio.to_thread(ask, str(tmp_path / "third"), "echo") == {}
+
+    asyncio.run(run())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_that_was_never_moved_to_leaves_no_file(tmp_path: Path) -> None:
+    ControlSocket(str(tmp_path / "s")).close()
+    assert list(tmp_path.iterdir()) == []
