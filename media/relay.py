@@ -58,6 +58,8 @@ class End:
     `proven` are the hosts that surely asked for this media, such as the one that the signalling comes from; None
     takes every host for proven. Any other is sent to for a while only, unless it sends too: see `Withheld`.
     With `srtp` its packets, RTCP too, are opened and sealed; None: plain RTP. Opened ones alone are learned from.
+    `events_up`: telephone-events (RFC 4733) that come from it are for the relay process, though the kernel forwards the
+    rest.
     """
 
     local: PortPair
@@ -72,6 +74,7 @@ class End:
     epoch: int = 0
     proven: tuple[str, ...] | None = None
     srtp: Srtp | None = None
+    events_up: bool = False
 
 
 @frozen

@@ -218,6 +218,7 @@ def _plain_end(end: End) -> dict[str, Any]:
         "epoch": end.epoch,
         "proven": None if end.proven is None else list(end.proven),
         "srtp": None if end.srtp is None else [end.srtp.suite, end.srtp.theirs.hex(), end.srtp.ours.hex()],
+        "events_up": end.events_up,
     }
 
 
@@ -235,6 +236,7 @@ def _end(data: dict[str, Any]) -> End:
         data["epoch"],
         None if data["proven"] is None else tuple(data["proven"]),
         None if data["srtp"] is None else _srtp(*data["srtp"]),
+        data.get("events_up", False),
     )
 
 

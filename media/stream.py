@@ -28,6 +28,7 @@ EndTuple = tuple[
     int,  # epoch
     tuple[str, ...] | None,  # proven
     tuple[str, bytes, bytes] | None,  # srtp: suite, theirs, ours
+    bool,  # events_up
 ]
 
 # `media.relay.Counters` as a tuple, in its order.
@@ -93,6 +94,7 @@ class RelayEnd:
         "connected",
         "direct",
         "dropped",
+        "events_up",
         "family",
         "flow",
         "forwarded",
@@ -162,6 +164,7 @@ class RelayEnd:
         self.mux = False
         self.receive = True
         self.send = True
+        self.events_up = False
         self.codecs: tuple[tuple[int, str, int], ...] = ()
         self.forwarded = 0
         # While the kernel forwards what comes from this end, its key in the kernel's table.
@@ -194,7 +197,7 @@ class RelayEnd:
     def configure(self, spec: EndTuple, buffer: bytearray) -> None:
         """Take over everything but the ports. `buffer` is where packets will lie."""
         (host, rtp_port, rtcp_port, remote, remote_rtcp, self.mux, learn, expect) = spec[:8]
-        (self.receive, self.send, codecs, epoch, proven, srtp) = spec[8:]
+        (self.receive, self.send, codecs, epoch, proven, srtp, self.events_up) = spec[8:]
         self.local = (host, rtp_port, rtcp_port)
         self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.signalled = sockaddr(self.family, remote)
@@ -233,13 +236,13 @@ class RelayEnd:
         self.send_direct = self.direct.sock.send if self.direct is not None and use else None
 
     def payload_types(self, tick_s: float) -> tuple[int, int]:
-        """Those that were negotiated, as bitmaps: audio or video on a clock of `tick_s` with events, and without."""
+        """Those for the kernel, as bitmaps: audio or video on a clock of `tick_s` with events, and without."""
         timed = events = 0
         for payload_type, name, hz in self.codecs:
             if not 0 <= payload_type < 128:
                 continue
             if name.lower() == "telephone-event":
-                events |= 1 << payload_type
+                events |= 0 if self.events_up else 1 << payload_type
             elif hz > 0 and 1.0 / hz == tick_s:
                 timed |= 1 << payload_type
         return timed | events, timed

@@ -580,6 +580,7 @@ def _end(end: End, spent: frozenset[bytes]) -> tuple[Any, ...]:
         end.epoch,
         end.proven,
         None if srtp is None else (srtp.suite, srtp.theirs, b"" if srtp.ours in spent else srtp.ours),
+        end.events_up,
     )
 
 

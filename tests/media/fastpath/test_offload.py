@@ -76,7 +76,22 @@ def place(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         port = object.__new__(Port)
         end.rtp_port = port
         end.configure(
-            (*local, 0, peer, None, False, "off", None, True, True, ((0, "PCMU", 8000),), 0, None, None),
+            (
+                *local,
+                0,
+                peer,
+                None,
+                False,
+                "off",
+                None,
+                True,
+                True,
+                ((0, "PCMU", 8000),),
+                0,
+                None,
+                None,
+                False,
+            ),
             bytearray(),
         )
         end.gate.restore(peer)
