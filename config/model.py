@@ -154,7 +154,9 @@ class Network(Model):
         Annotated[str, Field(description="With `turn`: our address at the relay; empty before it is known.")]
     ] = ""
     moves: SkipJsonSchema[
-        Annotated[int, Field(description="How often a reload has given its media other addresses or a relay.")]
+        Annotated[
+            int, Field(description="How often a reload has given its media other addresses or a relay.")
+        ]
     ] = 0
     listen: Annotated[
         Listeners,
@@ -180,6 +182,13 @@ class Network(Model):
             "packets really come from. none: what peers write in SIP and SDP is right."
         ),
     ] = "none"
+    telephone_event: Annotated[
+        Literal["kernel", "process"],
+        Field(
+            description="Who forwards the digits (RFC 4733) of parties here when the kernel forwards their audio; "
+            "process: the relay process, so that rules of nftables on this host see them."
+        ),
+    ] = "kernel"
     domain: Annotated[
         Domain | None,
         Field(description="Host name in From, To and identity headers sent here. None: our address."),

@@ -250,7 +250,9 @@ class LocalAnchor:
             joined = None
             if place < len(answers):
                 earlier = Earlier(state.session[place], vacant, renewed)
-                joined = join(exchange, place, answers[place], earlier, state.decisions)
+                joined = join(
+                    exchange, place, answers[place], earlier, state.policy.events_up, state.decisions
+                )
             if isinstance(joined, Stream) and plan is not None:
                 streams.append(joined)
                 side = side_of(target.leg)

@@ -269,9 +269,15 @@ class Earlier:
 
 
 def join(
-    exchange: Exchange, place: int, answered: Line, earlier: Earlier, decisions: list[Decision]
+    exchange: Exchange,
+    place: int,
+    answered: Line,
+    earlier: Earlier,
+    events_up: frozenset[str],
+    decisions: list[Decision],
 ) -> Stream | Refusal | None:
-    """The stream that an offered line and its answer make; None when the answerer does not want it."""
+    """The stream that an offered line and its answer make; None when the answerer does not want it. `events_up` as in
+    `MediaPolicy`."""
     plan, offered = exchange.plans[place], exchange.lines[place]
     if plan is None or answered.use is Use.DISABLED:
         return None
@@ -293,8 +299,8 @@ def join(
     mux = exchange.mux[place] and answered.rtcp_mux
     theirs = End(plan.pairs[answerer], rtcp_mux=mux, receive=back, send=forth)
     ends = {
-        offerer: aimed(ours, exchange.source, offered, answered, earlier, decisions),
-        answerer: aimed(theirs, exchange.target, answered, offered, earlier, decisions),
+        offerer: aimed(ours, exchange.source, offered, answered, earlier, events_up, decisions),
+        answerer: aimed(theirs, exchange.target, answered, offered, earlier, events_up, decisions),
     }
     said = {offerer: signalled(offered), answerer: signalled(answered)}
     a, b = ends["a"], ends["b"]
@@ -314,7 +320,15 @@ def join(
     )
 
 
-def aimed(end: End, party: Party, own: Line, other: Line, earlier: Earlier, decisions: list[Decision]) -> End:
+def aimed(
+    end: End,
+    party: Party,
+    own: Line,
+    other: Line,
+    earlier: Earlier,
+    events_up: frozenset[str],
+    decisions: list[Decision],
+) -> End:
     """The end with its peer: where packets go and whose are believed. `own` and `other` are the m= lines."""
     connection = own.connection
     if connection is None:
@@ -359,4 +373,5 @@ def aimed(end: End, party: Party, own: Line, other: Line, earlier: Earlier, deci
         codecs,
         epoch,
         proven,
+        events_up=party.network in events_up,
     )

@@ -48,7 +48,8 @@ class MediaPolicy:
     """What the configuration says of media. Calls in progress keep the policy that they began with.
 
     `addresses` by network, the preferred family first. `codecs` are the encoding names that may be used, None
-    for all. Times in seconds, 0 for no limit; `hold_s` replaces the others while one direction is off.
+    for all. Times in seconds, 0 for no limit; `hold_s` replaces the others while one direction is off. `events_up` are
+    the networks whose parties' telephone-events are for the relay process.
     """
 
     addresses: Mapping[str, tuple[MediaAddress, ...]]
@@ -57,6 +58,7 @@ class MediaPolicy:
     start_s: float = 60.0
     silence_s: float = 60.0
     hold_s: float = 3600.0
+    events_up: frozenset[str] = frozenset()
 
     @property
     def allowed(self) -> frozenset[str] | None:
@@ -89,6 +91,7 @@ class MediaPolicy:
             timers.rtp_start_s,
             timers.rtp_silence_s,
             timers.rtp_hold_s,
+            frozenset(each.name for each in config.networks.values() if each.telephone_event == "process"),
         )
 
 
