@@ -18,7 +18,8 @@ milliseconds, lengths are seconds; null is what did not happen or is not known.
 |  | answered, else the last one tried; null for none |
 | `targets` | servers in the order tried: `trunk`, `address`, `transport`, `user`, `status`, `rule`, `duration_s` |
 | `media` | streams: `media`, `codec`, and `a`, `b`: what came from that side: `packets`, `bytes`, `forwarded`, |
-|  | `lost`, `jitter_ms`, `max_jitter_ms`, `rtt_ms`, `mos`, `strangers`; null without counters |
+|  | `lost`, `jitter_ms`, `max_jitter_ms`, `rtt_ms`, `mos`, `strangers`, `in_kernel` (of those forwarded, how many |
+|  | the kernel forwarded by itself); null without counters |
 | `leaks` | findings of the topology guard |
 | `cut` | true when lists were shortened to keep the line under `MAX_LINE` bytes; absent otherwise |
 
@@ -58,6 +59,7 @@ FILE_MODE = 0o640
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _COUNTED = (
     "packets", "bytes", "forwarded", "lost", "jitter_ms", "max_jitter_ms", "rtt_ms", "mos", "strangers",
+    "in_kernel",
 )  # fmt: skip
 
 

@@ -46,8 +46,8 @@ class Operated(Protocol):
     def registered(self) -> list[dict[str, str]]:
         """Our registrations at trunks as they are now: a row each."""
 
-    def counts(self) -> Mapping[str, int]:
-        """Counters since the start."""
+    def counts(self) -> Mapping[str, int | str]:
+        """Counters since the start, and what stands beside them in words."""
 
 
 class Operator:

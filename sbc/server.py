@@ -465,12 +465,16 @@ class Server:
         """Our registrations at trunks as they are now: a row each."""
         return self.calls.outbound.status(self._loop.time())
 
-    def counts(self) -> dict[str, int]:
-        """Counters since the start: calls and refusals, transports, the log."""
+    def counts(self) -> dict[str, int | str]:
+        """Counters since the start: calls and refusals, transports, the log; and what forwards media in the kernel."""
         transports = {f"transport.{name}": count for name, count in asdict(self._wires.counters).items()}
         dropped = 0 if self._log_file is None else self._log_file.dropped
         stun = {"stun.answered": self._stun.answered, "stun.dropped": self._stun.dropped}
-        media = {"media.streams": len(self._relay), "media.in_kernel": self._relay.in_kernel}
+        media = {
+            "media.streams": len(self._relay),
+            "media.in_kernel": self._relay.in_kernel,
+            "media.kernel": _kernel(self._fastpath),
+        }
         return {
             **self.calls.stats,
             **self._journal.bugs,

@@ -190,6 +190,8 @@ def test_the_operator_sees_explains_and_ends_a_call(tmp_path: Path) -> None:
         assert (server_row["trunk"], server_row["state"], server_row["calls"]) == ("pbx", "up", 0)
         stats = await operator("stats")
         assert stats["held.calls"] == 0
+        # Loopback: why there is no kernel path is told here too.
+        assert str(stats["media.kernel"]).startswith("off")
         with pytest.raises(ControlError, match="no call 'c-none'"):
             await operator("explain", call="c-none")
         with pytest.raises(ControlError, match="has already ended"):
