@@ -16,8 +16,9 @@ HOT = {
     "session_timer exchange usage informs renegotiation leg caller callee hunt call_effects reason b2bua events "
     "topology guard return_path digest resolver sdp/session sdp/parser sdp/offer_answer",
     "sbc": "calls reception switchboard answers wakeups sites routing trunks admission record decisions anchor "
-    "exchange media_policy media_ports locations register_request registrar registrar_local registrar_relay "
-    "registration_effects registration_policy registrations phones keepalive users gruu",
+    "streams call_media exchange media_policy media_ports locations register_request registrar "
+    "registrar_local registrar_relay registration_effects registration_policy registrations phones keepalive "
+    "users gruu",
     "media": "relay",
 }
 """What every message or call goes through, by package."""

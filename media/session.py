@@ -142,6 +142,15 @@ class MediaSession:
             tuple(None if stream is None else stream.moved(side, before, after) for stream in self.streams)
         )
 
+    def locked(self, number: int, side: Side, source: Address) -> "MediaSession":
+        """The session with a source that the relay has found for one stream."""
+        return MediaSession(
+            tuple(
+                stream.locked(side, source) if stream is not None and stream.id == number else stream
+                for stream in self.streams
+            )
+        )
+
     def muted(self, side: Side) -> "MediaSession":
         """The session when the party on `side` is gone: nothing passes from it or to it."""
         return MediaSession(tuple(None if stream is None else stream.muted(side) for stream in self.streams))

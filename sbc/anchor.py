@@ -4,106 +4,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from random import getrandbits
-from typing import Any, Protocol, assert_never
+from typing import Any
 
-from config.frozen import frozen
 from config.model import Config
 from media.ports import PoolExhausted, PortPool
 from media.relay import (
     BindFailed,
     Closed,
-    Counters,
-    End,
     Layer,
     PortPair,
     Relay,
     RelayEvent,
     Side,
     SourceLocked,
-    StreamCounters,
     Withheld,
 )
-from media.session import Change, Close, Limit, Limits, MediaSession, Open, Stream
+from media.session import Stream
+from sbc.call_media import CallMedia, LegSdp, MediaLine, MediaReport
 from sbc.decisions import Decision
 from sbc.exchange import (
-    CallMedia,
     Earlier,
     Exchange,
-    LegSdp,
-    MediaLine,
     Party,
     Plan,
-    codec_decision,
     join,
     muxed,
     origin_of,
-    remember,
     side_of,
     written,
 )
-from sbc.media_loops import MediaLoops
-from sbc.media_policy import MediaAddress, MediaPolicy
+from sbc.media_policy import MediaPolicy
 from sbc.media_ports import MediaPorts
+from sbc.streams import ADVERTISED, Streams
 from signaling.errors import ParseError, PeerError, UsageError
-from signaling.flow import host_port
 from signaling.sdp.offer_answer import (
     Line,
     Refusal,
     Use,
     describe,
-    direction,
     disabled,
-    session_bandwidth,
 )
 from signaling.sdp.parser import parse
-from signaling.sdp.rewrite import Section, body_after_origin, complete
-from signaling.sdp.session import Media, Session, normal_host
+from signaling.sdp.rewrite import Section
+from signaling.sdp.session import Media, normal_host
 
-__all__ = ["Anchor", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
-
-ADVERTISED = "networks.advertise"
-"""The rule of the decision that tells a party another address than the one that we listen on."""
-
-# Streams that a call has left behind (T.38 after audio) stay in its report, the latest of them.
-MAX_PAST = 32
-# Each takes two pairs of ports; nobody needs more than audio, video, slides, text and fax.
-MAX_STREAMS = 8
-
-
-@frozen
-class MediaReport:
-    """What the media of a call looks like; `counters` in the order of `lines`, empty until the relay answered."""
-
-    lines: tuple[MediaLine, ...]
-    counters: tuple[StreamCounters, ...] = ()
-
-
-class Anchor(Protocol):
-    """SDP in, SDP out. Raises PeerError (488, 503, 400) with the reason; then nothing has changed."""
-
-    def offer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
-        """An offer from `source`, rewritten for `target`. The session in force stays until the answer."""
-
-    def answer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
-        """The answer of `source` to the pending offer of `target`, rewritten for `target`; now in force."""
-
-    def reject(self, call: str) -> None:
-        """The pending offer was refused: what was in force stays, what was new is freed."""
-
-    def moved(self, call: str, leg: str, before: str, after: str) -> None:
-        """The party of `leg` is at host `after` from now on, as its signalling has proven."""
-
-    def drop(self, call: str, leg: str) -> None:
-        """This leg will not come to be (failover): free what was made for it alone."""
-
-    def delete(self, call: str) -> None:
-        """The call is over. Final counters come with the relay's `Closed` events."""
-
-    def query(self, call: str) -> MediaReport:
-        """The lines of the call as they are now, without counters."""
-
-    def take_decisions(self, call: str) -> list[Decision]:
-        """The choices made since the last call of this (codec, nat, media), to be added to the record."""
+__all__ = ["ADVERTISED", "LocalAnchor", "MediaLine", "MediaReport", "Party"]
 
 
 class LocalAnchor:
@@ -124,13 +69,10 @@ class LocalAnchor:
         session_id: Callable[[], int] = lambda: getrandbits(31),
     ) -> None:
         self._ports = MediaPorts(pool, clock)
-        self._relay = relay
+        self.streams = Streams(self._ports, relay)
         self._session_id = session_id
         self._ids = count(1)
         self._calls: dict[str, CallMedia] = {}
-        self._ending: dict[str, CallMedia] = {}
-        self._closing: dict[int, CallMedia] = {}
-        self._loops = MediaLoops(self._ports)
         self.configure(policy)
 
     @classmethod
@@ -144,11 +86,11 @@ class LocalAnchor:
         """The policy for calls to come."""
         self._policy = policy
         self._allowed = policy.allowed
-        self._loops.configure(policy)
+        self.streams.configure(policy)
 
     def __len__(self) -> int:
         """Calls with media, those included whose final counters are awaited."""
-        return len(self._calls) + len(self._ending)
+        return len(self._calls) + len(self.streams)
 
     def ports_in_use(self) -> int:
         """Port pairs that are handed out."""
@@ -177,7 +119,7 @@ class LocalAnchor:
             raise PeerError(488, "The offer leaves out an m= line that is in use", "sdp-line-count")
         # Who answered without the lines that it did not want goes on without them; the other side has them still.
         lines.extend(Line(replace(media, port=0), Use.DISABLED) for media in state.places[asked:])
-        self._admit(state, source, lines)
+        state.admit(source, lines)
         if pending is not None:
             if pending.source.leg == source.leg and pending.target.leg != target.leg:
                 state.set_aside(pending)
@@ -209,7 +151,8 @@ class LocalAnchor:
             for line, plan, use_mux in zip(lines, plans, mux, strict=True)
         ]
         self._leg(state, source.leg)
-        return self._write(state, target, session, sections)
+        self._leg(state, target.leg)
+        return state.write(target, session, sections)
 
     def answer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
         """The answer of `source` to the pending offer of `target`, rewritten for `target`; now in force.
@@ -226,7 +169,7 @@ class LocalAnchor:
             leg = state.legs.get(target.leg)
             if leg is None or not leg.version:
                 raise UsageError(f"no offer of {target.leg} to {source.leg} in call {call}")
-            return complete(leg.session_id, leg.version, leg.host, leg.body)
+            return leg.told()
         try:
             session = parse(sdp)
             answers = describe(session, state.allowed)
@@ -235,7 +178,7 @@ class LocalAnchor:
             raise PeerError(502, f"Bad answer: {error.reason}", error.rule) from error
         if len(answers) > len(exchange.lines):
             raise PeerError(502, "Bad answer: more m= lines than offered", "sdp-line-count")
-        self._admit(state, source, answers)
+        state.admit(source, answers)
         offerer, answerer = state.legs[target.leg], self._leg(state, source.leg)
         renewed = {
             side_of(target.leg): offerer.origin not in (None, origin_of(exchange.session)),
@@ -264,17 +207,17 @@ class LocalAnchor:
             sections.append(disabled(offered, onward=False))
         if refusals and not any(streams):
             raise PeerError(488, refusals[0].reason, refusals[0].rule)
-        self._refuse_loops(state, streams)
-        self._apply(state, MediaSession(self._limited(state, streams)))
+        self.streams.refuse_loops(state, streams)
+        self.streams.apply(state, state.limited(streams))
         exchange.answered = True
         state.holder = source.leg if side_of(source.leg) == "b" else target.leg
         state.places = [
             Media(media.kind, media.port, media.count, media.proto, media.formats)
             for media in (line.media for line in exchange.lines)
         ]
-        remember(offerer, exchange.session, exchange.lines)
-        remember(answerer, session, answers)
-        return self._write(state, target, session, sections[: exchange.asked])
+        offerer.remember(exchange.session, exchange.lines)
+        answerer.remember(session, answers)
+        return state.write(target, session, sections[: exchange.asked])
 
     def reject(self, call: str) -> None:
         """The pending offer was refused: what was in force stays, what was new is freed."""
@@ -296,8 +239,8 @@ class LocalAnchor:
     def listen_anew(self, call: str) -> None:
         """Count silence from now on: what was quiet while the phone rang may yet speak."""
         state = self._calls.get(call)
-        for stream in () if state is None else state.session:
-            self._relay.limits(stream.id, stream.limits.start_s, stream.limits.silence_s)
+        if state is not None:
+            self.streams.listen_anew(state)
 
     def moved(self, call: str, leg: str, before: str, after: str) -> None:
         """The party of `leg` is at host `after` from now on, as its signalling has proven."""
@@ -309,7 +252,7 @@ class LocalAnchor:
         if session != state.session:
             compared = (("before", before), ("now", after))
             state.decisions.append(Decision("nat", "moved", compared, f"leg {leg}: media is learned anew"))
-            self._apply(state, session)
+            self.streams.apply(state, session)
 
     def drop(self, call: str, leg: str) -> None:
         """This leg of side b will not come to be (failover, forking): free what was made for it alone."""
@@ -322,7 +265,7 @@ class LocalAnchor:
         if exchange is not None and leg in (exchange.source.leg, exchange.target.leg):
             self._abandon(state, exchange, "a")
         if leg == state.holder and any(state.session):
-            self._apply(state, state.session.muted("b"))
+            self.streams.apply(state, state.session.muted("b"))
 
     def delete(self, call: str) -> bool:
         """The call is over: close its streams, free its ports.
@@ -339,18 +282,12 @@ class LocalAnchor:
             self._ports.free(branch.fresh)
         self._ports.free(state.kept.values())
         state.exchange, state.kept, state.branches = None, {}, {}
-        self._apply(state, MediaSession())
-        if not state.closing:
-            return False
-        self._ending[call] = state
-        return True
+        return self.streams.end(state)
 
     def query(self, call: str) -> MediaReport:
         """The lines of the call as they are now, without counters."""
         state = self._calls.get(call)
-        if state is None:
-            return MediaReport(())
-        return MediaReport(tuple(self._media_line(state, stream) for stream in state.session))
+        return MediaReport(()) if state is None else state.report()
 
     def snapshot(self, call: str) -> dict[str, Any]:
         """What is in force of a call, as plain data (design.md s.4.4). Raises UsageError when there is no such."""
@@ -365,28 +302,11 @@ class LocalAnchor:
         if state.id in self._calls:
             raise UsageError(f"call {state.id} is here already")
         self._calls[state.id] = state
-        for stream in state.session:
-            self._ports.claim(stream.a.local)
-            self._ports.claim(stream.b.local)
-            self._loops.put(stream)
-            self._relay.open(stream.learned().spec(state.id, state.policy.window_s))
+        self.streams.reopen(state)
 
     def take_report(self, call: str) -> MediaReport:
         """The last report of a call that is over, streams included that it had left before; given once."""
-        state = self._ending.get(call)
-        if state is None:
-            return MediaReport(())
-        if not state.closing:
-            del self._ending[call]
-        lines = tuple(state.past.values())
-        nothing = Counters()
-        return MediaReport(
-            lines,
-            tuple(
-                state.final.get(line.stream) or StreamCounters(line.stream, call, nothing, nothing)
-                for line in lines
-            ),
-        )
+        return self.streams.take_report(call)
 
     def take_decisions(self, call: str) -> list[Decision]:
         """The choices made since the last call of this (codec, nat, media), to be added to the record."""
@@ -402,94 +322,18 @@ class LocalAnchor:
         """Take note of an event. Returns the calls that are over and whose counters are complete by it."""
         match event:
             case Closed():
-                state = self._closing.pop(event.stream, None)
-                if state is None:
-                    return ()
-                if event.stream in state.past:
-                    state.final[event.stream] = event.counters
-                self._ports.free(state.closing.pop(event.stream))
-                return (state.id,) if not state.closing and state.id in self._ending else ()
-            case SourceLocked():
+                return self.streams.closed(event)
+            case SourceLocked() | BindFailed() | Layer() | Withheld():
                 state = self._calls.get(event.call)
                 if state is not None:
-                    state.session = MediaSession(
-                        tuple(
-                            stream.locked(event.side, event.source)
-                            if stream is not None and stream.id == event.stream
-                            else stream
-                            for stream in state.session.streams
-                        )
-                    )
-            case BindFailed():
-                state = self._calls.get(event.call)
-                if state is not None:
-                    why = (("stream", str(event.stream)), ("reason", event.reason))
-                    state.decisions.append(Decision("media", "media-bind-failed", why, "the stream is deaf"))
-            case Layer():
-                state = self._calls.get(event.call)
-                if state is not None:
-                    stream_and_reason = [("stream", str(event.stream))]
-                    if event.reason:
-                        stream_and_reason.append(("reason", event.reason))
-                    where = "the relay process forwards it" if event.reason else "the kernel forwards it"
-                    rule = "media-in-relay" if event.reason else "media-in-kernel"
-                    state.decisions.append(Decision("media", rule, tuple(stream_and_reason), where))
-            case Withheld():
-                state = self._calls.get(event.call)
-                if state is not None:
-                    why = (("leg", event.side), ("address", host_port(event.address)))
-                    outcome = "nothing comes from there, and it is not where the SIP comes from: no more media to it"
-                    state.decisions.append(Decision("media", "media-withheld", why, outcome))
+                    state.told(event)
         return ()
 
     def reap(self, call: str, now: float) -> bool:
         """Wait no longer for the relay to close the streams of a call; returns whether any was awaited."""
-        state = self._ending.get(call)
-        if state is None or not state.closing:
-            return False
-        for stream, pairs in state.closing.items():
-            self._closing.pop(stream, None)
-            self._ports.free(pairs, now)
-        state.closing.clear()
-        return True
+        return self.streams.reap(call, now)
 
     # -- parts of an offer ---------------------------------------------------------------------------------
-
-    def _admit(self, state: CallMedia, party: Party, lines: list[Line]) -> None:
-        """Refuse the lines that we have no room or address for; 488 when nothing is left."""
-        refused: Refusal | None = None
-        usable = 0
-        for place, line in enumerate(lines):
-            if line.removed:
-                state.decisions.append(codec_decision(line, state.policy))
-            if line.usable:
-                if usable == MAX_STREAMS:
-                    why = Refusal(f"More than {MAX_STREAMS} streams in one call", "too-many-streams")
-                elif self._address(state, party, line) is None:
-                    why = Refusal("No media address of that family here", "media-family")
-                else:
-                    usable += 1
-                    continue
-                lines[place] = replace(line, use=Use.REFUSED, refusal=why)
-            reason = lines[place].refusal
-            if reason is not None:
-                refused = refused or reason
-                what = (("line", f"{place + 1}: {line.media.kind} {line.media.proto}"), ("leg", party.leg))
-                state.decisions.append(Decision("media", reason.rule, what, f"refused: {reason.reason}"))
-        if refused is not None and not usable:
-            raise PeerError(488, refused.reason, refused.rule)
-
-    def _address(self, state: CallMedia, party: Party, line: Line | None = None) -> MediaAddress | None:
-        """Our address towards a party: of the family of its line, of what it used last, of its SIP, any."""
-        policy = state.policy
-        connection = None if line is None else line.connection
-        if connection is not None and not (connection.unspecified or connection.named):
-            return policy.address(party.network, connection.family)
-        leg = state.legs.get(party.leg)
-        if leg is not None and leg.family is not None:
-            return policy.address(party.network, leg.family)
-        family = None if party.peer is None else 6 if ":" in party.peer else 4
-        return policy.address(party.network, family) or policy.address(party.network)
 
     def _plan(
         self, state: CallMedia, place: int, line: Line, source: Party, target: Party, fresh: set[PortPair]
@@ -502,7 +346,7 @@ class LocalAnchor:
         pairs: dict[Side, PortPair] = {}
         hosts: dict[Side, str] = {}
         for party, own in ((source, line), (target, None)):
-            address = self._address(state, party, own)
+            address = state.address(party, own)
             if address is None:
                 raise UsageError(f"no media address on network {party.network}")
             side = side_of(party.leg)
@@ -513,25 +357,10 @@ class LocalAnchor:
             if pair is None or pair.network != address.pool:
                 pair = state.kept.get((place, side))
             if pair is None or pair.network != address.pool:
-                pair = self._take(address.pool)
+                pair = self.streams.take_ports(address.pool)
                 fresh.add(pair)
             pairs[side] = pair
         return Plan(next(self._ids) if stream is None else stream.id, pairs, hosts)
-
-    def _take(self, pool: str) -> PortPair:
-        try:
-            return self._ports.take(pool)
-        except PoolExhausted:
-            # A call that has just ended may hold ports until its worker says so. The stream that gets them opens
-            # an answer later, a round trip from now: by then they are closed.
-            for stream, state in self._closing.items():
-                pairs = state.closing[stream]
-                for pair in pairs:
-                    if pair.network == pool:
-                        pairs.remove(pair)
-                        self._ports.free((pair,))
-                        return self._ports.take(pool)
-            raise
 
     def _exhausted(self, state: CallMedia, error: PoolExhausted) -> PeerError:
         compared = (("pool", error.network), ("pairs", str(self._ports.size(error.network))))
@@ -545,137 +374,8 @@ class LocalAnchor:
         self._ports.free(exchange.fresh)
         state.exchange = None
 
-    # -- parts of an answer --------------------------------------------------------------------------------
-
-    def _refuse_loops(self, state: CallMedia, streams: list[Stream | None]) -> None:
-        """Refuse media that would go round between our own ports (sbc/media_loops.py). What only comes back is
-        vouched for: the other call that it belongs to has its own peers, and its own doubts about them."""
-        loops = self._loops
-        spirals = {
-            place: stream
-            for place, stream in enumerate(streams)
-            if stream is not None and loops.lead_here(stream)
-        }
-        if not spirals:
-            return
-        fresh = [stream for stream in streams if stream is not None]
-        for stream in fresh:
-            loops.put(stream)
-        why = next(filter(None, map(loops.objection, fresh)), None)
-        for stream in fresh:
-            loops.remove(stream.id)
-        for stream in state.session:
-            loops.put(stream)
-        if why is not None:
-            raise PeerError(482, f"Media loop: {why}", "media-loop")
-        for place, stream in spirals.items():
-            ends = [
-                end if loops.ours(end.remote) is None or end.remote is None else _vouched(end, end.remote[0])
-                for end in (stream.a, stream.b)
-            ]
-            streams[place] = replace(stream, a=ends[0], b=ends[1])
-
-    def _limited(self, state: CallMedia, streams: list[Stream | None]) -> tuple[Stream | None, ...]:
-        """The streams with their silence limits: the first one speaks for the call, since video may rest."""
-        policy = state.policy
-        for place, stream in enumerate(streams):
-            if stream is not None:
-                if stream.on_hold:
-                    limits = Limits(policy.hold_s, policy.hold_s)
-                else:
-                    limits = Limits(policy.start_s, policy.silence_s)
-                streams[place] = replace(stream, limits=limits)
-                break
-        return tuple(streams)
-
-    def _apply(self, state: CallMedia, after: MediaSession) -> None:
-        """Put a session in force: tell the relay what changes, and who has which ports."""
-        commands = state.session.changes(after)
-        before, state.session = state.session, after
-        fresh = set() if state.exchange is None else state.exchange.fresh
-        for command in commands:
-            match command:
-                case Open(stream):
-                    fresh -= {stream.a.local, stream.b.local}
-                    line = self._media_line(state, stream)
-                    compared = (("a", line.a_signalled), ("b", line.b_signalled), ("codec", line.codec))
-                    outcome = f"{line.media} relayed, {line.a_local} towards a, {line.b_local} towards b"
-                    state.decisions.append(Decision("media", "RFC 3264 s.6", compared, outcome))
-                    for pair, told in ((stream.a.local, line.a_local), (stream.b.local, line.b_local)):
-                        if state.policy.advertised(pair) != pair.host:
-                            where = (("told", told), ("bound", pair.host))
-                            state.decisions.append(
-                                Decision("nat", ADVERTISED, where, "another address is advertised")
-                            )
-                    self._loops.put(stream)
-                    self._relay.open(stream.spec(state.id, state.policy.window_s))
-                case Change(number, side, end, old):
-                    if end.local != old.local:
-                        fresh.discard(end.local)
-                        retired = state.retired.setdefault(number, [])
-                        if end.local in retired:
-                            retired.remove(end.local)
-                        retired.append(old.local)
-                    self._relay.change(number, side, end)
-                case Limit(number, limits):
-                    self._relay.limits(number, limits.start_s, limits.silence_s)
-                case Close(stream):
-                    self._close(state, stream)
-                case _:
-                    assert_never(command)
-        for changed in {command.stream for command in commands if isinstance(command, Change)}:
-            self._loops.put(next(stream for stream in after if stream.id == changed))
-        if state.exchange is not None and any(isinstance(command, Close) for command in commands):
-            gone = {stream.id for stream in before} - {stream.id for stream in after}
-            plans = state.exchange.plans
-            state.exchange.plans = [None if plan is None or plan.id in gone else plan for plan in plans]
-
-    def _close(self, state: CallMedia, stream: Stream) -> None:
-        if len(state.past) >= MAX_PAST:
-            oldest = next(iter(state.past))
-            del state.past[oldest]
-            state.final.pop(oldest, None)
-        state.past[stream.id] = self._media_line(state, stream)
-        state.closing[stream.id] = [stream.a.local, stream.b.local, *state.retired.pop(stream.id, ())]
-        self._closing[stream.id] = state
-        self._loops.remove(stream.id)
-        self._relay.close(stream.id)
-
-    # -- our SDP -------------------------------------------------------------------------------------------
-
     def _leg(self, state: CallMedia, name: str) -> LegSdp:
         leg = state.legs.get(name)
         if leg is None:
             leg = state.legs[name] = LegSdp(self._session_id())
         return leg
-
-    def _write(self, state: CallMedia, party: Party, session: Session, sections: list[Section]) -> bytes:
-        """Our SDP for a leg. RFC 3264 s.8: the version grows by one when anything else has changed."""
-        leg = self._leg(state, party.leg)
-        host = next((section.host for section in sections if section.port), None)
-        if host is None:
-            address = self._address(state, party)
-            host = "0.0.0.0" if address is None else address.advertised
-        body = body_after_origin(host, session_bandwidth(session), sections)
-        if body != leg.body:
-            leg.host, leg.body = host, body
-            leg.version += 1
-        return complete(leg.session_id, leg.version, leg.host, leg.body)
-
-    def _media_line(self, state: CallMedia, stream: Stream) -> MediaLine:
-        a, b = stream.a, stream.b
-        policy = state.policy
-        return MediaLine(
-            stream.id,
-            stream.media,
-            stream.codec,
-            *stream.signalled,
-            host_port((policy.advertised(a.local), a.local.rtp)),
-            host_port((policy.advertised(b.local), b.local.rtp)),
-            direction(a.receive, b.receive),
-            direction(b.receive, a.receive),
-        )
-
-
-def _vouched(end: End, host: str) -> End:
-    return replace(end, proven=None if end.proven is None else (*end.proven, host))

@@ -1,20 +1,19 @@
 """One offer and its answers: what an m= line becomes on both sides (RFC 3264). The pure part of the anchor."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from config.frozen import frozen
-from media.relay import End, Learn, PortPair, Side, StreamCounters
-from media.session import Limits, MediaSession, Stream
+from media.relay import End, Learn, PortPair, Side
+from media.session import Limits, Stream
 from nat.address import is_credible
 from sbc.decisions import Decision
-from sbc.media_policy import MediaPolicy, trust
+from sbc.media_policy import trust
 from signaling.errors import UsageError
 from signaling.flow import host_port
 from signaling.sdp.offer_answer import EVENTS, Line, Refusal, Use, direction
 from signaling.sdp.rewrite import Section
-from signaling.sdp.session import Media, Session, first, normal_host
+from signaling.sdp.session import Session, first, normal_host
 
 # Below are the ports of services, where a stream of datagrams is an attack: they get media once they have sent some.
 FIRST_PORT = 1024
@@ -32,33 +31,6 @@ class Party:
     network: str
     peer: str | None = None
     nat: bool = False
-
-
-@frozen
-class MediaLine:
-    """One stream for people: kind of media, codec in use, both parties' signalled addresses and our ports."""
-
-    stream: int
-    media: str
-    codec: str
-    a_signalled: str
-    b_signalled: str
-    a_local: str
-    b_local: str
-    a_direction: str
-    b_direction: str
-
-
-@dataclass(slots=True, eq=False)
-class LegSdp:
-    """What one leg was told in our o= lines (RFC 3264 s.8), and the o= line and family that it uses itself."""
-
-    session_id: int
-    version: int = 0
-    host: str = ""
-    body: str = ""
-    origin: str | None = None
-    family: int | None = None
 
 
 @frozen
@@ -88,96 +60,6 @@ class Exchange:
     mux: list[bool]
     fresh: set[PortPair]
     answered: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class CallMedia:
-    """The media of one call.
-
-    `session` has the streams in force, `places` the m= lines that they (or nothing) stand for, and `holder` is the
-    leg whose answer or offer made side b of them. `branches` are the offers that wait for legs that ring beside the
-    one of `exchange`. `kept` are ports of a party that stays while the other is replaced (failover, or another
-    branch answers), `retired` ports that an open stream has moved away from, `closing` ports of
-    streams that the relay has yet to close. `past` and `final` make the last report.
-    """
-
-    id: str
-    policy: MediaPolicy
-    allowed: frozenset[str] | None
-    session: MediaSession = field(default_factory=MediaSession)
-    places: list[Media] = field(default_factory=list)
-    legs: dict[str, LegSdp] = field(default_factory=dict)
-    exchange: Exchange | None = None
-    kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
-    holder: str = ""
-    branches: dict[str, Exchange] = field(default_factory=dict)
-    retired: dict[int, list[PortPair]] = field(default_factory=dict)
-    closing: dict[int, list[PortPair]] = field(default_factory=dict)
-    past: dict[int, MediaLine] = field(default_factory=dict)
-    final: dict[int, StreamCounters] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
-
-    def replaced(self, source: Party, target: Party) -> Side | None:
-        """Side b, when what is in force there is of another leg than either of these."""
-        return None if self.holder in ("", source.leg, target.leg) else "b"
-
-    def keep(self, exchange: Exchange, side: Side) -> None:
-        """What an exchange took for one side and no stream uses stays with the call."""
-        for place, plan in enumerate(exchange.plans):
-            if plan is not None and plan.pairs[side] in exchange.fresh:
-                exchange.fresh.remove(plan.pairs[side])
-                self.kept[place, side] = plan.pairs[side]
-
-    def set_aside(self, exchange: Exchange) -> None:
-        """Another leg is asked, or answers, beside the target of this offer: all of them share the offerer's ports."""
-        self.keep(exchange, side_of(exchange.source.leg))
-        self.branches[exchange.target.leg] = exchange
-        self.exchange = None
-
-    def resume(self, leg: str) -> Exchange | None:
-        """The offer that waits for `leg` is the one in question again."""
-        exchange = self.branches.pop(leg, None)
-        if exchange is None:
-            return self.exchange
-        if self.exchange is not None:
-            self.set_aside(self.exchange)
-        side = side_of(exchange.source.leg)
-        for place, plan in enumerate(exchange.plans):
-            if plan is None:
-                continue
-            pair, stream = plan.pairs[side], self.session[place]
-            if stream is not None and stream.end(side).local == pair:
-                exchange.plans[place] = Plan(stream.id, plan.pairs, plan.hosts)
-            elif self.kept.get((place, side)) == pair:
-                del self.kept[place, side]
-                exchange.fresh.add(pair)
-            else:
-                exchange.plans[place] = None  # its stream was given up with the answer of another leg
-        self.exchange = exchange
-        return exchange
-
-    def snapshot(self) -> dict[str, Any]:
-        """The call as plain data that JSON can carry (design.md s.4.4); what is under negotiation is left out."""
-        return {
-            "call": self.id,
-            "streams": self.session.snapshot(),
-            "places": [[media.kind, media.proto, list(media.formats)] for media in self.places],
-            "legs": {
-                name: [leg.session_id, leg.version, leg.host, leg.body, leg.origin, leg.family]
-                for name, leg in self.legs.items()
-            },
-        }
-
-    @classmethod
-    def restore(cls, data: dict[str, Any], policy: MediaPolicy, number: Callable[[], int]) -> "CallMedia":
-        """The call that `snapshot` wrote. Its streams get numbers of this process."""
-        session = MediaSession.restore(data["streams"])
-        streams = [None if stream is None else replace(stream, id=number()) for stream in session.streams]
-        legs = {name: LegSdp(*values) for name, values in data["legs"].items()}
-        places = [Media(kind, 0, 1, proto, tuple(formats)) for kind, proto, formats in data["places"]]
-        holder = next((name for name in legs if name != "a"), "")
-        session = MediaSession(tuple(streams))
-        return cls(data["call"], policy, policy.allowed, session, places, legs, holder=holder)
 
 
 def side_of(leg: str) -> Side:
@@ -213,16 +95,6 @@ def origin_of(session: Session) -> str:
     return first(session.lines, "o") or ""
 
 
-def remember(leg: LegSdp, session: Session, lines: Sequence[Line]) -> None:
-    """Keep what the next exchange with this leg wants to know of its SDP."""
-    leg.origin = origin_of(session)
-    for line in lines:
-        connection = line.connection
-        if line.usable and connection is not None and not (connection.named or connection.unspecified):
-            leg.family = connection.family
-            return
-
-
 def signalled(line: Line) -> str:
     """What a party said of its own address, for people."""
     if line.connection is None:
@@ -235,15 +107,6 @@ def talking(line: Line) -> str:
     if line.use is Use.UDPTL:
         return "T.38"
     return next((codec.name for codec in line.codecs if codec.name.upper() != EVENTS), "")
-
-
-def codec_decision(line: Line, policy: MediaPolicy) -> Decision:
-    """What the list of codecs took away."""
-    compared = (
-        ("offered", ", ".join(dict.fromkeys((*(codec.name for codec in line.codecs), *line.removed)))),
-        ("allowed", ", ".join(policy.codecs or ())),
-    )
-    return Decision("codec", "media.codecs", compared, "removed " + ", ".join(dict.fromkeys(line.removed)))
 
 
 def nat_decision(party: Party, line: Line, learn: Learn, expect: str | None, why: str) -> Decision:

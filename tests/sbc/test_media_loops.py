@@ -71,7 +71,7 @@ class Bench:
         for call in calls:
             self.anchor.delete(call)
         assert self.anchor.ports_in_use() == 0
-        assert len(self.anchor._loops) == 0, "nothing is remembered of what is over"
+        assert len(self.anchor.streams.loops) == 0, "nothing is remembered of what is over"
 
 
 @pytest.fixture
