@@ -225,3 +225,20 @@ class Emergency(Model):
             "registered phones; others mean nothing. Calls for help pass `limits.max_calls` up to twice as many.",
         ),
     ] = ()
+    unregistered: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="Phones that are not registered, or show no password, may call `numbers` all the same "
+            "(RFC 6881 s.8); such calls are a tenth of `limits.max_calls` at most.",
+        ),
+    ] = True
+    unregistered_per_s: Annotated[
+        float,
+        Field(
+            strict=True,
+            gt=0,
+            le=1_000_000,
+            description="Such calls a second; one address gets a quarter, or one.",
+        ),
+    ] = 2

@@ -7,7 +7,7 @@ elsewhere for so long, and the called user was never asked, as 480 and 486 would
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from config.model import Config
@@ -32,17 +32,34 @@ DEFAULT_SPREAD = 100.0
 SEPARATORS = str.maketrans("", "", "-.()")
 # A place becomes free when somebody hangs up; nobody knows when.
 FULL_RETRY_S = 5
+LATE_STRANGERS = 10.0
+"""Calls of strangers a second that are parsed under overload since they look like calls for help."""
+UNREGISTERED_SHARE = 0.1
+"""What part of `limits.max_calls` calls for help may be whose caller is not registered."""
+UNREGISTERED_LEAST = 4
 
 
 class Emergencies:
     """Which calls pass limits: those to emergency numbers and to urn:service:sos (RFC 5031) where there are any, and
-    those of a configured priority (RFC 4412).
+    those of a configured priority (RFC 4412). Also which calls for help come in though nobody knows who calls.
     """
 
     def __init__(self, config: Config) -> None:
-        self._numbers = frozenset(config.emergency.numbers)
-        self._priorities = frozenset(one.lower() for one in config.emergency.priority)
-        self._raw = _raw_emergency(config.emergency.numbers, config.emergency.priority)
+        settings = config.emergency
+        self._numbers = frozenset(settings.numbers)
+        self._priorities = frozenset(one.lower() for one in settings.priority)
+        self._raw_numbers = _raw_numbers(settings.numbers)
+        self._raw_priorities = _raw_priorities(settings.priority)
+        self._strangers = Spread(settings.unregistered_per_s, queue=False)
+        self._most = max(UNREGISTERED_LEAST, int(config.limits.max_calls * UNREGISTERED_SHARE))
+        self._late: TokenBucket | None = None
+        self.unregistered = bool(settings.numbers) and settings.unregistered
+
+    def adopt(self, old: "Emergencies") -> None:
+        """Take over from the configuration before: nobody gets a full bucket by a reload."""
+        self._late = old._late
+        if self._strangers.rate == old._strangers.rate:
+            self._strangers = old._strangers
 
     def is_one(self, user: str, priorities: Sequence[str]) -> bool:
         """Whether a call to `user` with these values of Resource-Priority is one."""
@@ -52,22 +69,55 @@ class Emergencies:
             return True
         return any(value.strip().lower() in self._priorities for value in priorities)
 
-    def looks_like_one(self, data: bytes) -> bool:
-        """The same of a raw INVITE, when there is no time to parse: at worst a few too many pass."""
-        return self._raw is not None and self._raw.search(data) is not None
+    def looks_like_one(self, data: bytes, known: Callable[[], bool], now: float) -> bool:
+        """The same of a raw INVITE, when there is no time to parse: at worst a few too many pass.
+
+        `known` tells whether it is from a trunk or a registered phone. Others have no priority, and only so many of
+        their calls for help are looked at: anybody can write the number.
+        """
+        help_wanted = self._raw_numbers is not None and self._raw_numbers.search(data) is not None
+        if not help_wanted and (self._raw_priorities is None or self._raw_priorities.search(data) is None):
+            return False
+        if known():
+            return True
+        if self._late is None:
+            self._late = TokenBucket.full(LATE_STRANGERS, now)
+        return help_wanted and self._late.take(now)
+
+    def admit_unregistered(
+        self, host: str, calls: int, refused: Refusal, now: float
+    ) -> tuple[Refusal | None, Decision]:
+        """Whether a call for help comes in though its caller was `refused` (RFC 6881 s.8 asks for it).
+
+        `calls` of that kind are in progress: they are few, so that nobody fills all lines by crying for help.
+        """
+        compared = [("caller", refused.rule), ("calls", f"{calls} of {self._most}")]
+        if not self.unregistered:
+            return refused, _decision("emergency.unregistered", tuple(compared), refused)
+        later = FULL_RETRY_S if calls >= self._most else self._strangers.take(host, now)
+        if later is None:
+            return None, Decision("admission", "emergency.unregistered", tuple(compared), "admitted")
+        refusal = Refusal(503, "Too Many Calls For Help", "unregistered-emergencies", later)
+        return refusal, _decision("emergency.unregistered_per_s", tuple(compared), refusal)
 
 
-def _raw_emergency(numbers: Sequence[str], priorities: Sequence[str]) -> re.Pattern[bytes] | None:
-    ways: list[bytes] = []
-    if numbers:
-        listed = b"|".join(re.escape(number.encode()) for number in numbers)
-        ways.append(rb"\AINVITE (?:(?:sips?|tel):(?:" + listed + rb")[@; ]|urn:service:sos[. ])")
-    if priorities:
-        listed = b"|".join(re.escape(priority.encode()) for priority in priorities)
-        ways.append(
-            rb"\r\nresource-priority[ \t]*:[^\r]*?(?<![a-z0-9.\-])(?:" + listed + rb")(?![a-z0-9.\-])"
-        )
-    return re.compile(b"|".join(ways), re.IGNORECASE) if ways else None
+def _raw_numbers(numbers: Sequence[str]) -> re.Pattern[bytes] | None:
+    if not numbers:
+        return None
+    listed = b"|".join(re.escape(number.encode()) for number in numbers)
+    return re.compile(
+        rb"\AINVITE (?:(?:sips?|tel):(?:" + listed + rb")[@; ]|urn:service:sos[. ])", re.IGNORECASE
+    )
+
+
+def _raw_priorities(priorities: Sequence[str]) -> re.Pattern[bytes] | None:
+    if not priorities:
+        return None
+    listed = b"|".join(re.escape(priority.encode()) for priority in priorities)
+    return re.compile(
+        rb"\r\nresource-priority[ \t]*:[^\r]*?(?<![a-z0-9.\-])(?:" + listed + rb")(?![a-z0-9.\-])",
+        re.IGNORECASE,
+    )
 
 
 @dataclass(slots=True)
@@ -89,6 +139,13 @@ class TokenBucket:
             self.tokens = min(max(1.0, self.rate), self.tokens + (now - self.at) * self.rate)
             self.at = now
         return self.tokens
+
+    def take(self, now: float) -> bool:
+        """Take one, if there is one."""
+        if self.refill(now) < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
 
     def wait_s(self) -> int:
         """Whole seconds until there is a token, for Retry-After."""

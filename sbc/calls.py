@@ -243,7 +243,7 @@ class Calls:
 
     def receive(self, data: bytes, flow: Flow, now: float, age_s: float = 0.0) -> None:
         """One SIP message as it came; `age_s` is how long it waited for us."""
-        if age_s > self.queue_age_s and self.reception.can_wait(data, flow):
+        if age_s > self.queue_age_s and self.reception.can_wait(data, flow, now):
             # RFC 7339 s.1, RFC 3261 s.21.5.4: refusing must stay cheaper than serving.
             self._refuse_raw(
                 data, flow, 503, "Service Unavailable", "overload", self.phones.retry_after_s(data, now)

@@ -33,6 +33,8 @@ from signaling.uri import SipUri, parse_uri, unescape
 from signaling.usage import same_flow
 
 _CREDENTIALS = re.compile(rb"\r\nauthorization[ \t]*:", re.IGNORECASE)
+UNREGISTERED = "unregistered emergencies"
+"""What calls for help of phones that are not registered are counted as, beside the trunks: no trunk is named so."""
 EMERGENCY_SHARE = 2
 """Calls for help pass `limits.max_calls` until there are so many times as many calls in all."""
 
@@ -74,20 +76,30 @@ class Reception:
         self._router = router
         self._trunks = trunks
         self._outbound = outbound
-        self._emergencies = Emergencies(config)
-        admission = Admission(config)
+        emergencies, admission = Emergencies(config), Admission(config)
         if now is not None:
+            emergencies.adopt(self._emergencies)
             admission.adopt(self.admission, now)
+        self._emergencies: Emergencies = emergencies
         self.admission: Admission = admission
 
-    def can_wait(self, data: bytes, flow: Flow) -> bool:
+    def can_wait(self, data: bytes, flow: Flow, now: float) -> bool:
         """Whether a raw message is refused when we are late: new calls but those for help, and registrations."""
         if data.startswith(b"INVITE "):
-            return not in_dialog(data) and not self._emergencies.looks_like_one(data)
+            if in_dialog(data):
+                return False
+            return not self._emergencies.looks_like_one(data, lambda: self._knows(flow, now), now)
         if not data.startswith(b"REGISTER "):
             return False
         # A phone of ours that shows its credentials has cost us a challenge already; anybody can write the header.
         return _CREDENTIALS.search(data) is None or not self._phones.locations.on_flow(flow)
+
+    def _knows(self, flow: Flow, now: float) -> bool:
+        """Whether a trunk sends by this flow, or a phone that is registered."""
+        if self._phones.locations.on_flow(flow):
+            return True
+        source, _ = self._router.source_of(flow, self._trunks.snapshot(now))
+        return source.trunk is not None
 
     def receive(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         """An INVITE that is in no dialog."""
@@ -96,7 +108,7 @@ class Reception:
         source, decision = self._outbound.source_of(request.uri, source, decision)
         caller = None
         if source.trunk is None:
-            caller, challenge = self._phones.caller(flow, request, now)
+            caller, challenge = self._phones.caller(flow, request, now, self._cries_for_help(request))
             if challenge:
                 # No call yet, so no record of one: the phone has not said who it is (RFC 3261 s.22.3).
                 answer = respond(request, 407, "Proxy Authentication Required", self._tag(), challenge)
@@ -130,13 +142,15 @@ class Reception:
             leg.destination = same_flow
             live.phones["a"] = source.phone
         board.occupy(live, source.trunk)
+        if caller is not None and caller.refusal is not None:
+            board.occupy(live, UNREGISTERED)
         record.add_leg("a", flow, source.trunk, request.call_id)
         record.caller, record.called = offered.caller.user, offered.user
         board.on_event("came", record)
         board.learn(live, leg, request)
         board.run(live, [OnLeg(leg, effect) for effect in effects if isinstance(effect, Opened)], now)
         host, gruu = (uri.host, uri.param("gr")) if isinstance(uri, SipUri) else ("", None)
-        wanted = CallRequest(source, offered.user, host, offered.caller.user, emergency, gruu)
+        wanted = CallRequest(source, offered.user, host, offered.caller.user, emergency, gruu, flow)
         outcome, decisions = self._router.route(
             wanted, self._trunks.snapshot(now), board.on_trunk, self._phones.book, now
         )
@@ -159,7 +173,7 @@ class Reception:
         if caller is not None:
             record.decide(caller.decision, wall)
             if caller.refusal is not None:
-                raise PeerError(caller.refusal.status, caller.refusal.reason, caller.refusal.rule)
+                self._let_in(caller.refusal, source, emergency, record, now)
             source = replace(source, phone=caller.user)
         if request.max_forwards == 0:
             raise PeerError(483, "Too Many Hops", "too-many-hops")
@@ -172,3 +186,19 @@ class Reception:
         if refusal is not None:
             raise PeerError(refusal.status, refusal.reason, refusal.rule, refusal.retry_after_s)
         return source, emergency
+
+    def _cries_for_help(self, request: Request) -> bool:
+        """Whether whoever calls is let in: nobody asks him for a password first."""
+        return self._emergencies.unregistered and self._emergencies.is_one(unescape(user_of(request.uri)), ())
+
+    def _let_in(
+        self, refused: Refusal, source: Source, emergency: bool, record: CallRecord, now: float
+    ) -> None:
+        """A phone that may not call may call for help. PeerError for any other call, and where there are too many."""
+        refusal: Refusal | None = refused
+        if emergency:
+            calls = self._board.on_trunk[UNREGISTERED]
+            refusal, decision = self._emergencies.admit_unregistered(source.host, calls, refused, now)
+            record.decide(decision, record.started)
+        if refusal is not None:
+            raise PeerError(refusal.status, refusal.reason, refusal.rule, refusal.retry_after_s)

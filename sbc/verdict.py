@@ -118,6 +118,10 @@ ENDINGS: dict[str, str] = {
         "Rejected with {status}: the called user's phones are registered but cannot be reached; the decision `phones`"
         " says why, and sbc registrations shows them."
     ),
+    "unregistered-emergencies": (
+        "Rejected with {status}: too many calls for help of phones that are not registered"
+        " (emergency.unregistered_per_s, and a tenth of limits.max_calls in all)."
+    ),
     "own-number": (
         "Rejected with {status}: the phone called its own number, and its user has no other phone that could ring;"
         " the decision `phones` shows them."

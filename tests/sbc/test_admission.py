@@ -226,7 +226,7 @@ def test_emergencies_are_seen_without_parsing_as_with(start: str, field: str, pa
     emergencies = Emergencies(load(EMERGENCY))
     extra = f"{field}\r\n" if field else ""
     data = f"{start}\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\n{extra}\r\n".encode()
-    assert emergencies.looks_like_one(data) is passes
+    assert emergencies.looks_like_one(data, lambda: True, 0.0) is passes
     uri = start.split()[1]
     user = uri if uri.startswith("urn") else uri.partition(":")[2].partition("@")[0]
     values = [one.strip() for one in field.partition(":")[2].split(",")] if "riority" in field[:18] else []
@@ -237,7 +237,7 @@ def test_emergencies_are_seen_without_parsing_as_with(start: str, field: str, pa
 def test_without_emergency_numbers_nothing_is_one() -> None:
     emergencies = Emergencies(load(EMERGENCY.partition("emergency:")[0]))
     assert not emergencies.is_one("112", ["esnet.0"]) and not emergencies.is_one("urn:service:sos", [])
-    assert not emergencies.looks_like_one(b"INVITE sip:112@x SIP/2.0\r\n")
+    assert not emergencies.looks_like_one(b"INVITE sip:112@x SIP/2.0\r\n", lambda: True, 0.0)
 
 
 def test_those_who_find_the_bucket_empty_come_back_one_after_the_other() -> None:
