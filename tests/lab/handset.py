@@ -20,7 +20,7 @@ class Handset(Phone):
     """A baresip with the account of a user, at an address of a namespace; `number` tells several of a user apart.
 
     Incoming calls are answered at once, or with `answers` false never. `proxy` is host:port of the border, or of a
-    registrar without one.
+    registrar without one. `account` is what else its line in the file of accounts says, like ";sipnat=outbound".
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Handset(Phone):
         password: str | None = None,
         number: int = 0,
         answers: bool = True,
+        account: str = "",
     ) -> None:
         self.user = user
         self.host = host
@@ -60,7 +61,7 @@ class Handset(Phone):
         (self.directory / "accounts").write_text(
             f"<sip:{user}@{DOMAIN};transport={transport}>;auth_pass={password or PASSWORDS[user]}"
             f';outbound="sip:{proxy};transport={transport}";regint={expires_s}'
-            f";answermode={'auto' if answers else 'manual'};audio_codecs=PCMA/8000/1\n"
+            f";answermode={'auto' if answers else 'manual'};audio_codecs=PCMA/8000/1{account}\n"
         )
         (self.directory / "contacts").write_text("")
         self._name = f"baresip-{name}"
