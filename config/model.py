@@ -7,27 +7,25 @@ Some fields are written in the file in a shorter form than they have here: `udp:
 `20000-39999` a `PortRange`, `sip:10.0.0.20` a `SipServer`, `198.51.100.0/24` a network of `ipaddress`,
 `stun.example.com:3478` a `StunServer`, `turn:turn.example.com` a `TurnServer`. Passwords are `SecretStr`.
 
-`config.phones` has the sections `phones` (`Phones`, `User`) and `emergency`. In routes `phones` stands for the phones.
+The sections `networks`, `trunks` and `phones` (with `emergency`) are in the modules of these names, but every model can
+be had from here. In routes `phones` stands for the phones.
 What the file leaves open and is found out later, is a method: `Network.advertised` is the address that peers see
 (for `advertise: auto` what STUN found), `Config.phones_domain` the domain of the phones' addresses of record.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from config.networks import Network, Turn
 from config.phones import LOCAL, PHONES, Algorithm, Emergency, Phones, PhonesTurn, User
+from config.trunks import Check, Credentials, Register, Trunk
 from config.values import (
     AUTO,
     MAX_NAMES,
-    RANGE_SCHEMA,
-    Advertised,
     Count,
-    Domain,
-    HostAddress,
     Listen,
-    Listeners,
     Model,
     Name,
     Names,
@@ -35,19 +33,12 @@ from config.values import (
     PortRange,
     Positive,
     PositiveSeconds,
-    Prefixes,
     Rate,
     Seconds,
-    Secret,
-    Servers,
     SipServer,
-    StatusCode,
     StunServer,
-    StunServers,
     Text,
     TurnServer,
-    TurnUri,
-    UserPart,
     WholeSeconds,
     as_list,
     bad,
@@ -59,6 +50,7 @@ __all__ = [
     "LOCAL",
     "PHONES",
     "Algorithm",
+    "Check",
     "Config",
     "Credentials",
     "Emergency",
@@ -77,262 +69,6 @@ __all__ = [
     "User",
     "schema",
 ]
-
-
-class Turn(Model):
-    """A TURN relay of ours: all media of the network goes through it."""
-
-    server: Annotated[
-        TurnUri, Field(description="Its URI (RFC 7065), like turn:turn.example.com:3478?transport=udp.")
-    ]
-    username: Annotated[Text | None, Field(min_length=1, description="User, with `password`.")] = None
-    password: Annotated[Secret | None, Field(description="Long-term password of `username`.")] = None
-    secret: Annotated[
-        Secret | None,
-        Field(
-            description="Shared with the server instead of username and password (coturn: static-auth-secret); "
-            "credentials are made from it."
-        ),
-    ] = None
-
-    @model_validator(mode="after")
-    def _one_way_in(self) -> "Turn":
-        if self.secret is not None and (self.username is not None or self.password is not None):
-            raise bad("incomplete", "both secret and username or password; write one of them")
-        if self.secret is None and (self.username is None or self.password is None):
-            raise bad("incomplete", "write username and password, or secret")
-        return self
-
-
-class Network(Model):
-    """A network that we stand in: our addresses and ports there, and how its peers see us."""
-
-    name: SkipJsonSchema[Annotated[Name, Field(description="Set from the key.")]]
-    address: Annotated[
-        HostAddress,
-        Field(description="Our IP address in this network, IPv4 or IPv6. Give either this or `interface`."),
-    ] = ""
-    interface: Annotated[
-        Text | None,
-        Field(description="Network interface whose first address is ours, instead of `address`."),
-    ] = None
-    address6: Annotated[
-        HostAddress | None,
-        Field(description="A second address of ours, IPv6, when `address` is IPv4: SIP and media use both."),
-    ] = None
-    advertise: Annotated[
-        Advertised | None,
-        Field(
-            description="Address that peers reach us at, when it differs from `address` (1:1 NAT). Written to "
-            "Via, Contact and SDP. auto: what `stun_servers` see. None: `address`."
-        ),
-    ] = None
-    stun_servers: Annotated[
-        StunServers,
-        Field(description="STUN servers that tell our address, host:port, for `advertise: auto`."),
-    ] = ()
-    stun: Annotated[
-        bool,
-        Field(
-            strict=True,
-            description="Answer STUN Binding requests on the UDP ports of SIP and of media, if they are no shorter "
-            "than the answer (32 bytes, with IPv6 44), so that nobody is flooded through us. Registered phones are "
-            "answered anyway (RFC 5626).",
-        ),
-    ] = False
-    turn: Annotated[
-        Turn | None,
-        Field(
-            description="TURN relay that all media of this network goes through, with two allocations for each end of "
-            "a stream. None: media goes directly."
-        ),
-    ] = None
-    learned: SkipJsonSchema[
-        Annotated[str, Field(description="For `advertise: auto`: what STUN found; empty before.")]
-    ] = ""
-    relayed: SkipJsonSchema[
-        Annotated[str, Field(description="With `turn`: our address at the relay; empty before it is known.")]
-    ] = ""
-    moves: SkipJsonSchema[
-        Annotated[
-            int, Field(description="How often a reload has given its media other addresses or a relay.")
-        ]
-    ] = 0
-    listen: Annotated[
-        Listeners,
-        Field(description="SIP ports, as transport:port; transports are udp and tcp."),
-    ] = (Listen(transport="udp", port=5060), Listen(transport="tcp", port=5060))
-    media_ports: Annotated[
-        PortRange,
-        WithJsonSchema(RANGE_SCHEMA),
-        Field(
-            description="UDP ports for media, FIRST-LAST; a stream takes an even port and the next odd one."
-        ),
-    ] = PortRange(first=20000, last=39999)
-    media_address: Annotated[
-        HostAddress | None, Field(description="Address of ours for media. None: the same as for SIP.")
-    ] = None
-    media_address6: Annotated[
-        HostAddress | None, Field(description="IPv6 address of ours for media. None: `address6`.")
-    ] = None
-    nat: Annotated[
-        Literal["none", "far-end"],
-        Field(
-            description="far-end: peers may sit behind NAT, so SIP answers and media go to where their "
-            "packets really come from. none: what peers write in SIP and SDP is right."
-        ),
-    ] = "none"
-    telephone_event: Annotated[
-        Literal["kernel", "process"],
-        Field(
-            description="Who forwards the digits (RFC 4733) of parties here when the kernel forwards their audio; "
-            "process: the relay process, so that rules of nftables on this host see them."
-        ),
-    ] = "kernel"
-    domain: Annotated[
-        Domain | None,
-        Field(description="Host name in From, To and identity headers sent here. None: our address."),
-    ] = None
-    user_agent: Annotated[
-        Text | None, Field(description="Value of User-Agent and Server sent here. None: neither is sent.")
-    ] = None
-
-    @model_validator(mode="after")
-    def _one_way_to_an_address(self) -> "Network":
-        if not self.address and self.interface is None:
-            raise bad(
-                "incomplete", "no address; write address: with one of our own, or interface: with its name"
-            )
-        return self
-
-    @property
-    def advertised(self) -> str:
-        """The address that peers reach us at, as far as it is known: `address` until STUN has answered."""
-        return (self.learned if self.advertise == AUTO else self.advertise) or self.address
-
-    @property
-    def sip_addresses(self) -> tuple[str, ...]:
-        """Our addresses for SIP that are known so far (none while `interface` is not resolved)."""
-        return tuple(x for x in (self.address, self.address6) if x)
-
-    @property
-    def media_addresses(self) -> tuple[str, ...]:
-        """Our addresses for media that are known so far; none where a relay has them."""
-        if self.turn is not None:
-            return ()
-        return tuple(
-            x for x in (self.media_address or self.address, self.media_address6 or self.address6) if x
-        )
-
-
-class Check(Model):
-    """OPTIONS pings that find out which servers of a trunk are up."""
-
-    options_every_s: Annotated[
-        Seconds, Field(description="Time between pings to each server, s; 0: no pings.")
-    ] = 0
-    timeout_s: Annotated[
-        PositiveSeconds, Field(description="A ping without answer for so long has failed, s.")
-    ] = 4
-    down_after: Annotated[
-        Positive, Field(le=100, description="Failed pings in a row that mark a server down.")
-    ] = 2
-    up_after: Annotated[
-        Positive, Field(le=100, description="Answered pings in a row that mark it up again.")
-    ] = 1
-
-
-class Credentials(Model):
-    """What answers the digest challenges of this trunk, and of nobody else (CVE-2021-41158)."""
-
-    username: Annotated[Text, Field(min_length=1, max_length=256, description="User of the digest.")]
-    password: Annotated[Secret, Field(description='Password, like "${file:carrier.password}".')]
-    realm: Annotated[
-        Text | None,
-        Field(min_length=1, max_length=256, description="The only realm that is answered. None: any realm."),
-    ] = None
-
-
-class Register(Model):
-    """A registration of ours at the trunk."""
-
-    user: Annotated[UserPart, Field(description="User part of the address of record.")]
-    expires_s: Annotated[
-        Positive, Field(le=604_800, description="Life of the registration that we ask for, s.")
-    ] = 3600
-    contact_user: Annotated[
-        UserPart | None, Field(description="User part of our Contact. None: the same as `user`.")
-    ] = None
-    retry_s: Annotated[
-        PositiveSeconds,
-        Field(description="Time before the next attempt after a failure, s; it grows up to 10 times that."),
-    ] = 30
-
-
-class Trunk(Model):
-    """A peer that calls come from and go to: a carrier, a PBX, a proxy, with one or more servers."""
-
-    name: SkipJsonSchema[Annotated[Name, Field(description="Set from the key.")]]
-    network: Annotated[Name, Field(description="Network that the peer is in.")]
-    servers: Annotated[
-        Servers,
-        Field(
-            description="SIP URIs of its servers, tried in order. Requests that come from the literal "
-            "addresses among them belong to this trunk too."
-        ),
-    ]
-    from_: Annotated[
-        Prefixes,
-        Field(
-            validation_alias="from",
-            serialization_alias="from",
-            description="Addresses and prefixes that its requests come from, besides those of `servers`.",
-        ),
-    ] = ()
-    check: Annotated[Check | None, Field(description="OPTIONS pings; None: servers always count as up.")] = (
-        None
-    )
-    failover_on: Annotated[
-        tuple[StatusCode, ...],
-        BeforeValidator(as_list),
-        Field(
-            max_length=100,
-            description="Final SIP answers after which the next server is tried, besides no answer at all.",
-        ),
-    ] = (503,)
-    redirects: Annotated[
-        Literal["pass", "follow"],
-        Field(description="What a 3xx answer does: go back to the caller, or be followed here."),
-    ] = "pass"
-    max_calls: Annotated[
-        Positive | None, Field(description="Most calls at a time over this trunk. None: `limits.max_calls`.")
-    ] = None
-    nat: Annotated[
-        Literal["none", "far-end"] | None,
-        Field(description="As in the network. None: what the network says."),
-    ] = None
-    domain: Annotated[
-        Domain | None,
-        Field(description="Host name in identity headers sent here. None: what the network says."),
-    ] = None
-    credentials: Annotated[
-        Credentials | None,
-        Field(description="What answers 401 and 407 of this trunk. None: they fail the request."),
-    ] = None
-    register_: Annotated[
-        Register | None,
-        Field(
-            validation_alias="register",
-            serialization_alias="register",
-            description="We register there and refresh it. None: we do not.",
-        ),
-    ] = None
-    path: Annotated[
-        bool,
-        Field(
-            strict=True, description="Path (RFC 3327) in REGISTER of phones that is relayed to this trunk."
-        ),
-    ] = False
 
 
 class Reject(Model):
