@@ -1,10 +1,12 @@
 """What a datagram on a media port is, told from its first bytes (RFC 7983 s.7, RFC 5761 s.4)."""
 
-RTP = 0
-RTCP = 1
-STUN = 2
-DTLS = 3
-UNKNOWN = 4
+from typing import Final
+
+RTP: Final = 0
+RTCP: Final = 1
+STUN: Final = 2
+DTLS: Final = 3
+UNKNOWN: Final = 4
 
 
 def classify(data: bytes | bytearray | memoryview, size: int) -> int:

@@ -29,18 +29,26 @@ class Compound:
 
     `sent` is the middle of the NTP timestamp of its sender report or None; `echoes` are the (LSR, DLSR) pairs
     of its report blocks that answer a sender report, both in 1/65536 s (RFC 3550 s.6.4.1). `lost` is the fraction
-    lost of each report block, in 1/256.
+    lost of each report block, in 1/256, and `about` the SSRC that it is about; `senders` those whose reports they are.
     """
 
-    __slots__ = ("echoes", "forward", "lost", "sent")
+    __slots__ = ("about", "echoes", "forward", "lost", "senders", "sent")
 
     def __init__(
-        self, forward: bytes, sent: int | None, echoes: list[tuple[int, int]], lost: list[int]
+        self,
+        forward: bytes,
+        sent: int | None,
+        echoes: list[tuple[int, int]],
+        lost: list[int],
+        senders: list[int],
+        about: list[int],
     ) -> None:
         self.forward = forward
         self.sent = sent
         self.echoes = echoes
         self.lost = lost
+        self.senders = senders
+        self.about = about
 
 
 def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
@@ -53,6 +61,8 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
     sent: int | None = None
     echoes: list[tuple[int, int]] = []
     lost: list[int] = []
+    senders: list[int] = []
+    about: list[int] = []
     at = 0
     size = len(data)
     while at < size:
@@ -74,9 +84,11 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
             blocks = at + (28 if kind == SENDER_REPORT else 8)
             if blocks + 24 * count > stop:
                 return None
+            senders.append(_WORD.unpack_from(data, at + 4)[0])
             if kind == SENDER_REPORT:
                 sent = _WORD.unpack_from(data, at + 10)[0]
             for block in range(blocks, blocks + 24 * count, 24):
+                about.append(_WORD.unpack_from(data, block)[0])
                 lost.append(data[block + 4])
                 lsr, dlsr = struct.unpack_from("!II", data, block + 16)
                 if lsr:
@@ -97,7 +109,7 @@ def parse(data: bytes, pseudonym: Callable[[bytes], bytes]) -> Compound | None:
             if count:
                 parts.append(_HEADER.pack(0x80 | count, kind, count) + data[at + 4 : at + 4 + 4 * count])
         at = end
-    return Compound(b"".join(parts), sent, echoes, lost)
+    return Compound(b"".join(parts), sent, echoes, lost, senders, about)
 
 
 def _source_description(

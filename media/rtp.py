@@ -2,20 +2,21 @@
 
 import struct
 from collections.abc import Iterable
+from typing import Final
 
 HEADER = struct.Struct("!HHII")
 """Version to payload type as one number, sequence, timestamp, SSRC."""
 
-HEADER_BYTES = 12
+HEADER_BYTES: Final = 12
 
 # RFC 3550 s.A.1: a jump of less than MAX_DROPOUT forward is loss, one of less than MAX_MISORDER back is
 # reordering, everything else a restart of the sender once two packets in a row say so.
-MAX_DROPOUT = 3000
-MAX_MISORDER = 100
+MAX_DROPOUT: Final = 3000
+MAX_MISORDER: Final = 100
 
 # A step between arrival and timestamp beyond this is a new timestamp origin (a file began to play, a mixer
 # switched its source under one SSRC), not jitter: s.A.8 would carry it along as minutes of jitter.
-DISCONTINUITY_S = 5.0
+DISCONTINUITY_S: Final = 5.0
 
 # RFC 3551 s.6: clock rates of the static payload types that are not 8000 Hz; 64-95 are not used with RTCP
 # multiplexing and 96-127 have no rate until the session names one.

@@ -17,6 +17,7 @@ silent. Everything else is a stranger: dropped, counted, never answered.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 Sockaddr = tuple[str, int] | tuple[str, int, int, int]
 """An address as the socket gives it: two items for IPv4, four for IPv6."""
@@ -30,9 +31,10 @@ MAX_GAP = 8
 MAX_CANDIDATES = 64
 REBIND_SILENCE_S = 1.0
 
-STRANGER = 0
-PASS = 1
-LOCKED = 2
+STRANGER: Final = 0
+PASS: Final = 1
+LOCKED: Final = 2
+UNPROVEN: Final = 3
 
 _NOBODY = -1
 _ANYONE = 0
@@ -193,7 +195,11 @@ class SourceGate:
 
 
 class RtcpGate:
-    """The source of one end's RTCP: the signalled address, or any port of the host that RTP comes from."""
+    """The source of one end's RTCP: the signalled address, or any port of the host that RTP comes from.
+
+    Phones behind one NAT share a host. So RTCP from a port that nobody named has to prove first that it belongs to this
+    end; one packet that does is enough, since there is one in five seconds.
+    """
 
     __slots__ = ("_heard", "_learn", "_named", "source")
 
@@ -215,14 +221,24 @@ class RtcpGate:
         if self.source is not None and (rtp is None or rtp[0] != self.source[0]):
             self.source = None
 
-    def admit(self, source: Sockaddr, rtp: Sockaddr | None, now: float) -> bool:
-        """Whether a valid RTCP packet from `source` may pass; `rtp` is the locked RTP source. Locks at once."""
-        if source != self.source:
-            other_host = rtp is not None and rtp[0] != source[0]
-            if other_host or (source != self._named and (self._learn == "off" or rtp is None)):
-                return False
-            if self.source is not None and source != self._named and now - self._heard < REBIND_SILENCE_S:
-                return False
-            self.source = source
+    def judge(self, source: Sockaddr, rtp: Sockaddr | None, now: float) -> int:
+        """Judge RTCP from `source`: PASS, UNPROVEN (when it proves itself it may) or STRANGER.
+
+        `rtp` is the locked RTP source. What may pass and is valid is to `lock`.
+        """
+        if source == self.source:
+            return PASS
+        if rtp is not None and rtp[0] != source[0]:
+            return STRANGER
+        if source == self._named:
+            return PASS
+        if self._learn == "off" or rtp is None:
+            return STRANGER
+        if self.source is not None and now - self._heard < REBIND_SILENCE_S:
+            return STRANGER
+        return UNPROVEN
+
+    def lock(self, source: Sockaddr, now: float) -> None:
+        """Valid RTCP from a source that may pass has come."""
+        self.source = source
         self._heard = now
-        return True

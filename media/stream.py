@@ -4,7 +4,7 @@ import math
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from media import quality, rtcp, rtp
 from media.source import RtcpGate, Sockaddr, SourceGate
@@ -34,6 +34,9 @@ EndTuple = tuple[
 # `media.relay.Counters` as a tuple, in its order.
 CountersTuple = tuple[Any, ...]
 
+Event = tuple[Any, ...]
+"""What a worker tells; see `media.reference.Reference`."""
+
 # RFC 3551 s.6: what a stream without rtpmap for its payload type is, for the quality estimate.
 STATIC_NAMES = {
     0: "PCMU",
@@ -53,30 +56,30 @@ _SO_MEMINFO = 55
 _SK_MEMINFO_DROPS = 8
 
 # What a port is for.
-RTP_PORT = 0
-RTCP_PORT = 1
-DIRECT = 2
-SECURE = 3
+RTP_PORT: Final = 0
+RTCP_PORT: Final = 1
+DIRECT_PORT: Final = 2
 
 
 class Port:
     """One bound UDP socket of an end.
 
-    A DIRECT port is a second socket on the RTP port, connected to the locked source. The kernel gives it the
-    packets of that source and the unconnected one all others; a packet then costs a fifth less, since neither
+    A direct port is a second socket on the RTP port, connected to the locked source, its `remote`. The kernel gives it
+    the packets of that source and the unconnected one all others; a packet then costs a fifth less, since neither
     does the kernel look for a route nor Python translate two addresses. The unconnected socket has to stay:
-    without it the kernel would answer strangers with ICMP errors. In a stream with SRTP it is SECURE.
+    without it the kernel would answer strangers with ICMP errors.
     """
 
-    __slots__ = ("end", "kind", "local", "recv_into", "recvfrom_into", "sock")
+    __slots__ = ("end", "kind", "local", "recv_into", "recvfrom_into", "remote", "sock")
 
     def __init__(self, end: "RelayEnd", sock: socket.socket, local: tuple[str, int], kind: int) -> None:
         self.end = end
         self.sock = sock
-        self.recvfrom_into = sock.recvfrom_into
-        self.recv_into = sock.recv_into
+        self.recvfrom_into: Callable[[bytearray], tuple[int, Sockaddr]] = sock.recvfrom_into
+        self.recv_into: Callable[[bytearray], int] = sock.recv_into
         self.local = local
         self.kind = kind
+        self.remote: Sockaddr | None = None
 
     def dropped(self) -> int:
         """Packets that the kernel dropped because our queue was full."""
@@ -91,7 +94,6 @@ class RelayEnd:
         "attempts",
         "begun",
         "codecs",
-        "connected",
         "direct",
         "dropped",
         "events_up",
@@ -121,7 +123,6 @@ class RelayEnd:
         "secure",
         "send",
         "send_direct",
-        "sendto",
         "sent_before",
         "side",
         "signalled",
@@ -137,9 +138,9 @@ class RelayEnd:
         "withholding",
     )
 
+    # For mypyc, which otherwise knows that these are always there.
+    __deletable__ = ("other", "stream")
     other: "RelayEnd"
-    # Of the RTP socket; there while `target` is not None.
-    sendto: Callable[[bytes | memoryview, Sockaddr], int]
 
     def __init__(
         self, stream: "RelayStream", side: str, window_s: float, unheard_s: float, now: float
@@ -153,7 +154,6 @@ class RelayEnd:
         self.round_trip = rtcp.RoundTrip()
         self.rtp_port: Port | None = None
         self.direct: Port | None = None
-        self.connected: Sockaddr | None = None
         self.send_direct: Callable[[bytes | memoryview], int] | None = None
         self.rtcp_port: Port | None = None
         self.local = ("", 0, 0)
@@ -220,11 +220,6 @@ class RelayEnd:
             self.secure = None if srtp is None else _context(*srtp, buffer)
         self.aim()
 
-    @property
-    def direct_kind(self) -> int:
-        """What the direct port of this end is for."""
-        return DIRECT if self.secure is None and self.other.secure is None else SECURE
-
     def aim(self) -> None:
         """Say where RTP to this end goes: the locked source (RFC 4961), before that the signalled address."""
         self.target = (self.gate.source or self.signalled) if self.send and self.rtp_port else None
@@ -232,8 +227,9 @@ class RelayEnd:
         self.withholding = exhausted and self.gate.source is None and not self._may_send_to(self.signalled)
         if self.withholding:
             self.target = None
-        use = self.direct is not None and self.target is not None and self.target == self.connected
-        self.send_direct = self.direct.sock.send if self.direct is not None and use else None
+        self.send_direct = None
+        if self.direct is not None and self.target is not None and self.target == self.direct.remote:
+            self.send_direct = self.direct.sock.send
 
     def payload_types(self, tick_s: float) -> tuple[int, int]:
         """Those for the kernel, as bitmaps: audio or video on a clock of `tick_s` with events, and without."""
@@ -357,6 +353,11 @@ class RelayStream:
         self.reported = False
         # Why the kernel does not forward it, "" when it does, None when that is not decided.
         self.layer: str | None = None
+
+    def part(self) -> None:
+        """The stream is closed. Without cycles its memory is free now, and the collector never has to look for it."""
+        for end in (self.a, self.b):
+            del end.other, end.stream
 
     def silence(self, now: float) -> tuple[float, bool] | None:
         """(seconds without a packet, whether there ever was one) if that is over the limit, else None.

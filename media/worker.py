@@ -15,13 +15,17 @@ import select
 import signal
 import socket
 import sys
+import time
+from collections import deque
 from typing import Any
 
-from media.reference import Event, Reference
+from media.reference import Reference
+from media.stream import Event
 
 MESSAGE_BYTES = 262144
-# Commands read before packets get their turn again.
-MESSAGES_PER_TURN = 8
+# What commands may take before packets get their turn again: opening hundreds of streams takes longer than packets
+# should wait.
+TURN_S = 0.002
 # Counters of that many streams fit easily into one message.
 EVENTS_PER_MESSAGE = 64
 # Commands whose first argument is a stream.
@@ -41,6 +45,7 @@ class Worker:
         self._control = control
         self._buffer = bytearray(MESSAGE_BYTES)
         self._pending: list[Event] = []
+        self._commands: deque[tuple[Any, ...]] = deque()
         self._running = True
         self._blocked = False
         self._relay = Reference(self._emit, dscp, max_files)
@@ -48,16 +53,17 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the parent closes its end."""
-        serve = self._relay.serve
         traces = 0
         while self._running:
             try:
-                serve()
+                self._relay.serve(at_once=bool(self._commands))
             except Exception:
                 # Our own bug, met by one packet: it is lost, the other streams go on.
                 traces += 1
                 if traces <= MAX_TRACES:
                     print_trace()
+            if self._commands:
+                self._carry_out()
             if self._pending and not self._blocked:
                 self._flush()
         self._relay.shut_down()
@@ -67,30 +73,36 @@ class Worker:
             self._pending.append(event)
 
     def _read(self) -> None:
+        """Take the next commands, once those from before are carried out."""
         if self._blocked:
             self._flush()
-        relay = self._relay
-        for _ in range(MESSAGES_PER_TURN):
+        if self._commands:
+            return
+        try:
+            size = self._control.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        if size:
+            self._commands.extend(marshal.loads(self._buffer))
+        else:
+            self._running = False
+
+    def _carry_out(self) -> None:
+        relay, commands = self._relay, self._commands
+        until = time.monotonic() + TURN_S
+        while commands and time.monotonic() < until:
+            name, *arguments = commands.popleft()
             try:
-                size = self._control.recv_into(self._buffer)
-            except BlockingIOError:
-                return
-            except OSError:
-                size = 0
-            if not size:
-                self._running = False
-                return
-            commands: list[tuple[Any, ...]] = marshal.loads(self._buffer)
-            for name, *arguments in commands:
-                try:
-                    getattr(relay, name)(*arguments)
-                except Exception as error:
-                    # Our own bug, met by one command: that stream fails, not the worker with all others.
-                    print_trace()
-                    if name in OF_A_STREAM:
-                        self._emit(("unbound", arguments[0], f"{name}: {error!r}"))
-                    elif name == "fastpath":
-                        relay.no_kernel = f"a relay process cannot use the kernel's table: {error}"
+                getattr(relay, name)(*arguments)
+            except Exception as error:
+                # Our own bug, met by one command: that stream fails, not the worker with all others.
+                print_trace()
+                if name in OF_A_STREAM:
+                    self._emit(("unbound", arguments[0], f"{name}: {error!r}"))
+                elif name == "fastpath":
+                    relay.do_without_kernel(f"a relay process cannot use the kernel's table: {error}")
 
     def _flush(self) -> None:
         pending = self._pending

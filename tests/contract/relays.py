@@ -139,8 +139,9 @@ class Bench:
     async def settle(self) -> None:
         """Wait until every command so far has been carried out, packets that were under way included."""
         await asyncio.sleep(0.02)
-        # The answer says that a worker has woken up, and a later one that it has dealt with what it then found.
-        for _ in range(3):
+        # The answer says that a worker has woken up, and a later one that it has dealt with what it then found: one
+        # packet of each port.
+        for _ in range(8):
             await self.relay.query(self._opened)
 
     async def counters(self, stream: int, side: Side) -> Counters:

@@ -93,8 +93,11 @@ def check_stream(rng: random.Random, packets: int) -> None:
         kind = demux.classify(data, len(data))
         if kind == demux.RTCP:
             before = control.source
-            if control.admit(source, gate.source, now):
+            verdict = control.judge(source, gate.source, now)
+            if verdict != STRANGER:
                 assert gate.source is None or gate.source[0] == source[0] or before == source
+                assert verdict == PASS or (learn != "off" and gate.source is not None)
+                control.lock(source, now)
         elif kind == demux.RTP:
             first, seq, timestamp, ssrc = rtp.HEADER.unpack_from(data)
             assert rtp.plausible(first)

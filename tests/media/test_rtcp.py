@@ -107,3 +107,11 @@ def test_the_loss_that_each_block_reports_is_read() -> None:
     assert compound is not None and compound.lost == [64, 255]
     silent = parse(receiver_report(1), alias)
     assert silent is not None and silent.lost == []
+
+
+def test_a_compound_tells_who_reports_and_about_whom() -> None:
+    compound = parse(
+        sender_report(1, 1e9, [report_block(2)]) + receiver_report(3, [report_block(4)] * 2), alias
+    )
+    assert compound is not None
+    assert (compound.senders, compound.about) == ([1, 3], [2, 4, 4])

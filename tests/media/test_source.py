@@ -11,6 +11,7 @@ from media.source import (
     PASS,
     PROBATION,
     STRANGER,
+    UNPROVEN,
     RtcpGate,
     Sockaddr,
     SourceGate,
@@ -209,20 +210,25 @@ def test_no_more_than_the_allowed_packets_pass_before_a_lock(
 def test_rtcp_comes_from_the_signalled_address_or_the_host_of_rtp() -> None:
     gate = RtcpGate()
     gate.configure("port", ("192.0.2.1", 4001))
-    assert not gate.admit(("192.0.2.1", 61001), None, 1.0)
-    assert gate.admit(("192.0.2.1", 4001), None, 1.0)
-    assert gate.source == ("192.0.2.1", 4001)
+    assert gate.judge(("192.0.2.1", 61001), None, 1.0) == STRANGER
+    assert gate.judge(("192.0.2.1", 4001), None, 1.0) == PASS
+    assert gate.source is None, "no more than judged"
+    gate.lock(("192.0.2.1", 4001), 1.0)
     gate.follow(PUBLIC)
     assert gate.source is None
-    assert not gate.admit(("192.0.2.1", 4001), PUBLIC, 2.0)
-    assert gate.admit((PUBLIC[0], 61001), PUBLIC, 2.0)
-    assert not gate.admit((PUBLIC[0], 61003), PUBLIC, 2.5)
-    assert not gate.admit(STRANGE, PUBLIC, 2.5)
-    assert gate.admit((PUBLIC[0], 61003), PUBLIC, 4.0)
+    assert gate.judge(("192.0.2.1", 4001), PUBLIC, 2.0) == STRANGER
+    assert gate.judge((PUBLIC[0], 61001), PUBLIC, 2.0) == UNPROVEN, (
+        "any phone behind that NAT may have sent it"
+    )
+    gate.lock((PUBLIC[0], 61001), 2.0)
+    assert gate.judge((PUBLIC[0], 61001), PUBLIC, 2.5) == PASS
+    assert gate.judge((PUBLIC[0], 61003), PUBLIC, 2.5) == STRANGER
+    assert gate.judge(STRANGE, PUBLIC, 2.5) == STRANGER
+    assert gate.judge((PUBLIC[0], 61003), PUBLIC, 4.0) == UNPROVEN
 
 
 def test_rtcp_with_learning_off_is_only_the_signalled_address() -> None:
     gate = RtcpGate()
     gate.configure("off", ("192.0.2.1", 4001))
-    assert not gate.admit(("192.0.2.1", 4003), NAMED, 1.0)
-    assert gate.admit(("192.0.2.1", 4001), NAMED, 1.0)
+    assert gate.judge(("192.0.2.1", 4003), NAMED, 1.0) == STRANGER
+    assert gate.judge(("192.0.2.1", 4001), NAMED, 1.0) == PASS
