@@ -34,7 +34,7 @@ class Sites:
             name for name, network in config.networks.items() if network.nat == "far-end"
         )
         self.former: tuple[Listener, ...] = ()
-        self.renamed: frozenset[tuple[str, str]] = frozenset()
+        self.former_names: dict[str, tuple[str, ...]] = {}
         if before is not None:
             self._inherit(before)
         self._addresses = frozenset(
@@ -68,11 +68,12 @@ class Sites:
 
     def _name(self) -> None:
         names = {(listener.transport, listener.local): listener.network for listener in self.listeners}
-        self.renamed = frozenset(
-            (listener.network, names[listener.transport, listener.local])
-            for listener in self.former
-            if (listener.transport, listener.local) in names
-        )
+        found: dict[str, list[str]] = {}
+        for listener in self.former:
+            name = names.get((listener.transport, listener.local))
+            if name is not None:
+                found.setdefault(name, []).append(listener.network)
+        self.former_names = {name: tuple(dict.fromkeys(former)) for name, former in found.items()}
 
     def forget(self, in_use: Iterable[Flow], still_open: Iterable[Listener] = ()) -> None:
         """Only these flows and former listeners are still in use: what else is left over is not ours any more."""
@@ -89,7 +90,7 @@ class Sites:
 
     def same_network(self, before: Flow, now: Flow) -> bool:
         """Whether a message that came by `now` can be of what was begun by `before`: a network may be renamed."""
-        return before.network == now.network or (before.network, now.network) in self.renamed
+        return before.network == now.network or before.network in self.former_names.get(now.network, ())
 
     def new_name(self, flow: Flow) -> Flow:
         """The same flow as messages have it that come by it now."""

@@ -7,7 +7,7 @@ inputs are messages and the time, the result is a list of effects. RFC 4320 gove
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -64,6 +64,7 @@ class Transaction:
         "data",
         "deadline",
         "flow",
+        "holds",
         "interval",
         "key",
         "owner",
@@ -90,6 +91,7 @@ class Transaction:
         self.deadline = inf
         self.armed_at = inf  # when the timer heap looks at us next
         self.repeats = 0  # of `data`, while the peer has not shown that it arrives
+        self.holds = True  # whether its listener stays open for it after a reload
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.request.method} {self.state.name})"
@@ -218,20 +220,14 @@ class Transactions:
         self._branch = branch
         self._advertised = advertised
         self._tag = tag
-        self._t2 = timers.t2
-        self._give_up_s = timers.give_up_s
         self._trying_at_once = trying_at_once
         self.max_transactions = max_transactions
         self.symmetric = symmetric
         self.retry_after_s = retry_after_s
         self._return_paths = return_paths
-        # Pairs: for an unreliable transport, for a reliable one.
-        self._invite_client = tuple(timers.invite_client(reliable) for reliable in (False, True))
-        self._client = tuple(timers.client(reliable) for reliable in (False, True))
-        self._invite_server = tuple(
-            timers.invite_server(reliable, trying_at_once) for reliable in (False, True)
-        )
-        self._server = tuple(timers.server(reliable) for reliable in (False, True))
+        # Names that networks had before a reload, by the name that they have now.
+        self.former_names: Mapping[str, tuple[str, ...]] = {}
+        self._time(timers)
         self._clients: dict[tuple[object, ...], ClientTx] = {}
         self._servers: dict[tuple[object, ...], ServerTx] = {}
         self._merging: dict[tuple[object, ...], ServerTx] = {}
@@ -242,8 +238,27 @@ class Transactions:
         self._order = 0
         self.counters = Counters()
 
+    def _time(self, timers: TimerValues) -> None:
+        self._t2 = timers.t2
+        self._give_up_s = timers.give_up_s
+        # Pairs: for an unreliable transport, for a reliable one.
+        self._invite_client = tuple(timers.invite_client(reliable) for reliable in (False, True))
+        self._client = tuple(timers.client(reliable) for reliable in (False, True))
+        self._invite_server = tuple(
+            timers.invite_server(reliable, self._trying_at_once) for reliable in (False, True)
+        )
+        self._server = tuple(timers.server(reliable) for reliable in (False, True))
+
     def __len__(self) -> int:
         return len(self._clients) + len(self._servers)
+
+    def retime(self, timers: TimerValues) -> None:
+        """Transactions to come have these timers; those that there are keep theirs."""
+        self._time(timers)
+
+    def flows(self) -> list[Flow]:
+        """The flows that transactions still need."""
+        return [tx.peer for tx in (*self._clients.values(), *self._servers.values()) if tx.holds]
 
     def receive(self, message: Request | Response, flow: Flow, now: float) -> list[Effect]:
         """Take in one parsed message that came on `flow`. ParseError when a field that matching needs is bad."""
@@ -253,6 +268,9 @@ class Transactions:
         method = message.method
         key = _server_key(message, via, method, flow)
         tx = self._servers.get(key)
+        if tx is None and self.former_names:
+            for name in self.former_names.get(flow.network, ()):
+                tx = tx or self._servers.get((*key[:-1], name))
         if method == "ACK":
             return self._receive_ack(message, flow, tx, now)
         if method == "CANCEL":
@@ -393,10 +411,13 @@ class Transactions:
 
     # Receiving
 
+    def _same_network(self, before: str, now: str) -> bool:
+        return before == now or before in self.former_names.get(now, ())
+
     def _receive_response(self, response: Response, flow: Flow, now: float) -> list[Effect]:
         tx = self._clients.get(_client_key(response))
         # The branch is unguessable, so a response from elsewhere is only possible from inside the peer's network.
-        if tx is None or tx.flow.network != flow.network:
+        if tx is None or not self._same_network(tx.flow.network, flow.network):
             self.counters.strays += 1
             return []
         if self._return_paths is not None:
