@@ -147,6 +147,7 @@ static long (*l3_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, 
 			       __u64 flags) = (void *)BPF_FUNC_l3_csum_replace;
 static long (*l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
 			       __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
+static long (*vlan_pop)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_vlan_pop;
 static __s64 (*csum_update)(struct __sk_buff *skb, __u32 csum) = (void *)BPF_FUNC_csum_update;
 static long (*redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int size,
 			      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
@@ -332,6 +333,8 @@ INLINE int send(struct __sk_buff *skb, const struct flow *flow)
 		to.ipv6_nh[2] = flow->next_hop[2];
 		to.ipv6_nh[3] = flow->next_hop[3];
 	}
+	if (skb->vlan_present && vlan_pop(skb))
+		return TC_ACT_SHOT;
 	skb->priority = flow->priority;
 	return redirect_neigh(flow->ifindex, &to, sizeof(to), 0);
 }
@@ -520,10 +523,11 @@ SEC("tc")
 int relay(struct __sk_buff *skb)
 {
 	/*
-	 * A tagged packet belongs to the VLAN's own interface, which has the program too and sees it without the tag. Those
-	 * for other hosts (a promiscuous interface) are not ours either.
+	 * A tagged packet belongs to the VLAN's own interface, which has the program too and sees it without the tag. VLAN 0 is
+	 * none, but a priority on this very link (IEEE 802.1Q s.9.6). Those for other hosts (a promiscuous interface) are not
+	 * ours either.
 	 */
-	if (skb->vlan_present || skb->pkt_type)
+	if ((skb->vlan_present && skb->vlan_tci & 0x0fff) || skb->pkt_type)
 		return PASS;
 	if (skb->protocol == HTONS(ETH_P_IP)) {
 		if (!linear(skb, ETH_HLEN + sizeof(struct packet4)))

@@ -31,7 +31,9 @@ def record(name: str = "c-1", ended: bool = True) -> CallRecord:
     one.rang(1700000001.0)
     one.answered(1700000005.0, "b1")
     line = MediaLine(4, "audio", "PCMU", "h:1", "h:2", "h:3", "h:4", "sendrecv", "sendrecv")
-    counters = StreamCounters(4, name, Counters(packets=50, jitter_ms=1.23456, mos=4.4), Counters(packets=7, in_kernel=5))
+    counters = StreamCounters(
+        4, name, Counters(packets=50, jitter_ms=1.23456, mos=4.4), Counters(packets=7, in_kernel=5)
+    )
     one.media = MediaReport((line,), (counters,))
     if ended:
         one.end(1700000065.5, "b", "bye", "", 200, "bye")
