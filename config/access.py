@@ -3,11 +3,8 @@
 import ipaddress
 from collections.abc import Iterator
 
+from config.findings import Mistake
 from config.model import AUTO, Config, Network, Phones, Trunk
-from config.problems import Level
-
-Mistake = tuple[str, str, Level]
-"""(key, message, level)"""
 
 NAT_SILENCE_S = 30
 """NAT routers forget a UDP mapping after so long (RFC 4787 s.4.3 asks for 120 s; many do not)."""

@@ -243,3 +243,14 @@ def test_another_distribution_with_our_names_is_a_problem() -> None:
 
 def test_this_environment_is_ours() -> None:
     assert {problem.key for problem in foreign_packages()} <= set(PACKAGES)
+
+
+def test_every_prefix_of_a_family_that_the_network_lacks_is_named() -> None:
+    trunk = (
+        config()
+        .trunks["carrier"]
+        .model_copy(update={"from_": (ip_network("2001:db8:1::/48"), ip_network("2001:db8:2::/48"))})
+    )
+    wrong = config(trunks={**config().trunks, "carrier": trunk})
+    messages = [problem.message.partition(" ")[0] for problem in check(wrong) if problem.key.endswith("from")]
+    assert messages == ["2001:db8:1::/48", "2001:db8:2::/48"]
