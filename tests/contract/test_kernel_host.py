@@ -42,7 +42,8 @@ async def forwarded(under_test: Bench, stream: int) -> int:
 def policy(direction: str, source: str, target: str, *more: str) -> Iterator[None]:
     """An IPsec policy without keys: what it holds for cannot leave, and is not taken in clear."""
     selector = ["src", source, "dst", target, *more, "dir", direction]
-    template = ["tmpl", "src", place.OURS, "dst", place.OURS, "proto", "esp", "mode", "transport"]
+    gateway = place.OURS6 if ":" in target else place.OURS
+    template = ["tmpl", "src", gateway, "dst", gateway, "proto", "esp", "mode", "transport"]
     ip("-n", place.BORDER, "xfrm", "policy", "add", *selector, *template)
     try:
         yield
