@@ -72,6 +72,57 @@ def test_policy_routing_goes_by_our_address(net: int) -> None:
     )
 
 
+def test_policy_routing_goes_by_dscp_protocol_and_ports(net: int) -> None:
+    """As the routes of sockets do: with their type of service, and where any rule asks for ports with those."""
+    for number, gateway in ((7, "192.0.2.253"), (8, "192.0.2.254")):
+        ip("-n", NAME, "route", "add", "default", "via", gateway, "table", str(number))
+    ip("-n", NAME, "rule", "add", "tos", "0x18", "table", "7")
+    remote = ("198.51.100.7", 4000)
+    assert Ways(0xB8).find(("192.0.2.1", 20000), remote) == Hop(net, "192.0.2.253", 1500)
+    plain = Ways()
+    assert str(plain.find(("192.0.2.1", 20000), remote)).startswith("no route to 198.51.100.7")
+    ip("-n", NAME, "rule", "add", "ipproto", "udp", "sport", "20000-20999", "dport", "4000", "table", "8")
+    deadline = time.monotonic() + 5
+    while not plain.changed():
+        assert time.monotonic() < deadline
+    assert plain.find(("192.0.2.1", 20000), remote) == Hop(net, "192.0.2.254", 1500)
+    for local, other in ((21000, 4000), (20000, 4002)):
+        assert str(plain.find(("192.0.2.1", local), ("198.51.100.7", other))).startswith("no route")
+    ip("-n", NAME, "rule", "add", "ipproto", "tcp", "table", "7")
+    ip("-n", NAME, "rule", "del", "ipproto", "udp", "sport", "20000-20999", "dport", "4000", "table", "8")
+    while not isinstance(plain.find(("192.0.2.1", 20000), remote), str):
+        plain.changed()
+        assert time.monotonic() < deadline
+
+
+def test_ways_go_by_ports_only_where_a_rule_does(net: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def route(_: Netlink, local: Address, remote: Address, tos: int, ports: bool) -> Hop:
+        asked.append(ports)
+        return Hop(net, remote[0], 1500)
+
+    monkeypatch.setattr(Netlink, "route", route)
+    known = Ways()
+    for number in range(50):
+        known.find(("192.0.2.1", 20000 + number), ("192.0.2.9", 4000))
+    assert asked == [False]
+    ip("-n", NAME, "-6", "rule", "add", "dport", "4000", "table", "7")
+    deadline = time.monotonic() + 5
+    while not known.changed():
+        assert time.monotonic() < deadline
+    for number in range(50):
+        known.find(("192.0.2.1", 20000 + number), ("192.0.2.9", 4000))
+    assert asked == [False, *[True] * 50]
+    # Likewise where ports choose between several routes.
+    monkeypatch.setattr(Netlink, "rules_of_ports", lambda _: False)
+    asked.clear()
+    with open("/proc/sys/net/ipv4/fib_multipath_hash_policy", "w") as file:
+        file.write("1")
+    Ways().find(("192.0.2.1", 20000), ("192.0.2.9", 4000))
+    assert asked == [True]
+
+
 @pytest.mark.parametrize(
     ("local", "remote", "reason"),
     [

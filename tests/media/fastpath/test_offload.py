@@ -2,8 +2,9 @@
 
 import errno
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +13,7 @@ from media.fastpath import offload as module
 from media.fastpath import table
 from media.fastpath.netlink import Address, Hop
 from media.fastpath.offload import Offload
+from media.fastpath.ways import ROUNDS
 from media.stream import Port, RelayEnd, RelayStream
 from tests.harness.rtp import rtp_packet
 from tests.media.fastpath.kernel import (
@@ -72,7 +74,16 @@ def place(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     fds = os.dup(kernel.loaded.flows.fd), os.dup(kernel.loaded.leases.fd)
     offload = Offload(*fds, WORKER, (1,), 46, lambda _, why: told.append(why), lambda end: None)
     stream = RelayStream(1, False, 10.0, 0.0, time.monotonic())
-    for end, local, peer in ((stream.a, US, PEER), (stream.b, FAR_US, FAR_PEER)):
+    _configure(stream)
+    yield Place(kernel, offload, stream, told, *fds)
+    for fd in fds:
+        os.close(fd)
+
+
+def _configure(stream: RelayStream, number: int = 0) -> None:
+    """Both parties have been heard; `number` tells the ports of one stream from those of another."""
+    for end, (host, first), peer in ((stream.a, US, PEER), (stream.b, FAR_US, FAR_PEER)):
+        local = host, first + 2 * number
         port = object.__new__(Port)
         end.rtp_port = port
         end.configure(
@@ -98,9 +109,6 @@ def place(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         end.aim()
         end.reception = reception()
         end.reception.codecs(((0, "PCMU", 8000),))
-    yield Place(kernel, offload, stream, told, *fds)
-    for fd in fds:
-        os.close(fd)
 
 
 def damage(fd: int) -> None:
@@ -234,3 +242,129 @@ def test_a_party_that_is_another_now_is_not_heard_yet(place: Place) -> None:
     place.stream.a.gate.source = None
     place.offload.settle(place.stream)
     assert place.told == ["", "its parties are not both heard"]
+
+
+# What a tick looks at
+
+
+def looked_at(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[RelayStream]:
+    """The streams that are looked at, each time."""
+    seen: list[RelayStream] = []
+    for name in ("_try_again", "_settle"):
+        real = getattr(Offload, name)
+
+        def counted(self: Offload, stream: RelayStream, real: Callable[..., None] = real) -> None:
+            seen.append(stream)
+            real(self, stream)
+
+        monkeypatch.setattr(Offload, name, counted)
+    return seen
+
+
+def test_a_stream_that_can_never_go_down_is_not_looked_at_in_vain(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = looked_at(place, monkeypatch)
+    for hindrance, reason in (("receive", "it is on hold"), ("udptl", "it is not RTP")):
+        setattr(place.stream.a, hindrance, hindrance == "udptl")
+        place.stream.b.receive = hindrance != "receive"
+        place.stream.b.udptl = hindrance == "udptl"
+        place.offload.settle(place.stream)
+        seen.clear()
+        for _ in range(100):
+            place.offload.tick(time.monotonic())
+        assert seen == [] and place.told[-1] == reason
+        place.stream.a.receive = place.stream.b.receive = True
+        place.stream.a.udptl = place.stream.b.udptl = False
+    down(place)
+    place.offload.tick(time.monotonic())
+    seen.clear()
+    for _ in range(100):
+        place.offload.tick(time.monotonic())
+    assert seen == [] and place.told[-1] == ""
+
+
+def test_a_stream_that_its_way_keeps_up_waits_for_another(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = [False]
+    monkeypatch.setattr(_Ways, "find", lambda *_: "no route to host")
+    monkeypatch.setattr(_Ways, "changed", lambda _: changed[0])
+    place.offload.settle(place.stream)
+    assert place.told == ["no route to host"]
+    seen = looked_at(place, monkeypatch)
+    for _ in range(ROUNDS - 1):
+        place.offload.tick(time.monotonic())
+    assert seen == []
+    # Once in a while all the same: not every change of a way is told.
+    place.offload.tick(time.monotonic())
+    assert seen == [place.stream]
+    seen.clear()
+    changed[0] = True
+    place.offload.tick(time.monotonic())
+    assert seen == [place.stream]
+    monkeypatch.setattr(_Ways, "find", lambda _, __, remote: Hop(1, remote[0], 1500))
+    place.offload.tick(time.monotonic())
+    assert place.stream.a.flow is not None and place.next() == FORWARDED
+
+
+@pytest.mark.parametrize("why", ["no route to host", ""])
+def test_a_closed_stream_is_let_go(place: Place, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    if why:
+        monkeypatch.setattr(_Ways, "find", lambda *_: why)
+    else:
+        place.stream.a.reception.ssrc = -1
+    place.offload.settle(place.stream)
+    stream, place.stream = place.stream, RelayStream(2, False, 10.0, 0.0, 0.0)
+    stream.a.rtp_port = stream.b.rtp_port = None
+    place.offload.tick(time.monotonic())
+    assert stream not in place.offload._soon and stream not in place.offload._elsewhere
+
+
+def test_digits_are_not_for_the_kernel_where_policy_says_so(place: Place) -> None:
+    for end, other in ((place.stream.a, PASSED), (place.stream.a, FORWARDED)):
+        end.events_up = other == PASSED
+        end.codecs = ((0, "PCMU", 8000), (101, "telephone-event", 8000))
+        place.offload.settle(place.stream)
+        assert place.kernel.run(frame(payload=rtp_packet(101, 160, 0xABCD, bytes(4), 101)))[0] == other
+
+
+def test_policies_bring_up_what_they_hold_for_and_nothing_else(place: Place) -> None:
+    down(place)
+    place.offload.tick(time.monotonic())
+    others = (2, bytes([192, 0, 2, 1]), 32, bytes(4), 0, 17, 0, 0, 0, 0)
+    place.offload.heed((others,))
+    assert place.stream.a.flow is not None and place.next(2) == FORWARDED
+    ours = (2, bytes(4), 0, socket.inet_aton(FAR_PEER[0]), 32, 0, 0, 0, 0, 0)
+    place.offload.heed((others, ours))
+    assert place.stream.a.flow is None and place.next(3) == PASSED
+    assert place.told[-1] == module.IPSEC
+    place.offload.heed(())
+    assert place.stream.a.flow is not None
+    place.offload.heed(None)
+    assert place.stream.a.flow is None and place.told[-1] == module.UNKNOWN_IPSEC
+
+
+def test_many_are_written_together(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that the kernel refuses is up, whatever became of the others."""
+    written: list[int] = []
+    real = table.FlowTable.put_all
+
+    def counted(self: table.FlowTable, entries: Sequence[table.Entry]) -> dict[int, OSError]:
+        written.append(len(entries))
+        failed = real(self, entries)
+        return failed | {1: OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))} if written == [32] else failed
+
+    monkeypatch.setattr(table.FlowTable, "put_all", counted)
+    streams = []
+    for number in range(40):
+        stream = RelayStream(10 + number, False, 10.0, 0.0, time.monotonic())
+        _configure(stream, number + 1)
+        streams.append(stream)
+        place.offload._soon[stream] = None
+    place.offload.tick(time.monotonic())
+    assert written == [32, 32, 16]
+    assert [stream.b.flow for stream in streams[:2]] == [None, streams[1].b.flow] and streams[1].b.flow
+    assert place.told == ["the kernel does not take the flow: Cannot allocate memory"]
+    place.offload.tick(time.monotonic())
+    assert all(end.flow is not None for stream in streams for end in (stream.a, stream.b))

@@ -412,6 +412,40 @@ def test_a_flow_is_added_and_ended_in_microseconds(kernel: Kernel) -> None:
     assert (added - begin) / len(keys) < 100e-6 and (taken - read) / len(keys) < 100e-6
 
 
+def test_many_flows_at_once_cost_no_more_than_one_by_one(kernel: Kernel) -> None:
+    """In one call for each 32, as a worker writes them when all its streams go down again after a crash."""
+    seen = reception()
+    course = table.Course(1, FAR_US, FAR_PEER, FAR_PEER[0], 1, 1500, 184)
+    entries = [
+        table.Entry(table.key(US, ("203.0.113.21", 1024 + index)), course, 1, 1, 1 / 8000, seen.state())
+        for index in range(4096)
+    ]
+    best = {1: 1.0, 32: 1.0}
+    for together in (1, 32) * 5:
+        kernel.loaded.flows.delete_all(entry.flow for entry in entries)
+        begin = time.process_time()
+        for at in range(0, len(entries), together):
+            assert kernel.table.put_all(entries[at : at + together]) == {}
+        best[together] = min(best[together], time.process_time() - begin)
+        assert len(list(kernel.loaded.flows.items())) == len(entries)
+    begin = time.process_time()
+    kernel.loaded.flows.delete_all(entry.flow for entry in entries)
+    deleted = time.process_time() - begin
+    each = {together: 1e6 * seconds / len(entries) for together, seconds in best.items()}
+    print(
+        f"put: one by one {each[1]:.1f} us, by 32 {each[32]:.1f} us; delete {1e6 * deleted / len(entries):.2f} us"
+    )
+    assert each[32] < 1.5 * each[1] and each[32] < 100
+
+
+def test_the_priority_of_a_packet_is_that_of_the_flow(kernel: Kernel) -> None:
+    for six, ends in ((False, (PEER, US)), (True, (PEER6, US6))):
+        for number in (0, 4, 6):
+            kernel.put(reception(), six=six, priority=number)
+            done = bpf.test_run(kernel.loaded.program, frame(*ends))
+            assert (done.result, done.priority) == (FORWARDED, number)
+
+
 def test_a_packet_costs_less_than_a_microsecond(kernel: Kernel) -> None:
     kernel.put(reception(), allowed=(0,))
     up = bpf.test_run(kernel.loaded.program, frame(source=(PEER[0], 9)), repeat=100_000)
