@@ -88,8 +88,9 @@ def test_the_audio_of_a_call_goes_by_the_kernel(lab: Lab, voices: dict[str, Voic
     before = time.monotonic()
     time.sleep(1.0)
     assert voices[A].hears(B, before) > 0.9 and voices[B].hears(A, before) > 0.9
-    stats = lab.border.stats()
+    stats = lab.border.ask("stats")
     assert (stats["media.streams"], stats["media.in_kernel"]) == (1, 1)
+    assert stats["media.kernel"] == "tcx on to-public, to-private"
     text = " ".join(lab.border.explain(call.id).split())
     assert "the kernel forwards it [media-in-kernel]" in text
     assert text.count("of them by the kernel)") == 2
@@ -105,6 +106,8 @@ def test_the_audio_of_a_call_goes_by_the_kernel(lab: Lab, voices: dict[str, Voic
     for side in "ab":
         assert stream[side]["packets"] > 100
         assert (stream[side]["lost"], stream[side]["forwarded"]) == (0, stream[side]["packets"])
+        assert 0.5 * stream[side]["forwarded"] < stream[side]["in_kernel"] < stream[side]["forwarded"]
+        assert stream[side]["mos"] > 4.0 and stream[side]["jitter_ms"] < 20
     assert_no_traceback(lab.border)
 
 
@@ -204,6 +207,35 @@ def _settle_down(lab: Lab, call: Talk, talker: socket.socket, target: tuple[str,
         time.sleep(0.2)
 
 
+def test_digits_of_a_network_come_up_where_policy_wants_it(lab: Lab, voices: dict[str, Voice]) -> None:
+    """`networks.public.telephone_event: process`: those of the public party, not those of the private one."""
+    yaml = configuration(lab.namespaces, more=ON)
+    lab.start(yaml.replace("nat: none", "nat: none\n    telephone_event: process", 1))
+    call = call_with_events(lab)
+    descend(lab, call, voices)
+    # The voices stay silent: a digit that comes up takes its stream along for a moment.
+    for side, voice, in_kernel in ((A, voices[A], 0), (B, voices[B], 4)):
+        voice.talk(None)
+        time.sleep(0.3)
+        before = figures(lab, call, "a" if side == A else "b")
+        for step in range(4):
+            digit = rtp_packet(
+                voice._seq + 1 + step, 160, voice._ssrc, bytes([5, 10, 0, 160 * step // 4]), 101
+            )
+            voice._sockets[0].sendto(digit, call.ours[side])
+            time.sleep(0.02)
+        time.sleep(0.2)
+        after = figures(lab, call, "a" if side == A else "b")
+        assert after["forwarded"] - before["forwarded"] == 4
+        assert after["in_kernel"] - before["in_kernel"] == in_kernel
+        other = voices[B if side == A else A]
+        assert sum(one.data[1] & 0x7F == 101 for one in other.heard) == 4
+    hang_up_all(lab.border)
+    call.done()
+    lab.finish()
+    assert_no_traceback(lab.border)
+
+
 def _other_port(lab: Lab) -> socket.socket:
     return inside(lab.namespaces, A, lambda: udp(lab.host(A), MEDIA[A] + 10))
 
@@ -270,6 +302,7 @@ def test_auto_runs_without_and_says_why(
     monkeypatch.setattr("tests.lab.border.COMMAND", tuple(without_capabilities(*COMMAND)))
     lab.start(configuration(lab.namespaces))
     assert f'kernel="off: {WHY}"' in lab.border.process.text
+    assert lab.border.ask("stats")["media.kernel"] == f"off: {WHY}"
     call = place(lab, A)
     for side, voice in voices.items():
         voice.talk(call.ours[side])
