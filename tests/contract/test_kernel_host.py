@@ -21,7 +21,7 @@ from tests.contract import place
 from tests.contract.relays import Bench, bench, end_for, rtp_of
 from tests.contract.test_kernel import EVENTS, descend, kernel, numbers, talk
 from tests.harness.netns import inside, ip
-from tests.harness.rtp import RtpPeer, rtp_packet
+from tests.harness.rtp import RtpPeer, receiver_report, rtp_packet
 from tests.media.fastpath.kernel import frame
 
 # linux/socket.h, linux/if_packet.h
@@ -451,5 +451,66 @@ def test_tcpdump_sees_ipv6_come_and_go(make: str) -> None:
             # Expedited forwarding, and a hop limit of its own.
             sent = [line for line in text.splitlines() if f" > {bob.address[0]}.{bob.address[1]}" in line]
             assert len(sent) == 20 and all("class 0xb8" in line and "hlim 64" in line for line in sent)
+
+    asyncio.run(call())
+
+
+# IPv6, packet by packet (IPv4: tests/lab/test_fastpath.py)
+
+STUN = struct.pack("!HHI", 1, 0, 0x2112A442) + bytes(12)
+# RFC 8200 s.4.6: destination options, of padding only. The kernel fills in the first octet.
+OPTIONS = b"\x00\x00\x01\x04" + bytes(4)
+IPV6_KINDS: dict[str, tuple[Callable[[int], bytes], str, bool]] = {
+    "rtp": (lambda seq: rtp_packet(seq, 0, 6), "in_kernel", True),
+    "telephone-event": (lambda seq: rtp_packet(seq, 0, 6, bytes(4), 101), "in_kernel", True),
+    "rtp with marker": (lambda seq: rtp_packet(seq, 0, 6, marker=True), "in_kernel", True),
+    "stun": (lambda seq: STUN, "other_protocols", False),
+    "dtls": (lambda seq: b"\x16\xfe\xfd" + bytes(40), "other_protocols", False),
+    "zrtp": (lambda seq: b"\x10\x00\x00\x01ZRTP" + bytes(40), "malformed", False),
+    "rtcp on the port of rtp": (lambda seq: receiver_report(6), "malformed", False),
+    "rtp version 1": (lambda seq: b"\x40" + rtp_packet(seq, 0, 6)[1:], "malformed", False),
+    "too short": (lambda seq: b"\x80\x00\x00", "malformed", False),
+    "another port": (lambda seq: rtp_packet(seq, 0, 6), "strangers", False),
+    "payload type 96": (lambda seq: rtp_packet(seq, 0, 6, payload_type=96), "forwarded", True),
+    "fragments": (lambda seq: rtp_packet(seq, 0, 6, bytes(2500)), "forwarded", True),
+    "destination options": (lambda seq: rtp_packet(seq, 0, 6), "forwarded", True),
+}
+COUNTERS = ("in_kernel", "forwarded", "other_protocols", "malformed", "strangers")
+
+
+@kernel
+def test_every_kind_of_ipv6_packet_goes_where_it_must(make: str) -> None:
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, bob, other = under_test.peer("::1"), under_test.peer("::2"), under_test.peer("::1")
+            codecs = ((0, "PCMU", 8000), EVENTS)
+            a, b = replace(end_for(alice), codecs=codecs), replace(end_for(bob), codecs=codecs)
+            stream = await under_test.open(a, b)
+            for name, (made, counter, arrives) in IPV6_KINDS.items():
+                # Down again after what came up.
+                deadline = time.monotonic() + 20
+                while True:
+                    so_far = await forwarded(under_test, stream)
+                    await talk(alice, a, bob, b, 2, 0.005)
+                    if await forwarded(under_test, stream) == so_far + 2:
+                        break
+                    assert time.monotonic() < deadline, name
+                before, heard = (await under_test.counters(stream, "a")), len(bob.received)
+                packet = made(alice.seq)
+                who = other if name == "another port" else alice
+                if "options" in name:
+                    who.rtp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, OPTIONS)
+                who.rtp.sendto(packet, rtp_of(a))
+                if "options" in name:
+                    who.rtp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, b"")
+                after = await under_test.counters(stream, "a")
+                changed = {
+                    each: getattr(after, each) - getattr(before, each)
+                    for each in COUNTERS
+                    if getattr(after, each) != getattr(before, each)
+                }
+                # What the kernel forwards is forwarded as well.
+                assert changed == {counter: 1} | ({"forwarded": 1} if counter == "in_kernel" else {}), name
+                assert [data for data, _ in bob.received[heard:]] == [packet] * arrives, name
 
     asyncio.run(call())
