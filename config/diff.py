@@ -1,4 +1,4 @@
-"""What a reload changes, in words, and what of it only a restart can do."""
+"""What a reload changes, in words."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -7,41 +7,27 @@ from typing import Literal
 
 from pydantic import BaseModel, SecretStr
 
-from config.model import Config, Network, Phones, Route
+from config.model import Config, Phones, Route
 from config.values import is_key
-
-_BINDING = ("address", "interface", "address6", "listen", "media_address", "media_address6")
-"""Keys of a network that its open ports come from."""
-_REGISTRATIONS = ("network", "registrar", "domain", "store", "users_file")
-"""Keys of `phones` that the registrations in progress were made under."""
-_AT_START = {
-    "control.socket": "the socket is already open there",
-    "media.engine": "the relay is already running",
-    "media.fastpath": "the relay is already running",
-    "media.workers": "the relay processes are already running",
-    "media.dscp": "the relay processes are already running",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference; `restart` says why it takes a restart, None when it can be applied at once."""
+    """One difference."""
 
     key: str
     kind: Literal["added", "removed", "changed"]
     before: str = ""
     after: str = ""
-    restart: str | None = None
 
     def __str__(self) -> str:
         match self.kind:
             case "changed":
-                text = f"{self.key}: {self.before} -> {self.after}"
+                return f"{self.key}: {self.before} -> {self.after}"
             case "added":
-                text = f"{self.key}: added{f' {self.after}' if self.after else ''}"
+                return f"{self.key}: added{f' {self.after}' if self.after else ''}"
             case "removed":
-                text = f"{self.key}: removed{f' {self.before}' if self.before else ''}"
-        return text if self.restart is None else f"{text} (needs a restart: {self.restart})"
+                return f"{self.key}: removed{f' {self.before}' if self.before else ''}"
 
 
 def difference(old: Config, new: Config) -> tuple[Change, ...]:
@@ -59,19 +45,13 @@ def difference(old: Config, new: Config) -> tuple[Change, ...]:
     )
 
 
-def needs_restart(changes: tuple[Change, ...]) -> tuple[Change, ...]:
-    """Those that cannot be applied to a running server."""
-    return tuple(change for change in changes if change.restart is not None)
-
-
 def _entries(section: str, old: Mapping[str, BaseModel], new: Mapping[str, BaseModel]) -> Iterator[Change]:
-    ports = section == "networks"
     for name in dict.fromkeys((*old, *new)):
         key = f"{section}.{name}"
         if name not in new:
-            yield Change(key, "removed", restart="its ports are open" if ports else None)
+            yield Change(key, "removed")
         elif name not in old:
-            yield Change(key, "added", restart="its ports are not open" if ports else None)
+            yield Change(key, "added")
         else:
             yield from _fields(key, old[name], new[name])
 
@@ -80,7 +60,7 @@ def _phones(old: Phones | None, new: Phones | None) -> Iterator[Change]:
     if old is None or new is None:
         if new is not old:
             kind: Literal["added", "removed"] = "added" if old is None else "removed"
-            yield Change("phones", kind, restart="registrations begin and end with the process")
+            yield Change("phones", kind)
         return
     yield from _fields("phones", old, new)
 
@@ -97,14 +77,7 @@ def _fields(key: str, old: BaseModel, new: BaseModel) -> Iterator[Change]:
         if isinstance(before, dict) and isinstance(after, dict) and name != "ha1":
             yield from _entries(full, before, after)
             continue
-        restart = _AT_START.get(full)
-        if isinstance(old, Network) and name in _BINDING:
-            restart = "listeners and media ports have to be bound again"
-        if isinstance(old, Network) and name == "turn":
-            restart = "the relay has addresses for us"
-        if isinstance(old, Phones) and name in _REGISTRATIONS:
-            restart = "registrations were made under the old one"
-        yield Change(full, "changed", written(before), written(after), restart)
+        yield Change(full, "changed", written(before), written(after))
 
 
 def _routes(old: tuple[Route, ...], new: tuple[Route, ...]) -> Iterator[Change]:

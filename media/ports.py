@@ -145,7 +145,9 @@ class PortPool:
 
     def reconfigure(self, ranges: Mapping[str, Range], quarantine_s: float) -> None:
         """Change the ranges (configuration reload). Pairs in use stay valid until they are released."""
-        _check_overlap(ranges)
+        clash = overlap(ranges)
+        if clash is not None:
+            raise ValueError(clash)
         networks: dict[str, _Network] = {}
         before = self._networks
         for name, (host, first, last) in ranges.items():
@@ -222,8 +224,10 @@ class PortPool:
         return sum(len(pool.in_use) for pool in self._networks.values()) + len(self._orphans)
 
 
-def _check_overlap(ranges: Mapping[str, Range]) -> None:
+def overlap(ranges: Mapping[str, Range]) -> str | None:
+    """What two keys would both hand out, None for nothing."""
     spans = sorted((host, first, last, name) for name, (host, first, last) in ranges.items())
     for (host, _, last, name), (next_host, next_first, _, next_name) in pairwise(spans):
         if host == next_host and next_first <= last:
-            raise ValueError(f"media ports of {name} and {next_name} overlap on {host}")
+            return f"media ports of {name} and {next_name} overlap on {host}"
+    return None

@@ -21,7 +21,8 @@ PORT and not OFF in a plain network, since phones without symmetric RTP (RFC 496
 they listen on: the address stays the signalled one, the port may differ.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from config.frozen import frozen
 from config.model import Config, Network
@@ -71,6 +72,11 @@ class MediaPolicy:
             if family is None or address.family == family:
                 return address
         return None
+
+    def beside(self, before: "MediaPolicy", networks: Collection[str]) -> "MediaPolicy":
+        """The same with our addresses of before in these `networks`, for calls that have begun and have no media yet."""
+        left = {name: found for name, found in before.addresses.items() if name in networks}
+        return replace(self, addresses={**left, **self.addresses})
 
     def advertised(self, pair: PortPair) -> str:
         """How peers know the address of one of our ports; the bound one, if that is not ours any more."""

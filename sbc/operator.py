@@ -31,7 +31,7 @@ class Operated(Protocol):
     def counters(self, streams: list[int]) -> Awaitable[list[StreamCounters]]:
         """Figures of open streams."""
 
-    def reload(self) -> list[str]:
+    async def reload(self) -> list[str]:
         """Read the configuration again; what changed, as lines. Raises ControlError."""
 
     def hang_up(self, call: str) -> None:
@@ -129,7 +129,7 @@ class Operator:
 
     async def reload(self, arguments: Arguments) -> dict[str, object]:
         """Read the configuration again."""
-        return {"changes": self._server.reload()}
+        return {"changes": await self._server.reload()}
 
     async def trunks(self, arguments: Arguments) -> dict[str, object]:
         """The servers of every trunk, and our registrations at those where we have one."""

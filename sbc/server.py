@@ -14,11 +14,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
-from config.diff import difference, needs_restart
 from config.load import examine
 from config.model import Config
 from config.problems import ConfigError
 from media.fastpath.loader import FastPath, Unavailable, choose
+from media.generations import Generations
 from media.relay import RelayEvent, StreamCounters, WorkerRestarted
 from media.workers import WorkerRelay
 from nat.binding import BindingServer
@@ -27,28 +27,26 @@ from nat.stun import is_stun
 from sbc import collector
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
-from sbc.cdr import CdrWriter
 from sbc.control import ControlError, ControlServer
 from sbc.journal import Journal
 from sbc.log import LogFile, get_log
 from sbc.media_policy import media_ranges, stun_hosts
-from sbc.names import LOOKUPS, resolver_for
 from sbc.operator import Operator
 from sbc.own_address import OwnAddresses
 from sbc.phone_journal import PhoneJournal
-from sbc.preflight import StartError, few_descriptors, modules, summary
+from sbc.preflight import StartError, few_descriptors, modules
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened
+from sbc.reload import Reloader, open_cdr, transport_limits
+from sbc.server_names import ServerNames
 from sbc.sites import Sites
 from sbc.store.bindings import BindingStore, users_of
 from sbc.store.sqlite import StoreError
 from sbc.supervision import Supervisor
 from sbc.tokens import Tokens
-from sbc.trunks import Lookup, ServerDown
+from sbc.trunks import ServerDown
 from sbc.turn import TurnNetworks, TurnRelay
 from signaling.flow import Flow, host_port
-from signaling.resolver import ResolveError
-from signaling.transport.limits import TransportLimits
 from signaling.transport.wires import ListenError, Wires
 
 GOODBYE_S = 5.0
@@ -77,33 +75,32 @@ class Server:
     ) -> None:
         self.config = config
         self.ready = asyncio.Event()
+        self.log_file = log_file
         self._log = get_log("sbc.server")
-        self._log_file = log_file
-        self._adapt = adapt
         self._journal = Journal(get_log("sbc.calls"))
         self._phone_journal = PhoneJournal(get_log("sbc.phones"))
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
-        self._names_changed = asyncio.Event()
         self._supervisor = Supervisor()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         # First what may fail: a relay worker that was started has to be stopped.
-        self._cdr = _open_cdr(config.log.cdr)
+        self.cdr = open_cdr(config)
         try:
-            self._users = users_of(config)
-            self._store = BindingStore(config, self._loop, self._bindings_stored)
+            self.users = users_of(config)
+            self.store = BindingStore(config, self.loop, self.bindings_stored)
         except StoreError as error:
             raise StartError(str(error)) from error
-        self._fastpath = _open_fastpath(config)
-        self._relay = WorkerRelay(
-            self._loop, config.media.workers, dscp=config.media.dscp, fastpath=self._fastpath
-        )
-        self._turn = TurnNetworks(config, self._loop, self._relay_address_changed)
-        self._pool = self._turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)
-        streams = TurnRelay(self._relay, self._turn) if self._turn else self._relay
-        self._anchor = LocalAnchor.of_config(config, self._pool, streams, self._loop.time)
-        self._wires = Wires(Sites(config).listeners, self._receive, self._failed, _transport_limits(config))
+        self.kernel = _open_fastpath(config)
+        media = config.media
+        workers = WorkerRelay(self.loop, media.workers, dscp=media.dscp, fastpath=self.kernel)
+        self.relay = Generations(workers, self.loop)
+        self.turn = TurnNetworks(config, self.loop, self._relay_address_changed)
+        self.pool = self.turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)
+        streams = TurnRelay(self.relay, self.turn)
+        self._anchor = LocalAnchor.of_config(config, self.pool, streams, self.loop.time)
+        self.wires = Wires(Sites(config).listeners, self._receive, self._failed, transport_limits(config))
+        self.control: ControlServer | None = None
         self.calls = Calls(
             config,
             self._send,
@@ -114,13 +111,15 @@ class Server:
             on_bug=self._journal.bug,
             on_event=self._journal.event,
             on_phone=self._phone_event,
-            store=self._store.write if self._store.lasting else None,
-            secret=self._store.secret,
-            users=self._users,
+            store=self.store.write if self.store.lasting else None,
+            secret=self.store.secret,
+            users=self.users,
         )
         streams.on_event = self._relay_event
-        self._relay.stun(stun_hosts(config))
-        self._own_addresses = OwnAddresses(config, self._own_address_changed)
+        self.relay.stun(stun_hosts(config))
+        self.own_addresses = OwnAddresses(config, self._own_address_changed)
+        self.names = ServerNames(self.calls, self.loop, self.rearm)
+        self._reloader = Reloader(self, adapt)
         self._stun = BindingServer()
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -128,46 +127,58 @@ class Server:
     async def run(self) -> None:
         """Open everything, serve until `stop`, drain, close everything. Raises StartError; called once."""
         try:
-            await self._own_addresses.first()
-            await self._turn.first()
-            await self._relay.up()
-            with contextlib.closing(self._open()) as control:
+            await self.own_addresses.first()
+            await self.turn.first()
+            await self.relay.up()
+            self.control = self._open()
+            with contextlib.closing(self.control):
                 async with asyncio.TaskGroup() as tasks:
-                    attending = tasks.create_task(control.serve())
-                    living = tasks.create_task(self._supervisor.keep_alive(self._status))
-                    asking = tasks.create_task(self._resolve_names())
-                    looking = tasks.create_task(self._own_addresses.run())
-                    keeping = tasks.create_task(self._turn.run())
-                    tidying = tasks.create_task(collector.attend(lambda: self.calls.idle))
+                    forever = (
+                        self.control.serve(),
+                        self._supervisor.keep_alive(self._status),
+                        self.names.run(),
+                        self.own_addresses.run(),
+                        self.turn.run(),
+                        self._reloader.attend(),
+                        self._reloader.tidy_up(),
+                        collector.attend(lambda: self.calls.idle),
+                    )
+                    running = [tasks.create_task(each) for each in forever]
                     self._announce()
                     await self._stopping.wait()
                     await self._drain()
-                    for task in (attending, living, asking, looking, keeping, tidying):
+                    for task in running:
                         task.cancel()
         finally:
             await self._close()
 
     def _open(self) -> ControlServer:
         try:
-            self._wires.open()
-            self._restore_phones()
+            self.wires.open()
+            self.restore_phones()
             return ControlServer(self.config.control.socket, Operator(self).verbs())
         except (ListenError, ControlError) as error:
             raise StartError(str(error)) from error
 
-    def _restore_phones(self) -> None:
-        if self._users is not None and (stranded := self._users.stranded()):
+    def restore_phones(self) -> None:
+        """Take over the registrations of the store."""
+        if self.users is not None and (stranded := self.users.stranded()):
             self._log.warning(
                 "users cannot register: they have no hash for an algorithm of phones.digest",
                 users=", ".join(stranded[:10]),
                 count=len(stranded),
             )
-        rows, self._store.rows = self._store.rows, []
-        count = self.calls.phones.restore(rows, self._loop.time())
+        rows, self.store.rows = self.store.rows, []
+        count = self.calls.phones.restore(rows, self.loop.time())
         if rows:
             self._log.info(
                 "registrations are back", store=self.config.phones and self.config.phones.store, count=count
             )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Drain and end. Asked a second time: do not wait for the calls. A third time: do not wait for BYEs."""
@@ -177,30 +188,28 @@ class Server:
         self._stopping.set()
 
     def _announce(self) -> None:
-        for listener in self._wires.bound:
+        for listener in self.wires.bound:
             self._log.info(
                 "listening",
                 network=listener.network,
                 transport=listener.transport,
                 local=host_port(listener.local),
             )
-        relay = f"reference, {len(self._relay.pids)} workers"
+        relay = f"reference, {len(self.relay.pids)} workers"
         code = modules()
-        self._log.info(
-            "ready", config=self.config.path, code=code, relay=relay, kernel=_kernel(self._fastpath)
-        )
-        self._rearm()
+        self._log.info("ready", config=self.config.path, code=code, relay=relay, kernel=_kernel(self.kernel))
+        self.rearm()
         self._supervisor.tell("READY=1", f"STATUS={self._status()}")
         self.ready.set()
 
     async def _drain(self) -> None:
         self._supervisor.tell("STOPPING=1")
-        self.calls.drain(self._loop.time())
+        self.calls.drain(self.loop.time())
         waiting = len(self.calls.live)
         self._log.info("stopping: new calls get 503", calls=waiting, drain_s=self.config.timers.drain_s)
         await self._until_idle(self.config.timers.drain_s, hasten=True)
-        ended = self.calls.hang_up(self._loop.time(), cause="drain", text="the border is being stopped")
-        self._rearm()
+        ended = self.calls.hang_up(self.loop.time(), cause="drain", text="the border is being stopped")
+        self.rearm()
         if ended:
             self._log.info("ended the calls that were left", calls=ended)
         await self._until_idle(GOODBYE_S, hasten=False)
@@ -208,8 +217,8 @@ class Server:
             self._log.warning("stopped without the last answers", **dict(self.calls.leftovers()))
 
     async def _until_idle(self, seconds: float, hasten: bool) -> None:
-        deadline = self._loop.time() + seconds
-        while not self.calls.idle and self._loop.time() < deadline:
+        deadline = self.loop.time() + seconds
+        while not self.calls.idle and self.loop.time() < deadline:
             if hasten and self._hastened.is_set():
                 return
             await asyncio.sleep(POLL_S)
@@ -218,59 +227,25 @@ class Server:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wires.close()
+        self.wires.close()
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._relay.stop()
+                await self.relay.stop()
         except TimeoutError:
             self._log.warning("relay workers did not end in time")
-        await self._turn.stop()
-        self._store.close()
-        if self._cdr is not None:
-            self._cdr.close()
+        await self.turn.stop()
+        self.store.close()
+        if self.cdr is not None:
+            self.cdr.close()
         if self.ready.is_set():
             self._log.info("stopped")
-
-    # -- names of trunk servers ----------------------------------------------------------------------------
-
-    async def _resolve_names(self) -> None:
-        """Look up the names of trunk servers, again when the answers have aged or the configuration has changed."""
-        due: dict[Lookup, float] = {}
-        slots = asyncio.Semaphore(LOOKUPS)
-        while True:
-            lookups = self.calls.trunks.lookups
-            due = {lookup: due.get(lookup, 0.0) for lookup in lookups}
-            late = [lookup for lookup, at in due.items() if at <= self._loop.time()]
-            async with asyncio.TaskGroup() as questions:
-                for lookup in late:
-                    questions.create_task(self._resolve(lookup, due, slots))
-            self._rearm()
-            self._names_changed.clear()
-            pause = min((at for at in due.values()), default=math.inf) - self._loop.time()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, pause) if pause < math.inf else None):
-                    await self._names_changed.wait()
-
-    async def _resolve(self, lookup: Lookup, due: dict[Lookup, float], slots: asyncio.Semaphore) -> None:
-        resolver = resolver_for(self.config.networks[lookup.network])
-        try:
-            async with slots:
-                found = await resolver.resolve(lookup.host, lookup.port, lookup.transport)
-        except ResolveError as error:
-            self.calls.trunks.unresolved(lookup, error.reason)
-            due[lookup] = self._loop.time() + RETRY_S
-            self._log.warning("server not found", trunk=lookup.trunk, server=lookup.host, why=error.reason)
-            return
-        hops = [(hop.transport, hop.address) for hop in found.hops]
-        self.calls.trunks.resolved(lookup, hops, self._loop.time())
-        due[lookup] = math.inf if found.ttl_s is None else self._loop.time() + found.ttl_s
 
     # -- what comes in -------------------------------------------------------------------------------------
 
     def _send(self, data: bytes, flow: Flow) -> None:
         if self._log.debugging:
             self._journal.sent(data, flow, self._known())
-        self._wires.send(data, flow)
+        self.wires.send(data, flow)
 
     def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
         if data[0] < 4 and is_stun(data):
@@ -280,58 +255,61 @@ class Server:
         if debugging:
             self._journal.begin(data, flow, age_s)
         try:
-            self.calls.receive(data, flow, self._loop.time(), age_s)
+            self.calls.receive(data, flow, self.loop.time(), age_s)
         # The one broad except of this loop: a bug outside of any call must not end every call.
         except Exception as error:
             self._broken("message", error, **_named(flow))
         if debugging:
             self._journal.finish(self._known())
-        self._rearm()
+        self.rearm()
 
     def _answer_stun(self, data: bytes, flow: Flow) -> None:
         # RFC 5626 s.4.4.2: STUN beside SIP on one UDP port, told apart by the first byte. With it a phone that has
         # registered keeps its flow alive, and takes silence for the loss of it.
         phones = self.config.phones
         proven = phones is not None and phones.outbound and bool(self.calls.phones.locations.on_flow(flow))
-        if flow.reliable or not (proven or self.config.networks[flow.network].stun):
+        # A listener that a reload has left open answers phones that registered there, and nobody else.
+        network = self.config.networks.get(flow.network)
+        if flow.reliable or not (proven or (network is not None and network.stun)):
             self._stun.dropped += 1
             return
-        answer = self._stun.receive(data, flow.remote, self._loop.time(), proven)
+        answer = self._stun.receive(data, flow.remote, self.loop.time(), proven)
         if answer is not None:
-            self._wires.send(answer, flow)
+            self.wires.send(answer, flow)
 
     def _known(self) -> list[CallRecord]:
         return [*self.calls.live.values(), *reversed(self.calls.recent)]
 
     def _failed(self, flow: Flow) -> None:
         try:
-            self.calls.transport_failed(flow, self._loop.time())
+            self.calls.transport_failed(flow, self.loop.time())
         except Exception as error:
             self._broken("transport failure", error, **_named(flow))
-        self._rearm()
+        self.rearm()
 
     def _relay_event(self, event: RelayEvent) -> None:
         if isinstance(event, WorkerRestarted):
             self._log.warning("relay worker restarted", worker=event.worker, streams=event.streams)
         try:
-            self.calls.relay_event(event, self._loop.time())
+            self.calls.relay_event(event, self.loop.time())
         except Exception as error:
             self._broken("relay event", error, event=type(event).__name__)
-        self._rearm()
+        self.rearm()
 
     def _on_timer(self) -> None:
         self._timer = None
         try:
-            self.calls.handle_timer(self._loop.time())
+            self.calls.handle_timer(self.loop.time())
         except Exception as error:
             self._broken("timer", error)
-        self._rearm()
+        self.rearm()
 
-    def _rearm(self) -> None:
+    def rearm(self) -> None:
+        """After every input: say what servers have done, and wake up when it is time again."""
         for event in self.calls.trunks.take_events():
             down = isinstance(event, ServerDown)
             if not down:
-                self.calls.phones.server_up(event.trunk, self._loop.time())
+                self.calls.phones.server_up(event.trunk, self.loop.time())
             tell = self._log.warning if down else self._log.info
             tell(
                 f"server is {'down' if down else 'up'}",
@@ -348,7 +326,7 @@ class Server:
                 why=registration.why,
             )
         timer = self._timer
-        if timer is not None and timer.when() <= self._loop.time() + TIMER_GRAIN_S:
+        if timer is not None and timer.when() <= self.loop.time() + TIMER_GRAIN_S:
             return  # Whatever is due before it can wait for it.
         due = self.calls.next_timer()
         if due is None:
@@ -359,18 +337,19 @@ class Server:
             if timer.when() <= at:
                 return
             timer.cancel()
-        self._timer = self._loop.call_at(at, self._on_timer)
+        self._timer = self.loop.call_at(at, self._on_timer)
 
     def _phone_event(self, happened: Happened) -> None:
-        self._phone_journal.happened(happened, self._loop.time())
+        self._phone_journal.happened(happened, self.loop.time())
 
-    def _bindings_stored(self, ticket: int, error: str | None) -> None:
+    def bindings_stored(self, ticket: int, error: str | None) -> None:
+        """The store has written, or could not."""
         self._phone_journal.stored(error)
         try:
-            self.calls.phones.stored(ticket, error, self._loop.time())
+            self.calls.phones.stored(ticket, error, self.loop.time())
         except Exception as bug:
             self._broken("store", bug)
-        self._rearm()
+        self.rearm()
 
     def _broken(self, what: str, error: Exception, **fields: object) -> None:
         self.calls.stats[f"bug:{type(error).__name__}"] += 1
@@ -378,71 +357,41 @@ class Server:
 
     def _write_record(self, record: CallRecord) -> None:
         self._journal.ended(record, self.wall)
-        if self._cdr is not None:
-            self._cdr.write(record)
+        if self.cdr is not None:
+            self.cdr.write(record)
 
     # -- our own address -----------------------------------------------------------------------------------
 
     def _own_address_changed(self, network: str, address: str) -> None:
         """STUN has told another address than before: new calls have it, those in progress keep theirs."""
-        self._readdress(self._own_addresses.apply(self.config), network, address)
+        self._readdress(self.own_addresses.apply(self.config), network, address)
 
     def _relay_address_changed(self, network: str, address: str) -> None:
         """A TURN relay has given us an address."""
-        self._readdress(self._turn.apply(self.config), network, address)
+        self._readdress(self.turn.apply(self.config), network, address)
 
     def _readdress(self, config: Config, network: str, address: str) -> None:
         self.config = config
         try:
-            self.calls.reload(config, self._loop.time(), self._users)
+            self.calls.reload(config, self.loop.time(), self.users)
         except Exception as error:
             self._broken("another address", error, network=network, address=address)
-        self._rearm()
+        self.rearm()
 
     # -- what the operator asks ----------------------------------------------------------------------------
 
-    def reload(self) -> list[str]:
+    async def reload(self) -> list[str]:
         """Read the file again: the whole of it or nothing. The changes as lines; raises ControlError."""
-        report = examine(self.config.path)
-        if report.config is None:
-            raise ControlError("\n".join(["nothing was changed:", *map(str, report.problems)]))
-        try:
-            fresh = self._turn.apply(self._own_addresses.apply(self._adapt(resolve(report.config))))
-            users = users_of(fresh)
-        except (ConfigError, StoreError) as error:
-            raise ControlError(f"nothing was changed:\n{error}") from error
-        changes = difference(self.config, fresh)
-        hindrances = needs_restart(changes)
-        if hindrances:
-            raise ControlError("\n".join(["nothing was changed:", *map(str, hindrances)]))
-        try:
-            cdr = _open_cdr(fresh.log.cdr)
-            if self._log_file is not None:
-                self._log_file.change(fresh.log.level, fresh.log.file)
-                self._log_file.reopen()
-        except OSError as error:
-            raise ControlError(f"nothing was changed: {error.filename}: {error.strerror}") from error
-        self._pool.reconfigure(media_ranges(fresh), fresh.timers.port_quarantine_s)
-        self._relay.stun(stun_hosts(fresh))
-        self.calls.reload(fresh, self._loop.time(), users)
-        self._users = users
-        self.config, old_cdr, self._cdr = fresh, self._cdr, cdr
-        self._names_changed.set()
-        self._own_addresses.reconfigure(fresh)
-        if old_cdr is not None:
-            old_cdr.close()
-        self._rearm()
-        for change in changes:
-            self._log.info("reloaded", change=change)
-        return [
-            f"{fresh.path}: reloaded, {summary(fresh)}",
-            *(map(str, changes) if changes else ["no difference"]),
-        ]
+        return await self._reloader.reload()
+
+    def ask_reload(self) -> None:
+        """The same soon; what comes of it goes to the log."""
+        self._reloader.ask()
 
     def hang_up(self, call: str) -> None:
         """End one call by hand."""
-        self.calls.hang_up(self._loop.time(), call, cause="operator", text="ended by the operator")
-        self._rearm()
+        self.calls.hang_up(self.loop.time(), call, cause="operator", text="ended by the operator")
+        self.rearm()
 
     @property
     def wall(self) -> float:
@@ -451,29 +400,29 @@ class Server:
 
     def registrations(self) -> list[dict[str, object]]:
         """The phones that are registered: a row each."""
-        return self.calls.phones.rows(self._loop.time())
+        return self.calls.phones.rows(self.loop.time())
 
     def counters(self, streams: list[int]) -> Awaitable[list[StreamCounters]]:
         """Figures of open streams, from the relay."""
-        return self._relay.query(streams)
+        return self.relay.query(streams)
 
     def servers(self) -> list[dict[str, str]]:
         """The servers of the trunks as they are now: a row each."""
-        return self.calls.trunks.status(self._loop.time())
+        return self.calls.trunks.status(self.loop.time())
 
     def registered(self) -> list[dict[str, str]]:
         """Our registrations at trunks as they are now: a row each."""
-        return self.calls.outbound.status(self._loop.time())
+        return self.calls.outbound.status(self.loop.time())
 
     def counts(self) -> dict[str, int | str]:
         """Counters since the start: calls and refusals, transports, the log; and what forwards media in the kernel."""
-        transports = {f"transport.{name}": count for name, count in asdict(self._wires.counters).items()}
-        dropped = 0 if self._log_file is None else self._log_file.dropped
+        transports = {f"transport.{name}": count for name, count in asdict(self.wires.counters).items()}
+        dropped = 0 if self.log_file is None else self.log_file.dropped
         stun = {"stun.answered": self._stun.answered, "stun.dropped": self._stun.dropped}
         media = {
-            "media.streams": len(self._relay),
-            "media.in_kernel": self._relay.in_kernel,
-            "media.kernel": _kernel(self._fastpath),
+            "media.streams": len(self.relay),
+            "media.in_kernel": self.relay.in_kernel,
+            "media.kernel": _kernel(self.kernel),
         }
         return {
             **self.calls.stats,
@@ -493,10 +442,6 @@ def _named(flow: Flow) -> dict[str, object]:
     return {"network": flow.network, "transport": flow.transport, "peer": host_port(flow.remote)}
 
 
-def _open_cdr(path: str | None) -> CdrWriter | None:
-    return CdrWriter(path) if path is not None else None
-
-
 def _open_fastpath(config: Config) -> FastPath | str:
     hosts = [host for host, *_ in media_ranges(config).values()]
     try:
@@ -511,16 +456,6 @@ def _kernel(fastpath: FastPath | str) -> str:
         return f"off: {fastpath}" if fastpath else "off"
     return (
         f"{fastpath.way} on {', '.join(fastpath.interfaces)}{''.join(f'; {why}' for why in fastpath.without)}"
-    )
-
-
-def _transport_limits(config: Config) -> TransportLimits:
-    limits = config.limits
-    return TransportLimits(
-        max_message_bytes=limits.max_message_bytes,
-        connections=limits.tcp_connections,
-        connections_per_source=limits.tcp_connections_per_source,
-        idle_s=limits.tcp_idle_s,
     )
 
 
@@ -556,19 +491,10 @@ async def _serve(config: Config, log_file: LogFile) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server)
+    loop.add_signal_handler(signal.SIGHUP, server.ask_reload)
     collector.settle()
     _raise_descriptors()
     await server.run()
-
-
-def _reload(server: Server) -> None:
-    """SIGHUP: nobody waits for an answer, so it goes to the log."""
-    try:
-        server.reload()
-    except ControlError as error:
-        for line in str(error).splitlines():
-            get_log("sbc.server").error("reload refused", reason=line)
 
 
 def _raise_descriptors() -> None:

@@ -187,6 +187,11 @@ class TurnNetworks:
         self._own = tuple({a for n in networks for a in (*n.sip_addresses, n.advertised) if a})
         self._most = config.limits.max_calls * (2 if len(networks) == 1 else 1)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether there are relays of configurations before."""
+        return bool(self._leaving)
+
     def relayed(self, pair: PortPair) -> Relayed | None:
         """What the gateway has for a pair, None when it is gone."""
         return self._by_pair.get(pair)

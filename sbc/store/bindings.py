@@ -1,6 +1,7 @@
 """The store of a running server: opened by the configuration, written from the loop, told back in the loop."""
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from config.model import Config
@@ -14,19 +15,24 @@ class BindingStore:
     """The file of `phones.store`, or nothing where there is none to be kept.
 
     `stored(ticket, error)` is called in the loop when what `write` was given is on the disk. Opening raises StoreError.
+    A file that is new gets `secret`, where the phones have one already, instead of one of its own.
     """
 
     def __init__(
-        self, config: Config, loop: asyncio.AbstractEventLoop, stored: Callable[[int, str | None], None]
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        stored: Callable[[int, str | None], None],
+        secret: bytes | None = None,
     ) -> None:
+        self.path = path_of(config)
         self.secret: bytes | None = None
         self.rows: list[Row] = []
         self._stored = stored
         self._file: SqliteStore | None = None
-        path = None if config.phones is None else config.phones.store
-        if path is not None:
-            store = SqliteStore(path, loop.call_soon_threadsafe, lambda: stored(REWRITE, None))
-            found = store.open()
+        if self.path is not None:
+            store = SqliteStore(self.path, loop.call_soon_threadsafe, lambda: stored(REWRITE, None))
+            found = store.open(os.urandom if secret is None else lambda size: secret)
             self.secret, self.rows, self._file = found.secret, found.rows, store
 
     @property
@@ -46,6 +52,11 @@ class BindingStore:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def path_of(config: Config) -> str | None:
+    """The file that a configuration keeps its bindings in."""
+    return None if config.phones is None else config.phones.store
 
 
 def users_of(config: Config) -> Users | None:

@@ -32,9 +32,10 @@ _CAUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Unbound:
-    """A listener that cannot be opened, and why."""
+    """A listener that cannot be opened, and why: the errno, and what it means."""
 
     listener: Listener
+    number: int
     cause: str
 
     def __str__(self) -> str:
@@ -108,7 +109,7 @@ class Wires:
                 try:
                     face.bind()
                 except OSError as error:
-                    problems.append(Unbound(listener, cause_of(error)))
+                    problems.append(Unbound(listener, error.errno or 0, cause_of(error)))
                     continue
             staged.faces.append((listener, face, fresh))
         if problems:

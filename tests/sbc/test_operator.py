@@ -81,7 +81,7 @@ class FakeServer:
     def counts(self) -> dict[str, int]:
         return {"refused:no-route": 3}
 
-    def reload(self) -> list[str]:
+    async def reload(self) -> list[str]:
         return ["limits.max_calls: 1 -> 2"]
 
     def hang_up(self, call: str) -> None:

@@ -240,20 +240,17 @@ def test_a_reload_swaps_the_whole_configuration_or_nothing(tmp_path: Path) -> No
         async with asyncio.timeout(90), running(written(ports, tmp_path)) as server:
             path = tmp_path / "sbc.yaml"
             path.write_text(text(ports, tmp_path, max_calls="10"))
-            assert server.reload()[1:] == ["limits.max_calls: 20 -> 10"]
+            assert (await server.reload())[1:] == ["limits.max_calls: 20 -> 10"]
             assert server.calls.config.limits.max_calls == 10
             path.write_text(text(ports, tmp_path, extra="nonsense: 1"))
             with pytest.raises(ControlError, match=r"nothing was changed:\n.*nonsense: unknown key"):
-                server.reload()
-            path.write_text(text(ports, tmp_path, max_calls="5").replace("workers: 1", "workers: 2"))
-            with pytest.raises(ControlError, match=r"nothing was changed:\nmedia.workers: 1 -> 2"):
-                server.reload()
+                await server.reload()
             path.write_text(text(ports, tmp_path, max_calls="5").replace("cdr.jsonl", "no/cdr.jsonl"))
             with pytest.raises(ControlError, match="nothing was changed"):
-                server.reload()
+                await server.reload()
             assert server.calls.config.limits.max_calls == 10
             path.write_text(text(ports, tmp_path, max_calls="10"))
-            assert server.reload()[1:] == ["no difference"]
+            assert (await server.reload())[1:] == ["no difference"]
 
     asyncio.run(run())
 
@@ -268,7 +265,7 @@ def test_a_reload_is_adapted_as_the_configuration_was(tmp_path: Path) -> None:
         task = asyncio.create_task(server.run())
         await server.ready.wait()
         (tmp_path / "sbc.yaml").write_text(text(ports, tmp_path, max_calls="10"))
-        assert server.reload()[1:] == ["limits.max_calls: 20 -> 10"]
+        assert (await server.reload())[1:] == ["limits.max_calls: 20 -> 10"]
         assert server.config.log.cdr is None
         server.stop()
         await task
@@ -399,9 +396,9 @@ def test_the_address_that_stun_finds_is_told_in_new_calls(tmp_path: Path) -> Non
                 first, other = await talking(alice, bob, ports)
                 assert "@127.0.1.77:" in first.target
                 assert other.target.endswith(f"@127.0.2.1:{ports.private}")
-                assert "advertise" not in "".join(server.reload())
+                assert "advertise" not in "".join(await server.reload())
                 stun.says = "127.0.1.78"
-                server.reload()
+                await server.reload()
                 await until(lambda: server.config.networks["public"].advertised == "127.0.1.78")
                 await other.hang_up()
                 await first.ended.wait()
