@@ -167,6 +167,14 @@ class Phones(Model):
             "refreshes hold the NAT open, s.",
         ),
     ] = 60
+    stream_expires_s: Annotated[
+        Positive,
+        Field(
+            le=604_800,
+            description="What a phone over TCP is told at most, s. When its connection breaks it is back by its next "
+            "refresh; phones that watch their connection themselves (RFC 5626) get what they ask for.",
+        ),
+    ] = 300
     registrar_expires_s: Annotated[
         Positive,
         Field(

@@ -68,9 +68,15 @@ class Registrar:
                 raise PeerError(423, "Interval Too Brief", "interval-too-brief")
 
     def granted_s(self, asked: int, reading: Registering, asking: Asking) -> int:
-        """How long it is: what holds a NAT open may be shorter than what a phone would have liked."""
+        """How long it is: what holds a NAT open may be shorter than what a phone would have liked.
+
+        So may what brings it back when its connection has broken, or we were restarted: a phone that does not know
+        RFC 5626 may not even look at a connection between two refreshes.
+        """
         policy = self.policy
         granted = min(asked, policy.max_expires_s)
+        if asking.flow.reliable and not (reading.outbound and all(one.reg_id for one in reading.wanted)):
+            granted = min(granted, max(policy.stream_expires_s, policy.min_expires_s))
         if reading.nat and policy.keepalive == "expiry" and not asking.flow.reliable:
             granted = min(granted, policy.nat_expires_s)
         return granted

@@ -27,6 +27,7 @@ class RegistrationPolicy:
     upstream_network: str = ""
     upstream_domain: str | None = None
     wait_s: float = 8.0
+    stream_expires_s: int = 300
 
     @classmethod
     def of_config(cls, config: Config) -> "RegistrationPolicy | None":
@@ -58,4 +59,5 @@ class RegistrationPolicy:
             trunk is not None and trunk.path,
             "" if trunk is None else trunk.network,
             None if trunk is None else trunk.domain or phones.domain or config.networks[trunk.network].domain,
+            stream_expires_s=phones.stream_expires_s,
         )

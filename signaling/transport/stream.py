@@ -31,6 +31,10 @@ _PONG = b"\r\n"
 _MIN_PARTIAL_BYTES = 4  # less may be the half of a keep-alive
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+UNANSWERED_MS = 32_000
+"""A connection whose other end acknowledges nothing for so long is none any more (RFC 5482). The system's own limit is
+a quarter of an hour, for which a phone whose router was switched off would seem to be there; this is timer F."""
+
 
 class Phase(Enum):
     """The life of a connection."""
@@ -426,6 +430,7 @@ class StreamListener:
     def _enter(self, sock: socket.socket, remote: Address, inbound: bool) -> Connection:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
         self.book.enter(inbound, remote[0])
         connection = Connection(self, sock, remote, inbound)
         self._connections[connection.number] = connection
