@@ -14,15 +14,20 @@ from setuptools.command.build_py import build_py
 HOT = {
     "signaling": "uri headers message parser errors flow phrases multipart transaction transaction_tables dialog "
     "session_timer exchange usage informs renegotiation leg caller callee hunt call_effects reason b2bua events "
-    "topology guard return_path digest resolver sdp/session sdp/parser sdp/offer_answer",
+    "topology guard return_path digest stateless resolver sdp/session sdp/parser sdp/offer_answer",
     "sbc": "calls reception switchboard answers wakeups sites routing trunks admission record decisions anchor "
     "streams call_media exchange media_policy media_ports locations register_request registrar "
-    "registrar_local registrar_relay registration_effects registration_policy registrations phones keepalive "
-    "users gruu",
+    "registrar_local registrar_relay registrar_short register_shape registration_effects registration_policy "
+    "registrations phones keepalive users gruu",
     "media": "relay",
 }
 """What every message or call goes through, by package."""
-COMPILED = [f"{package}/{name}.py" for package, names in HOT.items() for name in names.split()]
+RELAYED = {"media": "reference forwarder sockets stream rtp rtcp source demux srtp"}
+"""What every packet goes through: a library of its own, since the relay workers load nothing else that is compiled."""
+COMPILED = [
+    [f"{package}/{name}.py" for package, names in library.items() for name in names.split()]
+    for library in (HOT, RELAYED)
+]
 
 
 class BuildPackages(build_py):
@@ -43,5 +48,6 @@ if __name__ == "__main__":
     if os.environ.get("SBC_COMPILE") == "1":
         from mypyc.build import mypycify
 
-        modules = mypycify(["--follow-imports=silent", *COMPILED], opt_level="2", debug_level="0")
+        for library in COMPILED:
+            modules += mypycify(["--follow-imports=silent", *library], opt_level="2", debug_level="0")
     setup(ext_modules=modules, cmdclass={"build_py": BuildPackages})

@@ -6,14 +6,18 @@ from signaling.errors import PeerError
 from signaling.events import Rejected
 from signaling.exchange import ALLOW, KNOWN, SDP, SUPPORTED
 from signaling.flow import host_port
-from signaling.message import Request, Response, respond
+from signaling.message import Field, Request, Response, respond
 from signaling.topology import Site
 
+Answer = tuple[int, str, list[Field]]
+"""Status, reason and fields of an answer."""
 # A peer that is refused for a passing cause is told to come back after this (RFC 3261 s.14.2, s.21.5.4).
 RETRY_AFTER_S = 2
-OPTIONS_ANSWER = 200, "OK", [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
+OPTIONS_ANSWER: Answer = 200, "OK", [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
 """What we can do (RFC 3261 s.11.2): status, reason and fields."""
 """What we can do (RFC 3261 s.11.2)."""
+CLOSING_ANSWER: Answer = 503, "Service Unavailable", [("Warning", '399 sbc "listener-closing -"')]
+"""To OPTIONS where `closing` is the refusal: without Retry-After, since nobody will be there then."""
 INSIDE_ONLY = ("BYE", "UPDATE", "INFO", "NOTIFY", "PRACK", "CANCEL")
 """Methods that mean nothing outside a dialog."""
 
@@ -44,6 +48,11 @@ def raw_fields(status: int, rule: str, retry_after_s: int = RETRY_AFTER_S) -> li
     if status == 503:
         fields.append(("Retry-After", str(retry_after_s)))
     return fields
+
+
+def closing() -> PeerError:
+    """Why nothing new is taken by a listener that a reload took away and old calls still use."""
+    return PeerError(503, "Service Unavailable", "listener-closing")
 
 
 def outside(method: str) -> PeerError:

@@ -14,9 +14,12 @@ from config.model import Config
 from media.relay import BindFailed, Layer, RelayEvent, Silence, Withheld, WorkerRestarted
 from sbc.anchor import LocalAnchor, MediaReport
 from sbc.answers import (
+    CLOSING_ANSWER,
     OPTIONS_ANSWER,
     RETRY_AFTER_S,
+    Answer,
     bug_answer,
+    closing,
     outside,
     ping_request,
     raw_fields,
@@ -30,7 +33,6 @@ from sbc.phones import Phones, Store
 from sbc.reception import Reception
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened, Relayed
-from sbc.registrations import Answer
 from sbc.routing import Router
 from sbc.sites import Sites
 from sbc.switchboard import REPORT_S, Live, Switchboard, dialog_key
@@ -39,11 +41,13 @@ from sbc.users import Users
 from signaling.b2bua import State as CallState
 from signaling.errors import ParseError, PeerError
 from signaling.exchange import Asked
-from signaling.flow import Flow
+from signaling.flow import Flow, Listener
 from signaling.leg import Leg
 from signaling.message import Request, Response
 from signaling.parser import ParseLimits, parse, refuse
 from signaling.return_path import ReturnPaths
+from signaling.stateless import lines
+from signaling.stateless import read as read_plain
 from signaling.topology import carry_request
 from signaling.transaction import (
     AckReceived,
@@ -62,6 +66,7 @@ from signaling.transaction import Effect as TransactionEffect
 __all__ = ["REPORT_S", "Calls"]
 
 MAGIC = "z9hG4bK"
+_OPTIONS = f"{OPTIONS_ANSWER[0]} {OPTIONS_ANSWER[1]}", lines(OPTIONS_ANSWER[2])
 
 
 class Calls:
@@ -99,8 +104,9 @@ class Calls:
         self._secret = secret
         self.on_bug = on_bug
         self._return_paths = ReturnPaths()
+        self._media_policy = MediaPolicy.of_config(config)
         self.transactions = Transactions(
-            TimerValues(config.timers.t1_ms / 1000, config.timers.t2_ms / 1000, config.timers.t4_ms / 1000),
+            _timers(config),
             branch=lambda: MAGIC + token(8),
             advertised=self._advertised,
             tag=self._tag,
@@ -136,7 +142,7 @@ class Calls:
 
     def _configure(self, config: Config, users: Users | None, now: float | None = None) -> None:
         self.config = config
-        self.sites = Sites(config)
+        self.sites: Sites = Sites(config, None if now is None else self.sites)
         self.router = Router(config)
         self.trunks = Trunks(config)
         self.board.configure(config, self.sites, self.router, self.trunks)
@@ -147,6 +153,8 @@ class Calls:
         self.reception.configure(config, self.sites, self.router, self.trunks, self.outbound, now)
         self.transactions.max_transactions = config.limits.max_transactions
         self.transactions.symmetric = self.sites.symmetric
+        self.transactions.former_names = self.sites.former_names
+        self.transactions.retime(_timers(config))
         limits = config.limits
         self.parse_limits = ParseLimits(
             max_message_bytes=limits.max_message_bytes, max_headers=limits.max_headers
@@ -202,12 +210,29 @@ class Calls:
         return self.anchor.query(call)
 
     def reload(self, config: Config, now: float, users: Users | None = None) -> None:
-        """Swap the configuration; calls in progress keep the numbers they began with, phones stay registered."""
+        """Swap the configuration; calls in progress keep the numbers they began with, phones stay registered.
+
+        What goes by listeners that are not configured any more is in `flows_in_use`; see `forget`.
+        """
         trunks, outbound = self.trunks, self.outbound
         self._configure(config, users, now)
+        for leg in self.board.owners:
+            leg.flow = self.sites.new_name(leg.flow)
         self.trunks.adopt(trunks, now)
         self._register(self.outbound.adopt(outbound, now), now)
-        self.anchor.configure(MediaPolicy.of_config(config))
+        left = {listener.network for listener in self.sites.former}
+        self._media_policy = MediaPolicy.of_config(config).beside(self._media_policy, left)
+        self.anchor.configure(self._media_policy)
+
+    def flows_in_use(self) -> list[Flow]:
+        """The flows that calls, registrations and transactions go by."""
+        legs = [leg.flow for leg in self.board.owners]
+        return [*legs, *self.transactions.flows(), *self.phones.flows()]
+
+    def forget(self, in_use: Sequence[Flow], still_open: Sequence[Listener]) -> None:
+        """What no flow needs any more, of listeners that an earlier configuration had, is not ours any more."""
+        self.sites.forget(in_use, still_open)
+        self.transactions.former_names = self.sites.former_names
 
     def drain(self, now: float) -> None:
         """Refuse new calls from now on, and tell the trunks where we are registered."""
@@ -249,6 +274,10 @@ class Calls:
                 data, flow, 503, "Service Unavailable", "overload", self.phones.retry_after_s(data, now)
             )
             return
+        answered = self._short_way(data, flow, now)
+        if answered is not None:
+            self._send(answered, flow)
+            return
         try:
             message = parse(data, self.parse_limits)
             if isinstance(message, Request):
@@ -260,10 +289,27 @@ class Calls:
         except ParseError as error:
             self._refuse_raw(data, flow, error.status, error.reason, error.rule)
 
+    def _short_way(self, data: bytes, flow: Flow, now: float) -> bytes | None:
+        """The answer to what needs no more than a glance: that which it would get from those who read it in full."""
+        options = data.startswith(b"OPTIONS ")
+        if not (options or data.startswith(b"REGISTER ")) or flow.transport != "udp":
+            return None
+        if self.sites.is_former(flow):
+            return None
+        limits = self.parse_limits
+        plain = None if len(data) > limits.max_message_bytes else read_plain(data, flow, limits.max_headers)
+        if plain is None:
+            return None
+        return plain.answer(*_OPTIONS) if options else self.phones.answer(plain, flow, now)
+
     def _answer_at_once(self, request: Request, flow: Flow, now: float) -> Answer | None:
         """The answer that needs no transaction, so that nobody fills our memory by asking (RFC 3261 s.8.2.7)."""
         if request.method == "OPTIONS":
-            return OPTIONS_ANSWER if request.to_tag is None else None
+            if request.to_tag is not None:
+                return None
+            return CLOSING_ANSWER if self.sites.is_former(flow) else OPTIONS_ANSWER
+        if self.sites.is_former(flow):
+            return None
         return self.phones.challenge(request, flow, now) if request.method == "REGISTER" else None
 
     def _refuse_raw(
@@ -329,7 +375,10 @@ class Calls:
     def _request(self, tx: ServerTx, request: Request, flow: Flow, now: float) -> None:
         tag = request.to_tag
         if tag is None:
-            if request.method == "INVITE":
+            if self.sites.is_former(flow) and not self.phones.promised(request, flow):
+                tx.holds = False
+                self.board.refuse(tx, closing(), "-", now)
+            elif request.method == "INVITE":
                 self.reception.receive(tx, request, flow, now)
             elif request.method != "REGISTER" or not self.phones.register(tx, request, flow, now):
                 self.board.refuse(tx, outside(request.method), "-", now)
@@ -359,7 +408,7 @@ class Calls:
     def _dialog(self, request: Request, tag: str, flow: Flow) -> tuple[Live, Leg] | None:
         """The call and leg of a request with our `tag`; a dialog of one network does not exist on another."""
         known = self.board.dialogs.get(dialog_key(request.call_id, tag))
-        if known is None or known[1].flow.network != flow.network:
+        if known is None or not self.sites.same_network(known[1].flow, flow):
             return None
         self._return_paths.prove(flow.network, flow.remote[0])
         self.board.heard(known[1], flow)
@@ -515,3 +564,8 @@ def _relay_restarted(event: WorkerRestarted) -> Decision:
         (("worker", str(event.worker)), ("streams", str(event.streams))),
         "its relay worker died; the streams go on at the same ports, their counters begin again",
     )
+
+
+def _timers(config: Config) -> TimerValues:
+    timers = config.timers
+    return TimerValues(timers.t1_ms / 1000, timers.t2_ms / 1000, timers.t4_ms / 1000)

@@ -4,8 +4,7 @@ Times in memory are monotonic, so that a step of the clock ends no registration;
 into seconds since the epoch and back, because what is stored has to survive the process.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
@@ -19,6 +18,11 @@ MAX_BINDINGS = 200_000
 """Bindings in all. A phone costs about 2 KiB here; beyond it a new one gets 503."""
 MAX_SHOWN = 256
 """Characters of what a phone says of itself that are kept."""
+SLACK_S = 120.0
+"""How much longer than is stored a restart keeps a binding of ours: a phone that renews it within that time is told so
+at once, and what it renewed is written later, with that of many."""
+WRITE_S = 5.0
+"""How much later."""
 
 K = TypeVar("K")
 Value = str | int | float | bytes
@@ -54,7 +58,6 @@ class Upstream:
     asked_at: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
 class Binding:
     """One contact of one user. Changed only through `Locations`, which has it in its tables.
 
@@ -64,28 +67,84 @@ class Binding:
     they do not), `gruu` the handle of its temporary GRUUs. `expires_at` and `seen_at` are monotonic.
     """
 
-    user: str
-    identity: str
-    contact: str
-    token: str
-    flow: Flow
-    expires_at: float
-    call_id: str
-    cseq: int
-    q: int = 1000
-    instance: str = ""
-    reg_id: int = 0
-    outbound: bool = False
-    user_agent: str = ""
-    nat: str = ""
-    gruu: str = ""
-    seen_at: float = 0.0
-    upstream: Upstream | None = None
-    # Why it cannot be called just now: "" for one that can.
-    dead: str = ""
-    # When its last REGISTER came; not stored, so that it is long ago after a restart.
-    registered_at: float = 0.0
-    armed: float | None = field(default=None, repr=False)
+    __slots__ = (
+        "answered",
+        "armed",
+        "call_id",
+        "contact",
+        "cseq",
+        "dead",
+        "expires_at",
+        "flow",
+        "granted_s",
+        "gruu",
+        "identity",
+        "instance",
+        "nat",
+        "outbound",
+        "q",
+        "reg_id",
+        "registered_at",
+        "seen_at",
+        "shape",
+        "stored_until",
+        "token",
+        "upstream",
+        "user",
+        "user_agent",
+    )
+
+    def __init__(
+        self,
+        user: str,
+        identity: str,
+        contact: str,
+        token: str,
+        flow: Flow,
+        expires_at: float,
+        call_id: str,
+        cseq: int,
+        q: int = 1000,
+        instance: str = "",
+        reg_id: int = 0,
+        outbound: bool = False,
+        user_agent: str = "",
+        nat: str = "",
+        gruu: str = "",
+        seen_at: float = 0.0,
+        upstream: Upstream | None = None,
+        dead: str = "",
+        registered_at: float = 0.0,
+    ) -> None:
+        self.user = user
+        self.identity = identity
+        self.contact = contact
+        self.token = token
+        self.flow = flow
+        self.expires_at = expires_at
+        self.call_id = call_id
+        self.cseq = cseq
+        self.q = q
+        self.instance = instance
+        self.reg_id = reg_id
+        self.outbound = outbound
+        self.user_agent = user_agent
+        self.nat = nat
+        self.gruu = gruu
+        self.seen_at = seen_at
+        self.upstream = upstream
+        # Why it cannot be called just now: "" for one that can.
+        self.dead = dead
+        # When its last REGISTER came; not stored, so that it is long ago after a restart.
+        self.registered_at = registered_at
+        self.armed: float | None = None
+        # Until when a restart would have it, by what is on the disk.
+        self.stored_until = 0.0
+        # Of the short way (`sbc.registrar_short`): what its last REGISTER looked like (0: not known), what was granted,
+        # and the hash of the one that was answered.
+        self.shape = 0
+        self.granted_s = 0
+        self.answered = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -128,6 +187,11 @@ class Locations:
         self._by_gruu: dict[str, list[Binding]] = {}
         self._wakeups: Wakeups[Binding] = Wakeups()
         self._changed: dict[tuple[str, str], Binding | None] = {}
+        # Renewed, for which what is stored still holds; when the first of them was.
+        self._renewed: dict[Binding, None] = {}
+        self._renewed_at = 0.0
+        # By ticket: what is on its way to the disk, and until when a restart would have it then.
+        self._in_flight: dict[int, list[tuple[Binding, float]]] = {}
         self._rewrite = False
         self._size = 0
 
@@ -173,6 +237,15 @@ class Locations:
         """The flows of the phone with these temporary GRUUs, the one heard of last first."""
         return tuple(sorted(self._by_gruu.get(gruu, ()), key=_PREFERENCE, reverse=True))
 
+    def has(self, user: str, flow: Flow) -> bool:
+        """Whether a user has a binding by this flow."""
+        return any(one.flow is flow or one.flow == flow for one in self._by_user.get(user, ()))
+
+    def anybody(self, flow: Flow) -> bool:
+        """Whether anybody has one by it."""
+        found = self._by_flow.get((flow.network, flow.transport, flow.remote))
+        return found is not None and any(one.flow.connection == flow.connection for one in found)
+
     def on_flow(self, flow: Flow) -> tuple[Binding, ...]:
         """The bindings that were made by this flow: who sends from it is one of their users."""
         found = self._by_flow.get((flow.network, flow.transport, flow.remote))
@@ -216,6 +289,21 @@ class Locations:
         self._wakeups.arm(binding, expires_at)
         self._changed[binding.key] = binding
 
+    def renew(
+        self, binding: Binding, expires_at: float, call_id: str, cseq: int, now: float, lasting: bool
+    ) -> None:
+        """The same once more of one that can be called, by the short way. `lasting`: it is to be stored."""
+        binding.expires_at = expires_at
+        binding.call_id = call_id
+        binding.cseq = cseq
+        binding.seen_at = binding.registered_at = now
+        if binding.armed is None or binding.armed > expires_at:
+            self._wakeups.arm(binding, expires_at)
+        if lasting:
+            if not self._renewed:
+                self._renewed_at = now
+            self._renewed[binding] = None
+
     def remove(self, binding: Binding) -> None:
         """It is gone. Nothing happens when it already was."""
         if self._unlink(binding):
@@ -233,6 +321,34 @@ class Locations:
         binding.seen_at = now
         binding.dead = ""
 
+    def rename(self, new_name: Callable[[Flow], Flow]) -> None:
+        """A reload has given listeners to networks of other names: their flows have them too from now on."""
+        for binding in [one for found in self._by_user.values() for one in found]:
+            flow = new_name(binding.flow)
+            if flow != binding.flow:
+                _drop(self._by_flow, binding.flow_key, binding)
+                binding.flow = flow
+                self._by_flow.setdefault(binding.flow_key, []).append(binding)
+                self._changed[binding.key] = binding
+
+    def flows(self) -> list[Flow]:
+        """The flows that lead to a phone."""
+        return [one.flow for found in self._by_flow.values() for one in found if not one.dead]
+
+    def clear(self) -> None:
+        """Forget everything, but not what is stored of it."""
+        for found in self._by_user.values():
+            for binding in found:
+                self._wakeups.disarm(binding)
+        for table in (self._by_user, self._by_token, self._by_gruu):
+            table.clear()
+        self._by_flow.clear()
+        self._changed.clear()
+        self._renewed.clear()
+        self._in_flight.clear()
+        self._rewrite = False
+        self._size = 0
+
     def _revive(self, flow: Flow) -> None:
         """Its phone has registered: all that it has registered by this flow can be called again."""
         for binding in self.on_flow(flow):
@@ -245,6 +361,7 @@ class Locations:
         _drop(self._by_flow, binding.flow_key, binding)
         _drop(self._by_gruu, binding.gruu, binding)
         self._wakeups.disarm(binding)
+        self._renewed.pop(binding, None)
         self._size -= 1
         return True
 
@@ -273,22 +390,55 @@ class Locations:
         self._changed.clear()
         return changed
 
-    def take_changes(self, now: float, wall: float) -> tuple[Change, ...]:
-        """What is to be stored since the last call of this. `wall`: seconds since the epoch at `now`."""
+    @property
+    def write_at(self) -> float | None:
+        """When what was renewed is to be written at the latest."""
+        return self._renewed_at + WRITE_S if self._renewed else None
+
+    def take_changes(self, now: float, wall: float, ticket: int = 0) -> tuple[Change, ...]:
+        """What is to be stored since the last call of this. `wall`: seconds since the epoch at `now`.
+
+        `written(ticket)` is to tell what became of it; a ticket of 0 is not heard of again.
+        """
+        for renewed in self._renewed:
+            self._changed[renewed.key] = renewed
+        self._renewed.clear()
         changes = tuple(
-            Change(user, identity, None if binding is None else row_of(binding, now, wall))
-            for (user, identity), binding in self._changed.items()
+            [
+                Change(user, identity, None if binding is None else row_of(binding, now, wall))
+                for (user, identity), binding in self._changed.items()
+            ]
         )
+        if ticket:
+            self._in_flight[ticket] = [
+                (binding, binding.expires_at + SLACK_S)
+                for binding in self._changed.values()
+                if binding is not None
+            ]
         self._changed.clear()
         if self._rewrite:
             self._rewrite = False
             return WIPE, *changes
         return changes
 
+    def in_flight(self, ticket: int) -> list[Binding]:
+        """The bindings that a ticket stands for."""
+        return [binding for binding, _ in self._in_flight.get(ticket, ())]
+
+    def written(self, ticket: int, done: bool) -> None:
+        """What `take_changes` gave with this ticket is on the disk, or is not."""
+        for binding, until in self._in_flight.pop(ticket, ()):
+            if done:
+                binding.stored_until = until
+
     def rewrite(self) -> None:
         """The store has lost sight of what changed: all of it is to be stored again."""
         self._rewrite = True
         self._changed = {binding.key: binding for found in self._by_user.values() for binding in found}
+        self._in_flight.clear()
+        for found in self._by_user.values():
+            for binding in found:
+                binding.stored_until = 0.0
 
     def restore(self, rows: Sequence[Row], now: float, wall: float) -> int:
         """Take over what was stored, but for what has run out meanwhile; returns how many there are.
@@ -297,6 +447,8 @@ class Locations:
         """
         for row in rows:
             binding = binding_of(row, now, wall)
+            if binding is not None and binding.upstream is None:
+                binding.stored_until = binding.expires_at = binding.expires_at + SLACK_S
             if binding is None or binding.expires_at <= now:
                 self._changed[_text(row[0]), _text(row[1])] = None
             elif not self.full:

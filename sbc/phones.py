@@ -8,23 +8,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from config.model import Config
-from sbc.answers import RETRY_AFTER_S
+from sbc.answers import RETRY_AFTER_S, Answer
 from sbc.gruu import gruu_elsewhere, gruu_in
 from sbc.keepalive import CRLF, KeepAlive, KeepAlives
 from sbc.locations import Binding, Change, Locations, Row, shown
 from sbc.phonebook import Caller, Phonebook
+from sbc.registrar import REWRITE
 from sbc.registrar_relay import digest_uri
 from sbc.registration_effects import Effect, Forward, Happened, Persist, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
-from sbc.registrations import Answer, Registrations
+from sbc.registrations import Registrations
 from sbc.routing import Refusal, ServerView, Source, Target
 from sbc.sites import Sites
 from sbc.trunks import Trunks
 from sbc.users import Users
+from signaling.b2bua import user_of
 from signaling.errors import ParseError, PeerError
 from signaling.exchange import retry_after
-from signaling.flow import Address, Flow
+from signaling.flow import Address, Flow, Listener
 from signaling.message import Field, Request, Response
+from signaling.stateless import Plain
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions
 from signaling.uri import SipUri, TelUri, unescape
@@ -35,6 +38,9 @@ ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
 
 Store = Callable[[int, tuple[Change, ...]], None]
 Perform = Callable[[Sequence[TransactionEffect], float], None]
+
+
+NOT_OURS = "the address that it registered at is not ours any more"
 
 
 class Phones:
@@ -68,6 +74,7 @@ class Phones:
         self._token = token
         self._store = store
         self._secret = secret
+        self._unawaited = REWRITE  # tickets of what nobody waits for: below it
         self._happened = on_happened
         self._moved = on_moved
         self.registrations: Registrations | None = None
@@ -75,6 +82,7 @@ class Phones:
         self._keeps: KeepAlives | None = None
         self._sites: Sites | None = None
         self._trunks: Trunks | None = None
+        self._moved_at = 0.0  # when a reload last gave the registrar reason to be told anew
 
     def configure(
         self, config: Config, sites: Sites, trunks: Trunks, users: Users | None, now: float | None = None
@@ -82,10 +90,14 @@ class Phones:
         """Serve by this configuration from now on; the bindings stay."""
         self._sites, self._trunks = sites, trunks
         policy = RegistrationPolicy.of_config(config)
+        if now is not None:
+            self.locations.rename(sites.new_name)
         if policy is None:
             if self.registrations is not None and now is not None:
                 self._run(self.registrations.abandon(), now)
             self.registrations = self.book = self._keeps = None
+            # What is stored stays: with the section the phones come back.
+            self.locations.clear()
             return
         users = Users.of_config(config) if users is None else users
         before = self.registrations
@@ -97,12 +109,62 @@ class Phones:
         if before is not None:
             fresh.adopt(before)
         self.registrations = fresh
+        if before is not None and now is not None:
+            self._hand_over(before, fresh, now)
         self.book = Phonebook(
             config, self.locations, users, None if fresh.local is None else fresh.local.gruus
         )
         self._keeps = KeepAlives(self.locations, policy.keepalive, policy.keepalive_s)
         if now is not None:
             self._watch(self.locations.all(), now)
+
+    def _hand_over(self, before: Registrations, fresh: Registrations, now: float) -> None:
+        """What the registrations of before mean to another registrar, and to other networks."""
+        if fresh.relay is None:
+            self._run(before.abandon(), now)
+        elif self._told_otherwise() or before.policy.registrar != fresh.policy.registrar:
+            # It knows nothing of them, or another address of ours, until they refresh.
+            fresh.relay.came_back(now)
+            self._moved_at = now
+        for binding in self.locations.all():
+            if self._sites is not None and not self._sites.listens(binding.flow):
+                binding.dead = NOT_OURS
+
+    def _told_otherwise(self) -> list[Listener]:
+        """Where the registrar may still send calls to, that are for phones: what it was told before a reload."""
+        if self._sites is None or self.registrations is None or self.registrations.relay is None:
+            return []
+        network = self.registrations.policy.upstream_network
+        return [listener for listener in self._sites.former if listener.network == network]
+
+    def promised(self, request: Request, flow: Flow) -> bool:
+        """Whether the registrar was told that calls like this one may come by a listener that a reload took away."""
+        if request.method != "INVITE" or flow.network not in {one.network for one in self._told_otherwise()}:
+            return False
+        found = self.locations.by_token(unescape(user_of(request.uri)))
+        return any(one.upstream is not None for one in found)
+
+    def flows(self) -> list[Flow]:
+        """The flows that phones are reached by, and those that the registrar may use for their calls."""
+        flows = self.locations.flows()
+        told = self._told_otherwise()
+        if told and any(
+            one.upstream is not None and one.upstream.asked_at < self._moved_at
+            for one in self.locations.all()
+        ):
+            flows += [Flow(one.network, one.transport, one.local, ("", 0)) for one in told]
+        return flows
+
+    def keep(self, store: Store | None, secret: bytes | None) -> None:
+        """Store elsewhere from now on, which `restore` has to follow; `secret` is for whoever has none yet."""
+        self._store = store
+        if self._secret is None or self.registrations is None:
+            self._secret = secret or self._secret
+
+    @property
+    def secret(self) -> bytes | None:
+        """What names are made of; None while there are no phones."""
+        return None if self.registrations is None else self._secret
 
     def _own(self, view: ServerView) -> tuple[Address, str | None] | None:
         """Our address and User-Agent as a server of the registrar's trunk sees them."""
@@ -122,10 +184,13 @@ class Phones:
 
     def restore(self, rows: Sequence[Row], now: float) -> int:
         """Take over the bindings of the store; UDP flows can be used at once."""
-        count = self.locations.restore(rows, now, self._wall())
+        known = {binding.key for binding in self.locations.all()}
+        count = self.locations.restore([row for row in rows if row[:2] not in known], now, self._wall())
+        if known:
+            self.locations.rewrite()
         for binding in self.locations.all():
             if self._sites is None or not self._sites.listens(binding.flow):
-                binding.dead = "the address that it registered at is not ours any more"
+                binding.dead = NOT_OURS
         self._watch(self.locations.all(), now)
         self._save(now)
         return count
@@ -139,6 +204,13 @@ class Phones:
         servers = self._trunks.snapshot(now)
         self._run(self.registrations.receive(tx, request, flow, now, self._wall(), servers), now)
         return True
+
+    def answer(self, plain: Plain, flow: Flow, now: float) -> bytes | None:
+        """The answer to a plain REGISTER by UDP that goes the short way, None for one that does not."""
+        registrations = self.registrations
+        if registrations is None:
+            return None
+        return registrations.answer(plain, flow, now, self._store is not None)
 
     def challenge(self, request: Request, flow: Flow, now: float) -> Answer | None:
         """The answer to a REGISTER without credentials that needs no transaction; None where one is needed."""
@@ -167,6 +239,7 @@ class Phones:
 
     def stored(self, ticket: int, error: str | None, now: float) -> None:
         """What `store` was given is on the disk, or is not because of `error`."""
+        self.locations.written(ticket, error is None)
         if self.registrations is not None and ticket:
             self._run(self.registrations.stored(ticket, error), now)
 
@@ -199,18 +272,16 @@ class Phones:
             self._watch(self.locations.forget_changes(), now)
             self.stored(ticket, None, now)
             return
-        changes = self.locations.take_changes(now, self._wall())
-        self._watch([one for change in changes for one in self._bindings(change)], now)
+        changes = self.locations.take_changes(now, self._wall(), ticket)
+        self._watch(self.locations.in_flight(ticket), now)
         self._store(ticket, changes)
-
-    def _bindings(self, change: Change) -> Sequence[Binding]:
-        binding = None if change.row is None else self.locations.get(change.user, change.identity)
-        return () if binding is None else (binding,)
 
     def _save(self, now: float) -> None:
         """Changes that nobody waits for."""
-        if self.locations.unsaved:
-            self._persist(0, now)
+        write_at = self.locations.write_at
+        if self.locations.unsaved or (write_at is not None and write_at <= now):
+            self._unawaited -= 1
+            self._persist(self._unawaited, now)
 
     def _watch(self, bindings: Iterable[Binding], now: float) -> None:
         if self._keeps is not None:
@@ -331,8 +402,11 @@ class Phones:
     def next_timer(self) -> float | None:
         """When `handle_timer` is due."""
         due = None
-        for core in (self.registrations, self._keeps):
-            at = None if core is None else core.next_timer()
+        for at in (
+            None if self.registrations is None else self.registrations.next_timer(),
+            None if self._keeps is None else self._keeps.next_timer(),
+            self.locations.write_at,
+        ):
             if at is not None and (due is None or at < due):
                 due = at
         return due

@@ -9,6 +9,7 @@ from sbc.register_request import Registering, Wanted
 from sbc.registration_effects import Asking, Effect, Happened, Persist, Reply
 from sbc.registration_policy import RegistrationPolicy
 from signaling.errors import PeerError
+from signaling.flow import Flow
 from signaling.headers import quote
 from signaling.message import Field, Response, respond
 
@@ -198,7 +199,11 @@ class Registrar:
         """RFC 5626 s.6: that its flows were understood, and how often the phone is to use them."""
         if not any(one.reg_id for one in asking.reading.wanted):
             return []
-        seconds = FLOW_TIMER_S if asking.flow.reliable else max(1, round(self.policy.keepalive_s))
+        return self.flow_fields(asking.flow)
+
+    def flow_fields(self, flow: Flow) -> list[Field]:
+        """That a registration with reg-id was taken as one, and how often its flow is to be used."""
+        seconds = FLOW_TIMER_S if flow.reliable else max(1, round(self.policy.keepalive_s))
         return [("Require", "outbound"), ("Flow-Timer", str(seconds))]
 
     def answer(self, asking: Asking, status: int, reason: str, fields: Sequence[Field] = ()) -> Reply:

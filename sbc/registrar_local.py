@@ -1,7 +1,5 @@
 """`registrar: local`: the registrations are kept here (RFC 3261 s.10.3, RFC 5626 s.6, RFC 5627 s.5)."""
 
-import hmac
-from base64 import b64decode
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
@@ -9,6 +7,7 @@ from nat.address import subscriber
 from sbc.gruu import Gruus, gruu_params
 from sbc.locations import Binding, Locations
 from sbc.register_request import Registering
+from sbc.register_shape import shape_of
 from sbc.registrar import Registrar
 from sbc.registration_effects import Asking, Effect
 from sbc.registration_policy import RegistrationPolicy
@@ -26,9 +25,8 @@ GUESS_S = 30.0
 MAX_GUESSERS = 2_000
 MAX_GUESSED = 50
 """Users that are remembered for each address; the one with the fewest wrong passwords is forgotten first."""
-NONCE_S = 300.0
-NONCE_BYTES = 40
-"""MAC, time, and a salt of which the second half is for the address (`signaling.digest.Nonces.make`)."""
+SALT_BYTES = 4
+"""What tells apart the nonces of one microsecond."""
 
 
 class LocalRegistrar(Registrar):
@@ -50,6 +48,8 @@ class LocalRegistrar(Registrar):
         self._nonces = nonces
         self._token = token
         self._stats = stats
+        self.era = token(4)
+        """What shapes of bindings are made with: those of another configuration mean nothing."""
         # By address and user: how many were wrong, and when the last was.
         self._guesses: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
 
@@ -65,7 +65,7 @@ class LocalRegistrar(Registrar):
         """The fields of a 401, or of a 407, for a sender at `host`."""
         return self._nonces.challenges(
             self.users.realm,
-            self._token(4) + self._mark(host, int(now * 1_000_000)),
+            self._token(SALT_BYTES),
             now,
             algorithms=self.users.algorithms,
             stale=stale,
@@ -73,22 +73,21 @@ class LocalRegistrar(Registrar):
             host=subscriber(host) if host else "",
         )
 
-    def _mark(self, host: str, made_us: int) -> str:
-        """What is in a nonce of the address that it was sent to."""
-        return self.mac("nonce", subscriber(host) if host else "", str(made_us)).hex()[:8]
+    def nonce(self, host: str, now: float) -> str:
+        """A fresh nonce for a sender at `host`."""
+        return self._nonces.make(self._token(SALT_BYTES), now, subscriber(host))
+
+    def use(self, nonce: str, nc: int, host: str, now: float) -> bool:
+        """Count `nc` of a nonce that went to `host` as used; False when it is not good."""
+        return self._nonces.use(nonce, nc, now, subscriber(host))
+
+    def guessed(self, host: str) -> bool:
+        """Whether wrong passwords that came from `host` are remembered."""
+        return bool(self._guesses) and subscriber(host) in self._guesses
 
     def _sent_to(self, nonce: str, host: str, now: float) -> bool:
         """Whether a nonce went to this address not long ago: only who gets what is sent there can know it."""
-        if len(nonce) > 64 or not nonce.isascii():
-            return False
-        try:
-            data = b64decode(nonce + "=" * (-len(nonce) % 4), b"-_", validate=True)
-        except ValueError:
-            return False
-        made = int.from_bytes(data[16:24], "big")
-        if len(data) != NONCE_BYTES or not 0 <= int(now * 1_000_000) - made <= int(NONCE_S * 1_000_000):
-            return False
-        return hmac.compare_digest(data[-8:], self._mark(host, made).encode())
+        return self._nonces.made(nonce, now, subscriber(host)) is not None
 
     def reached(self, request: Request, flow: Flow, now: float) -> bool:
         """Whether the credentials show that their sender is at the address that he comes from."""
@@ -114,7 +113,7 @@ class LocalRegistrar(Registrar):
         if (
             self._guesses
             and self._wrong(host, name, now) >= MAX_GUESSES
-            and all(one.user != name for one in self.locations.on_flow(flow))
+            and not self.locations.has(name, flow)
         ):
             raise PeerError(403, "Too Many Wrong Passwords", "too-many-guesses")
         check = self._nonces.check(
@@ -130,12 +129,8 @@ class LocalRegistrar(Registrar):
             return user, ""
         if check is Check.STALE:
             return None, "stale-nonce"
-        # Anybody can send in the name of an address; a nonce that went there shows that it was from there. The nonce of
-        # a 407 does not say where it went.
-        if check is Check.WRONG and (
-            self._sent_to(credentials.nonce, flow.remote[0], now)
-            or (proxy and self._sent_to(credentials.nonce, "", now))
-        ):
+        # Anybody can send in the name of an address; a nonce that went there shows that it was from there.
+        if check is Check.WRONG and self._sent_to(credentials.nonce, flow.remote[0], now):
             self._count(host, name, now)
         return None, "wrong-credentials"
 
@@ -189,6 +184,7 @@ class LocalRegistrar(Registrar):
         self.room(reading)
         self.make_room(reading)
         effects: list[Effect] = []
+        granted = 0
         for wanted, binding, seconds in zip(reading.wanted, touched, asked, strict=True):
             if seconds == 0:
                 effects += self.unbind([] if binding is None else [binding], asking)
@@ -196,11 +192,22 @@ class LocalRegistrar(Registrar):
             gruu = ""
             if wanted.instance and self.policy.gruu:
                 gruu = self.gruus.handle(reading.user, wanted.instance, reading.call_id)
-            happened = self.bind(asking, wanted, self.granted_s(seconds, reading, asking), now, gruu)
+            granted = self.granted_s(seconds, reading, asking)
+            happened = self.bind(asking, wanted, granted, now, gruu)
             if happened is not None:
                 effects.append(happened)
+        if len(reading.wanted) == 1 and granted and not reading.gruu:
+            self._remember(asking, granted)
         reply = self.answer(asking, 200, "OK", self._fields(asking, now))
         return effects + (self.when_stored([reply]) if reading.wanted else [reply])
+
+    def _remember(self, asking: Asking, granted_s: int) -> None:
+        """What this REGISTER looks like, so that the next of its kind goes the short way (`sbc.registrar_short`)."""
+        reading = asking.reading
+        binding = self.locations.get(reading.user, reading.wanted[0].identity)
+        if binding is not None:
+            binding.shape = shape_of(asking.request, self.era)
+            binding.granted_s = granted_s
 
     def _fields(self, asking: Asking, now: float) -> list[Field]:
         reading = asking.reading

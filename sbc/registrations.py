@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sbc.admission import SOURCE_SHARE, Spread
-from sbc.answers import error_fields
+from sbc.answers import Answer, error_fields
 from sbc.locations import Locations, identity_of
 from sbc.register_request import Registering, Wanted, read
 from sbc.registrar_local import LocalRegistrar
 from sbc.registrar_relay import RelayRegistrar
+from sbc.registrar_short import ShortWay
 from sbc.registration_effects import Asking, Effect, Happened, Relayed, Reply
 from sbc.registration_policy import RegistrationPolicy
 from sbc.routing import ServersSnapshot, ServerView
@@ -22,11 +23,10 @@ from sbc.users import Users
 from signaling.digest import Nonces
 from signaling.errors import PeerError
 from signaling.flow import Address, Flow
-from signaling.message import Field, Request, Response, respond
+from signaling.message import Request, Response, respond
+from signaling.stateless import Plain
 from signaling.transaction import ServerTx
 
-Answer = tuple[int, str, list[Field]]
-"""Status, reason and fields of an answer."""
 MAX_ADMITTED = 20_000
 """REGISTERs that were let in and whose second half, the one with credentials, is not counted again."""
 ADMITTED_S = 32.0
@@ -65,11 +65,13 @@ class Registrations:
         self._admitted: OrderedDict[tuple[str, str], float] = OrderedDict()
         self.local: LocalRegistrar | None = None
         self.relay: RelayRegistrar | None = None
+        self._short: ShortWay | None = None
         if policy.registrar:
             self.relay = RelayRegistrar(policy, locations, secret, lambda: token(6), own, self.spread.later)
         else:
             nonces = Nonces(bytes.fromhex(token(32)))
             self.local = LocalRegistrar(policy, locations, users, nonces, secret, token, self.stats)
+            self._short = ShortWay(self.local, locations, self._let_in if rate else None)
 
     def adopt(self, old: "Registrations") -> None:
         """Take over from the configuration before: who waits for an answer gets it, and no nonce becomes stale."""
@@ -96,14 +98,26 @@ class Registrations:
             return None
         if request.get("Authorization") is not None:
             return None
-        if self.locations.on_flow(flow):
-            retry_s = self._admit(self._known, flow, request.call_id, now)
+        refused = self._let_in(flow, request.call_id, now, self.locations.anybody(flow))
+        if refused is not None:
+            return refused
+        return 401, "Unauthorized", registrar.challenge(now, host=flow.remote[0])
+
+    def answer(self, plain: Plain, flow: Flow, now: float, lasting: bool) -> bytes | None:
+        """The answer to a REGISTER that goes the short way, None for any other. `lasting`: bindings are stored."""
+        short = self._short
+        if short is None or flow.network != self.policy.network:
+            return None
+        return short.answer(plain, flow, now, lasting)
+
+    def _let_in(self, flow: Flow, call_id: str, now: float, known: bool) -> Answer | None:
+        """What a REGISTER gets that comes when too many do, None for one that is let in."""
+        if known:
+            retry_s = self._admit(self._known, flow, call_id, now)
         else:
             # Not remembered as let in: that would be a way in for whoever forges his address.
             retry_s = self._unproven.take(flow.remote[0], now)
-        if retry_s is not None:
-            return self._storm_answer(retry_s)
-        return 401, "Unauthorized", registrar.challenge(now, host=flow.remote[0])
+        return None if retry_s is None else self._storm_answer(retry_s)
 
     def receive(
         self, tx: ServerTx, request: Request, flow: Flow, now: float, wall: float, servers: ServersSnapshot
@@ -129,7 +143,7 @@ class Registrations:
             if cached is not None:
                 self.stats["registrations.cached"] += 1
                 return cached
-        if any(one.user == reading.user for one in self.locations.on_flow(flow)):
+        if self.locations.has(reading.user, flow):
             spread = self._known
         elif self.local is not None and not self.local.reached(request, flow, now):
             spread = self._unproven

@@ -10,11 +10,13 @@ byte for byte. `userhash` and the -sess variants are never offered; a -sess chal
 import hashlib
 import hmac
 import re
-from base64 import b64decode, urlsafe_b64encode
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import field, replace
 from enum import Enum
+from functools import partial
+from hashlib import blake2s
+from importlib import import_module
+from typing import Final, Protocol
 
 from config.frozen import frozen
 from signaling.errors import ParseError
@@ -47,6 +49,25 @@ def _works(name: str) -> bool:
 ALGORITHMS = tuple(name for name, hashed in _HASHES.items() if _works(hashed))
 """What this machine can compute, strongest first (RFC 8760 s.2.3: the order in which they are offered)."""
 
+
+class _Hash(Protocol):
+    def hexdigest(self) -> str: ...
+
+
+def _hasher(name: str) -> Callable[[bytes], _Hash]:
+    # The interpreter's own where it has one: OpenSSL looks up its algorithm anew each time, which takes several times
+    # as long as to hash what we hash.
+    for module in (f"_{name}", "_sha2"):
+        try:
+            found: Callable[[bytes], _Hash] = getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+        return found
+    return partial(hashlib.new, name)
+
+
+_HASHERS = {name: _hasher(hashed) for name, hashed in _HASHES.items() if name in ALGORITHMS}
+
 # One "name = value" with what may stand before it: a comma, and the scheme that begins a challenge. Nothing is given
 # back once it matched, so that no input makes it look twice.
 _ITEM = re.compile(
@@ -56,6 +77,13 @@ _ITEM = re.compile(
 )
 
 _COUNT = re.compile(r"[0-9A-Fa-f]{1,8}")
+_NAMES: Final = frozenset(
+    ("username", "realm", "nonce", "uri", "response", "algorithm", "cnonce", "opaque", "qop", "nc")
+)
+_COUNTS = 0xFFFF_FFFF
+_WINDOW = 0xFFFF_FFFF_FFFF_FFFF
+SPANS = 16
+"""Parts of its lifetime by which nonces are forgotten."""
 
 
 @frozen
@@ -118,7 +146,7 @@ class Check(Enum):
 
 
 def _hex(algorithm: str, text: str) -> str:
-    return hashlib.new(_HASHES[algorithm], text.encode("utf-8", "surrogateescape")).hexdigest()
+    return _HASHERS[algorithm](text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def ha1(user: str, realm: str, password: str, algorithm: str) -> str:
@@ -133,11 +161,18 @@ def compute(secret: str, credentials: Credentials, method: str, body: bytes = b"
         secret = _hex(algorithm, f"{secret}:{credentials.nonce}:{credentials.cnonce}")
     second = f"{method}:{credentials.uri}"
     if credentials.qop == "auth-int":
-        second += ":" + hashlib.new(_HASHES[algorithm], body).hexdigest()
+        second += ":" + _HASHERS[algorithm](body).hexdigest()
     middle = credentials.nonce
     if credentials.qop:
         middle = f"{middle}:{credentials.count}:{credentials.cnonce}:{credentials.qop}"
     return _hex(algorithm, f"{secret}:{middle}:{_hex(algorithm, second)}")
+
+
+def right(params: Mapping[str, str], secret: str, algorithm: str, method: str) -> bool:
+    """Whether what `plain_params` has read, with qop "auth", is the answer of who knows the HA1 `secret`."""
+    second = _hex(algorithm, f"{method}:{params['uri']}")
+    first = f"{secret}:{params['nonce']}:{params['nc']}:{params['cnonce']}:auth:{second}"
+    return hmac.compare_digest(_hex(algorithm, first), params["response"])
 
 
 # -- reading -----------------------------------------------------------------------------------------------
@@ -217,6 +252,9 @@ def parse_credentials(line: str) -> Credentials:
     """The digest credentials of one Authorization line. ParseError (400, "bad-credentials") for anything else."""
     if len(line) > MAX_FIELD:
         raise ParseError("credentials too long", "bad-credentials")
+    known = plain_params(line)
+    if known is not None:
+        return _credentials(known)
     params: dict[str, str] = {}
     position = 0
     while position < len(line):
@@ -234,6 +272,34 @@ def parse_credentials(line: str) -> Credentials:
         params[name] = plain if quoted is None else quoted
         position = item.end()
     return _credentials(params)
+
+
+def plain_params(line: str) -> dict[str, str] | None:
+    """The parameters of an Authorization line that is written as nearly all are, None for any other.
+
+    Each name a known one, in lower case and once; nothing escaped, no comma between quotes, all of it ASCII.
+    """
+    if not line.startswith("Digest ") or not line.isascii() or "\\" in line or len(line) > MAX_FIELD:
+        return None
+    pieces = line[7:].split(",")
+    if len(pieces) > MAX_PARAMS:
+        return None
+    names = _NAMES
+    params: dict[str, str] = {}
+    for piece in pieces:
+        name, _, value = piece.strip(" \t").partition("=")
+        if name not in names or name in params or len(value) < 1:
+            return None
+        if value[0] == '"':
+            if len(value) < 2 or value[-1] != '"':
+                return None
+            value = value[1:-1]
+        elif " " in value or "\t" in value:
+            return None
+        if '"' in value:
+            return None
+        params[name] = value
+    return params
 
 
 def _credentials(params: Mapping[str, str]) -> Credentials:
@@ -379,26 +445,29 @@ class Nonces:
     challenge is of use to nobody who cannot get packets where it was sent to.
     After a restart every nonce is stale, and phones ask again by themselves. Of each nonce in use the counts seen are
     kept as a window, since two requests of a phone may overtake each other. When more than `max_nonces` are in use
-    the oldest is forgotten, and whatever is not younger counts as stale from then on: nothing is accepted twice.
+    the oldest are forgotten, and whatever is not younger counts as stale from then on: nothing is accepted twice.
     """
 
-    __slots__ = ("_floor", "_key", "_lifetime_us", "_max", "_seen")
+    __slots__ = ("_count", "_floor", "_key", "_lifetime_us", "_max", "_seen", "_span_us")
 
     def __init__(self, key: bytes, lifetime_s: float = 300.0, max_nonces: int = 65_536) -> None:
-        self._key = key
+        self._key = key if len(key) <= 32 else blake2s(key).digest()
         self._lifetime_us = int(lifetime_s * 1_000_000)
+        self._span_us = self._lifetime_us // SPANS + 1
         self._max = max_nonces
-        # By nonce: when it was made, the highest count, and a bit for each of the 64 below it.
-        self._seen: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+        # By when they were made, in spans, so that the old ones go all at once. Of each the highest count, and above
+        # its 32 bits one for each of the 64 counts below it: most are used once, which is the number 1.
+        self._seen: dict[int, dict[str, int]] = {}
+        self._count = 0
         self._floor = -1
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return self._count
 
     def make(self, salt: str, now: float, host: str = "") -> str:
-        """A new nonce for `host`. `salt` tells apart those of one moment."""
-        made = int(now * 1_000_000).to_bytes(8, "big") + salt.encode()[:16]
-        return urlsafe_b64encode(self._mac(made, host) + made).decode().rstrip("=")
+        """A new nonce for `host`. `salt`, up to 16 letters and digits, tells apart those of one moment."""
+        made = f"{int(now * 1_000_000):016x}{salt[:16]}"
+        return made + self._mac(made, host)
 
     def challenges(
         self,
@@ -439,66 +508,69 @@ class Nonces:
         algorithm = credentials.algorithm or "MD5"
         secret = secrets.get(algorithm) if secrets else None
         response = compute(secret or _NOBODY[algorithm], credentials, method)
-        right = hmac.compare_digest(
-            response.encode(), credentials.response.encode("utf-8", "surrogateescape")
-        )
-        if not right or secret is None or credentials.session or credentials.qop == "auth-int":
+        good = hmac.compare_digest(response.encode(), credentials.response.encode("utf-8", "surrogateescape"))
+        if not good or secret is None or credentials.session or credentials.qop == "auth-int":
             return Check.WRONG
         if not same_resource(credentials.uri, uri, own):
             return Check.OTHER_URI
         # Without qop there is no count: such a nonce is good once.
-        return Check.GOOD if self._use(credentials.nonce, credentials.nc or 1, now, host) else Check.STALE
+        return Check.GOOD if self.use(credentials.nonce, credentials.nc or 1, now, host) else Check.STALE
 
-    def _use(self, nonce: str, nc: int, now: float, host: str) -> bool:
-        known = self._seen.get(nonce)
-        made = self._made(nonce, host)
-        present = int(now * 1_000_000)
-        if made is None or not 0 <= present - made <= self._lifetime_us:
+    def use(self, nonce: str, nc: int, now: float, host: str) -> bool:
+        """Count `nc` of this nonce as used; False for one that is not good, or not any more."""
+        made = self.made(nonce, now, host)
+        if made is None:
             return False
-        if known is None:
+        span = made // self._span_us
+        seen = self._seen.get(span)
+        known = 0 if seen is None else seen.get(nonce, 0)
+        if known == 0:
             if made <= self._floor:
                 return False
-            self._forget(present)
-            self._seen[nonce] = (made, nc, 0)
+            if seen is None or self._count >= self._max:
+                self._make_room(int(now * 1_000_000) - self._lifetime_us)
+                seen = self._seen.setdefault(span, {})
+            seen[nonce] = nc
+            self._count += 1
             return True
-        _, highest, window = known
+        assert seen is not None
+        highest, window = known & _COUNTS, known >> 32
         if nc > highest:
             shift = nc - highest
-            window = ((window << shift) | (1 << (shift - 1))) & 0xFFFF_FFFF_FFFF_FFFF if shift <= 64 else 0
-            self._seen[nonce] = (made, nc, window)
-            return True
-        bit = highest - nc - 1
-        if bit < 0 or bit >= 64 or window >> bit & 1:
-            return False
-        self._seen[nonce] = (made, highest, window | 1 << bit)
+            window = ((window << shift) | (1 << (shift - 1))) & _WINDOW if shift <= 64 else 0
+            highest = nc
+        else:
+            below = highest - nc - 1
+            if below < 0 or below >= 64 or window >> below & 1:
+                return False
+            window |= 1 << below
+        seen[nonce] = window << 32 | highest
         return True
 
-    def _forget(self, present: int) -> None:
-        """Make room for one more."""
+    def made(self, nonce: str, now: float, host: str) -> int | None:
+        """When a nonce of ours for `host` that is still good was made, in microseconds; None for any other."""
+        if not 48 <= len(nonce) <= 64 or not nonce.isascii():
+            return None
+        head = nonce[:-32]
+        if not hmac.compare_digest(self._mac(head, host), nonce[-32:]):
+            return None
+        made = int(head[:16], 16)
+        return made if 0 <= int(now * 1_000_000) - made <= self._lifetime_us else None
+
+    def _make_room(self, oldest: int) -> None:
+        """Forget what is older than `oldest`, and as much more as is needed for one more."""
+        first = oldest // self._span_us
         while self._seen:
-            made, _, _ = next(iter(self._seen.values()))
-            if len(self._seen) < self._max and present - made <= self._lifetime_us:
+            span = min(self._seen)
+            if span >= first and self._count < self._max:
                 return
-            self._seen.popitem(last=False)
-            self._floor = max(self._floor, made)
+            gone = self._seen.pop(span)
+            self._count -= len(gone)
+            self._floor = max(self._floor, *[int(nonce[:16], 16) for nonce in gone])
 
-    def _made(self, nonce: str, host: str) -> int | None:
-        """When a nonce of ours for `host` was made, in microseconds; None for one that is not."""
-        if len(nonce) > 64 or not nonce.isascii():
-            return None
-        try:
-            data = b64decode(nonce + "=" * (-len(nonce) % 4), b"-_", validate=True)
-        except ValueError:
-            return None
-        if len(data) < 24 or not hmac.compare_digest(self._mac(data[16:], host), data[:16]):
-            return None
-        if urlsafe_b64encode(data).decode().rstrip("=") != nonce:
-            return None  # unused bits of the last character must not make a second nonce of one
-        return int.from_bytes(data[16:24], "big")
-
-    def _mac(self, made: bytes, host: str) -> bytes:
-        # What was made comes with its length: the two together read in one way only.
-        return hmac.digest(self._key, bytes((len(made),)) + made + host.encode(), "sha256")[:16]
+    def _mac(self, made: str, host: str) -> str:
+        # Neither a time nor a salt has a space: the two together read in one way only.
+        return blake2s(f"{made} {host}".encode(), key=self._key, digest_size=16).hexdigest()
 
 
 def same_resource(digest_uri: str, request_uri: str, own: Collection[str] = ()) -> bool:

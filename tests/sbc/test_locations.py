@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from sbc.locations import Binding, Locations, Row, Upstream, binding_of, identity_of, phone_of, row_of
+from sbc.locations import (
+    SLACK_S,
+    Binding,
+    Locations,
+    Row,
+    Upstream,
+    binding_of,
+    identity_of,
+    phone_of,
+    row_of,
+)
 from signaling.flow import Flow
 
 HOME = ("203.0.113.1", 40000)
@@ -164,7 +174,7 @@ def test_a_row_that_cannot_be_read_is_left_out(change: Callable[[Row], Row]) -> 
 def test_restore_drops_what_has_run_out() -> None:
     rows = [row_of(bound(), 100.0, 1e6), row_of(bound("bob", expires_at=500.0), 100.0, 1e6)]
     locations = Locations()
-    assert locations.restore(rows, 0.0, 1e6 + 100) == 1
+    assert locations.restore(rows, 0.0, 1e6 + 100 + SLACK_S) == 1
     assert [one.user for one in locations.all()] == ["bob"]
     changes = locations.take_changes(0.0, 1e6)
     assert [(change.user, change.row) for change in changes] == [("alice", None)]
