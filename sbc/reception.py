@@ -88,13 +88,13 @@ class Reception:
         if data.startswith(b"INVITE "):
             if in_dialog(data):
                 return False
-            return not self._emergencies.looks_like_one(data, lambda: self._knows(flow, now), now)
+            return not self._emergencies.looks_like_one(data, lambda: self.knows(flow, now), now)
         if not data.startswith(b"REGISTER "):
             return False
         # A phone of ours that shows its credentials has cost us a challenge already; anybody can write the header.
         return _CREDENTIALS.search(data) is None or not self._phones.locations.on_flow(flow)
 
-    def _knows(self, flow: Flow, now: float) -> bool:
+    def knows(self, flow: Flow, now: float) -> bool:
         """Whether a trunk sends by this flow, or a phone that is registered."""
         if self._phones.locations.on_flow(flow):
             return True
@@ -121,7 +121,8 @@ class Reception:
         try:
             uri = parse_uri(request.uri)
             source, emergency = self._admit(request, source, caller, record, now)
-            leg, effects = CallerLeg.invited("a", board.settings, self._sites.site(flow), flow, tx, self._tag)
+            site = self._sites.site(flow) if caller is None else self._sites.of_phone(flow)
+            leg, effects = CallerLeg.invited("a", board.settings, site, flow, tx, self._tag)
         except PeerError as error:
             record.add_leg("a", flow, None, request.call_id)
             record.caller, record.called = user_of(request.from_.uri_text), user_of(request.uri)

@@ -33,6 +33,7 @@ class Sites:
         self.symmetric = frozenset(
             name for name, network in config.networks.items() if network.nat == "far-end"
         )
+        self._anybody = config.phones is not None and config.phones.calls == "any"
         self.former: tuple[Listener, ...] = ()
         self.former_names: dict[str, tuple[str, ...]] = {}
         if before is not None:
@@ -120,6 +121,11 @@ class Sites:
     def site(self, flow: Flow) -> Site:
         """How the peer at the other end of `flow` sees us."""
         return self._sites[flow.network, flow.transport, flow.local]
+
+    def of_phone(self, flow: Flow) -> Site:
+        """The same of a phone, which is not believed what it asserts of itself unless anybody may call."""
+        site = self.site(flow)
+        return site if self._anybody else replace(site, trusted=False)
 
     def nat(self, network: str) -> bool:
         """Whether peers of this network may sit behind NAT."""

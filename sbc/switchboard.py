@@ -109,6 +109,8 @@ class Switchboard:
     def configure(self, config: Config, sites: Sites, router: Router, trunks: Trunks) -> None:
         """What calls are dialled and guarded by from now on."""
         self.settings = leg_settings(config)
+        if self.recent.maxlen != config.limits.recent_calls:
+            self.recent = deque(self.recent, maxlen=config.limits.recent_calls)
         self._config = config
         self._verify = config.topology.verify
         self._guard = Guard(sites.own)
@@ -236,6 +238,8 @@ class Switchboard:
         self._anchor.restore(data["media"])
         for leg, kept in zip(legs, data["call"]["legs"], strict=True):
             leg.authorizer = self.accounts.of(kept.get("account"))
+            if leg.name in live.phones:
+                leg.site = self._sites.of_phone(leg.flow)
             self.own(live, leg)
             self.dialogs[dialog_key(leg.dialog.call_id, leg.dialog.local_tag)] = (live, leg)
             record.add_leg(leg.name, leg.flow, None, leg.dialog.call_id)
@@ -426,7 +430,7 @@ class Switchboard:
             offered.max_forwards,
             offered.location,
         )
-        site = self._sites.site(flow)
+        site = self._sites.site(flow) if target.flow is None else self._sites.of_phone(flow)
         if target.domain:
             site = replace(site, domain=target.domain)
         try:

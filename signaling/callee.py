@@ -132,10 +132,10 @@ class CalleeLeg(Leg):
                 # RFC 4028 s.7.3: the same call once more, with an interval that the server accepts.
                 return [self._invite(offered, now)]
         if 300 <= status < 400:
-            carried = carry_response(response)
+            carried = carry_response(response, self.site.trusted)
             contacts = contacts_of(response)
             return [Raise(Redirected(status, reason_phrase(status), contacts, (), carried)), *self._end()]
-        retry, carried = retry_after(response), carry_response(response)
+        retry, carried = retry_after(response), carry_response(response, self.site.trusted)
         challenge: tuple[Field, ...] = ()
         if self.credentials is not None and status in (401, 407):
             challenge = relayed_challenges(response)
@@ -152,7 +152,11 @@ class CalleeLeg(Leg):
         if sdp is not None and tag in self.forks:
             self.early_sdp[tag] = sdp
         reason = reason_phrase(response.status)
-        return [Raise(Progressed(response.status, reason, early, sdp, carry_response(response)))]
+        return [
+            Raise(
+                Progressed(response.status, reason, early, sdp, carry_response(response, self.site.trusted))
+            )
+        ]
 
     def _fork(self, tag: str, response: Response) -> int:
         """The number of the early dialog with the peer's `tag` (RFC 3261 s.12.1.2)."""
@@ -205,7 +209,7 @@ class CalleeLeg(Leg):
         self.session.answered(response, now)
         self._arm_session(now)
         effects: list[Effect] = [] if asked.sdp is None else [self._acknowledge(asked, b"")]
-        return [*effects, Raise(Answered(early, sdp, carry_response(response)))]
+        return [*effects, Raise(Answered(early, sdp, carry_response(response, self.site.trusted)))]
 
     def _decline(self, tag: str, asked: Asked, response: Response) -> list[Effect]:
         """Another fork has won, or the call is over: accept and hang up (RFC 3261 s.13.2.2.4)."""

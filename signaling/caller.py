@@ -60,7 +60,7 @@ class CallerLeg(Leg):
             carry_identity(request.from_, hosts),
             carry_identity(request.to, hosts),
             sdp,
-            carry_request(request),
+            carry_request(request, site.trusted),
             69 if hops is None else hops - 1,
             carry_location(request),
         )

@@ -17,8 +17,11 @@ class Informs:
     def __init__(self) -> None:
         self._pending: dict[int, ServerTx] = {}
 
-    def open(self, tx: ServerTx, request: Request) -> Informed:
-        """The event for the other side. PeerError when the body cannot cross, or too many wait."""
+    def open(self, tx: ServerTx, request: Request, trusted: bool) -> Informed:
+        """The event for the other side. PeerError when the body cannot cross, or too many wait.
+
+        `trusted` is whether the peer is believed what it asserts of itself.
+        """
         body = carry_body(request.content_type, request.body, hosts_of(request))
         if body is None:
             raise PeerError(415, "Unsupported Media Type", "unknown-body")
@@ -26,7 +29,7 @@ class Informs:
             raise PeerError(500, "Too many requests at once", "informs-at-once")
         number = max(self._pending, default=0) + 1
         self._pending[number] = tx
-        return Informed(number, request.method, body[0], body[1], carry_request(request))
+        return Informed(number, request.method, body[0], body[1], carry_request(request, trusted))
 
     def close(self, number: int) -> ServerTx | None:
         """The request that an answer is for, None when it has been answered."""

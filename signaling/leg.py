@@ -117,7 +117,7 @@ class Leg(Renegotiable):
         if asked.purpose is Purpose.INFORM:
             nothing = ("", b"")
             kind, body = carry_body(response.content_type, response.body, hosts_of(response)) or nothing
-            status, carried = crossing_status(response.status), carry_response(response)
+            status, carried = crossing_status(response.status), carry_response(response, self.site.trusted)
             return [Raise(InformAnswered(asked.number, status, reason_phrase(status), kind, body, carried))]
         if asked.purpose is Purpose.CHECK:
             return []
@@ -184,7 +184,7 @@ class Leg(Renegotiable):
                 return self._update_received(tx, request, now)
             return self._early_update(tx, request, dialog)
         if method in INSIDE:
-            return [Raise(self._informs.open(tx, request))]
+            return [Raise(self._informs.open(tx, request, self.site.trusted))]
         if method in KNOWN:
             raise PeerError(405, "Method Not Allowed", "method-not-allowed")
         raise PeerError(501, "Not Implemented", "unknown-method")
@@ -203,7 +203,7 @@ class Leg(Renegotiable):
         if self.state is State.ENDED:
             return effects
         effects.extend(self._close())
-        effects.append(Raise(Released("bye", "hung up", carry_request(request))))
+        effects.append(Raise(Released("bye", "hung up", carry_request(request, self.site.trusted))))
         return [*effects, *self._end()]
 
     def ack(self, request: Request) -> list[Effect]:

@@ -72,7 +72,7 @@ class Renegotiable(Usage):
         if sdp is not None and sdp == self.remote_sdp and self.local_sdp is not None:
             # Nothing changes: a session refresh (RFC 4028 s.7.4), answered with what is in force.
             return [*effects, self._answer(served, self.local_sdp, Carried(), now)]
-        return [*effects, Raise(Updated(sdp, request.method, carry_request(request)))]
+        return [*effects, Raise(Updated(sdp, request.method, carry_request(request, self.site.trusted)))]
 
     def _early_update(self, tx: ServerTx, request: Request, dialog: Dialog) -> list[Effect]:
         """A target refresh before the call stands; the offer of the INVITE is still to be answered."""
@@ -185,7 +185,7 @@ class Renegotiable(Usage):
         if sdp is not None:
             self.remote_sdp = sdp
         if asked.purpose is Purpose.UPDATE:
-            effects.append(Raise(UpdateAccepted(sdp, carry_response(response))))
+            effects.append(Raise(UpdateAccepted(sdp, carry_response(response, self.site.trusted))))
         elif changed:
             # A refresh that the peer used to change its session: carry it on as if it had asked.
             effects.append(Raise(Updated(sdp, "INVITE")))
@@ -209,7 +209,11 @@ class Renegotiable(Usage):
         if longer and asked.update is not None:
             return self._update(asked.update, now)
         status = crossing_status(status)
-        reason, carried, retry = reason_phrase(status), carry_response(response), retry_after(response)
+        reason, carried, retry = (
+            reason_phrase(status),
+            carry_response(response, self.site.trusted),
+            retry_after(response),
+        )
         return [Raise(UpdateRejected(status, reason, "peer-rejected", carried, retry))]
 
     def _acknowledge(self, asked: Asked, body: bytes) -> SendAck:

@@ -51,6 +51,8 @@ __all__ = [
 
 ANONYMOUS = '"Anonymous" <sip:anonymous@anonymous.invalid>'
 ANONYMOUS_HOST = "anonymous.invalid"
+ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
+"""What says who somebody is, and is for the trusted to say: From does too, and is checked."""
 MAX_TEXT = 256
 MAX_VALUES = 16
 MAX_BODY = 8192
@@ -60,8 +62,9 @@ MAX_BODY = 8192
 class Site:
     """How one network sees us.
 
-    `domain` is the host in identities that we send there, `contact` our advertised address there. A site that is
-    not `trusted` gets no asserted identity whose owner wants it private (RFC 3325 s.7).
+    `domain` is the host in identities that we send there, `contact` our advertised address there. Who is not
+    `trusted` there is not believed what it asserts of itself (RFC 3325 s.5), and gets no asserted identity whose owner
+    wants it private (s.7).
     """
 
     domain: str
@@ -141,14 +144,17 @@ class Carried:
 NOTHING = Carried()
 
 
-def carry_request(request: Request) -> Carried:
-    """What a request lets cross. A value that is malformed does not cross; ParseError is never raised."""
-    return _carry(request, _REQUEST)
+def carry_request(request: Request, trusted: bool = True) -> Carried:
+    """What a request lets cross. A value that is malformed does not cross; ParseError is never raised.
+
+    What its sender asserts of who it is does not cross either, unless the sender is `trusted`.
+    """
+    return _carry(request, _REQUEST if trusted else _STRANGERS_REQUEST)
 
 
-def carry_response(response: Response) -> Carried:
-    """What a response lets cross. A value that is malformed does not cross; ParseError is never raised."""
-    return _carry(response, _RESPONSE)
+def carry_response(response: Response, trusted: bool = True) -> Carried:
+    """What a response lets cross, as `carry_request`."""
+    return _carry(response, _RESPONSE if trusted else _STRANGERS_RESPONSE)
 
 
 def _carry(message: Message, table: dict[str, "Row"]) -> Carried:
@@ -182,7 +188,7 @@ def render(carried: Carried, site: Site) -> list[tuple[str, str]]:
     return [
         (name, value if isinstance(value, str) else value.render(site))
         for name, value in carried.fields
-        if not (private and name in ("P-Asserted-Identity", "Remote-Party-ID"))
+        if not (private and name in ASSERTED)
     ]
 
 
@@ -431,9 +437,9 @@ def _dropped(names: str, how: str) -> Iterator[Row]:
 
 
 HEADERS: tuple[Row, ...] = (
-    Row("P-Asserted-Identity", "rewritten", "host becomes the site's domain (RFC 3325)", "both", _party),
-    Row("P-Preferred-Identity", "rewritten", "host becomes the site's domain", "request", _party),
-    Row("Remote-Party-ID", "rewritten", "host becomes the site's domain; known params", "both", _remote_party),
+    Row("P-Asserted-Identity", "rewritten", "host becomes the site's domain; not of phones (RFC 3325)", "both", _party),
+    Row("P-Preferred-Identity", "rewritten", "as P-Asserted-Identity", "request", _party),
+    Row("Remote-Party-ID", "rewritten", "as P-Asserted-Identity; known params", "both", _remote_party),
     Row("Diversion", "rewritten", "host becomes the site's domain; known params (RFC 5806)", "both", _diversion),
     Row("History-Info", "rewritten", "host, as above; index and cause numbers (RFC 7044)", "both", _history),
     Row("Referred-By", "rewritten", "host becomes the site's domain; cid dropped (RFC 3892)", "request", _party),
@@ -484,6 +490,8 @@ HEADERS: tuple[Row, ...] = (
 
 _REQUEST = {row.name.lower(): row for row in HEADERS if row.carry and row.where != "response"}
 _RESPONSE = {row.name.lower(): row for row in HEADERS if row.carry and row.where != "request"}
+_STRANGERS_REQUEST = {name: row for name, row in _REQUEST.items() if row.name not in ASSERTED}
+_STRANGERS_RESPONSE = {name: row for name, row in _RESPONSE.items() if row.name not in ASSERTED}
 
 
 def describe() -> str:

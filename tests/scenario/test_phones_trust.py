@@ -237,6 +237,34 @@ def test_what_a_phone_that_is_called_asserts_does_not_cross(status: int) -> None
     assert not asserts(registrar.agent.expect_answer(status))
 
 
+def test_nor_after_the_call_was_written_down_and_taken_up() -> None:
+    border, registrar, phone = home()
+    pbx = registrar.agent
+    phone.invite("200")
+    pbx.answer(pbx.expect("INVITE"), 200, "OK", sdp=audio("10.0.0.20", 4002))
+    pbx.expect("ACK")
+    done = phone.agent.expect_answer(200)
+    phone.agent.ack(done)
+    later = Border(RELAY)
+    later.now, later.agents = border.now, border.agents
+    later.calls.restore(border.calls.snapshot(border.now), later.now)
+    phone.agent.border = pbx.border = later
+    phone.agent.inside("BYE", done, fields=ASSERTED)
+    assert not asserts(pbx.expect("BYE"))
+
+
+@pytest.mark.parametrize(("calls", "told"), [("registered", False), ("any", True)])
+def test_whose_identity_is_private_is_not_told_to_a_phone_that_has_to_show_its_own(
+    calls: str, told: bool
+) -> None:
+    """RFC 3325 s.7: the phones are outside of the trust domain that their registrar is in."""
+    _border, registrar, phone = home(RELAY.replace("store: null", f"store: null, calls: {calls}"))
+    registrar.call("alice", f"{ASSERTED}\r\nPrivacy: id")
+    invite = phone.agent.expect("INVITE")
+    assert invite.get("Privacy") == "id"
+    assert asserts(invite) == told
+
+
 @pytest.mark.parametrize("name", ["Authorization: ", "authorization : ", "AUTHORIZATION:\t"])
 def test_credentials_pass_overload_only_from_a_phone_of_ours(name: str) -> None:
     border, _registrar, phone = home()

@@ -216,6 +216,18 @@ def test_private_identity_stays_in_the_trust_domain() -> None:
     assert [name for name, _ in crossed(*public, site=stranger)] == ["P-Asserted-Identity", "Privacy"]
 
 
+def test_a_stranger_is_not_believed_what_it_asserts_of_itself() -> None:
+    fields = (
+        ("P-Asserted-Identity", "<sip:a@x>"),
+        ("P-Preferred-Identity", "<sip:a@x>"),
+        ("Remote-Party-ID", "<sip:a@x>"),
+        ("Subject", "lunch"),
+    )
+    assert [name for name, _ in carry_request(request(*fields), trusted=False).fields] == ["Subject"]
+    response = Response(486, "Busy Here", [*request().fields, *fields, ("Privacy", "id")])
+    assert [name for name, _ in carry_response(response, trusted=False).fields] == ["Privacy"]
+
+
 def test_clean_user() -> None:
     assert clean_user("alice") == "alice"
     assert clean_user("10.1.2.3") == "hidden"
