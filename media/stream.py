@@ -70,7 +70,7 @@ class Port:
     without it the kernel would answer strangers with ICMP errors.
     """
 
-    __slots__ = ("end", "kind", "local", "recv_into", "recvfrom_into", "remote", "sock")
+    __slots__ = ("end", "kind", "local", "recv_into", "recvfrom_into", "remote", "served_at", "sock")
 
     def __init__(self, end: "RelayEnd", sock: socket.socket, local: tuple[str, int], kind: int) -> None:
         self.end = end
@@ -80,6 +80,7 @@ class Port:
         self.local = local
         self.kind = kind
         self.remote: Sockaddr | None = None
+        self.served_at = -1.0
 
     def dropped(self) -> int:
         """Packets that the kernel dropped because our queue was full."""

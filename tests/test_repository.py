@@ -153,7 +153,12 @@ def hot_modules() -> list[str]:
     listed = [
         node.value
         for node in ast.parse((ROOT / "setup.py").read_text()).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HOT"
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("HOT", "RELAYED")
     ]
-    hot: dict[str, str] = ast.literal_eval(listed[0])
-    return [f"{package}/{name}.py" for package, names in hot.items() for name in names.split()]
+    libraries: list[dict[str, str]] = [ast.literal_eval(each) for each in listed]
+    return [
+        f"{package}/{name}.py"
+        for library in libraries
+        for package, names in library.items()
+        for name in names.split()
+    ]
