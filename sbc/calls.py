@@ -32,6 +32,7 @@ from sbc.outbound import Outbound, SendRegister
 from sbc.phones import Phones, Store
 from sbc.reception import Reception
 from sbc.record import CallRecord
+from sbc.reflection import Reflection
 from sbc.registration_effects import Happened, Relayed
 from sbc.routing import Router
 from sbc.sites import Sites
@@ -104,6 +105,7 @@ class Calls:
         self._secret = secret
         self.on_bug = on_bug
         self._return_paths = ReturnPaths()
+        self._reflection = Reflection()
         self._media_policy = MediaPolicy.of_config(config)
         self.transactions = Transactions(
             _timers(config),
@@ -271,23 +273,25 @@ class Calls:
         if age_s > self.queue_age_s and self.reception.can_wait(data, flow, now):
             # RFC 7339 s.1, RFC 3261 s.21.5.4: refusing must stay cheaper than serving.
             self._refuse_raw(
-                data, flow, 503, "Service Unavailable", "overload", self.phones.retry_after_s(data, now)
+                data, flow, 503, "Service Unavailable", "overload", now, self.phones.retry_after_s(data, now)
             )
             return
         answered = self._short_way(data, flow, now)
         if answered is not None:
-            self._send(answered, flow)
+            self._send_small(data, answered, flow, now)
             return
         try:
             message = parse(data, self.parse_limits)
             if isinstance(message, Request):
                 answer = self._answer_at_once(message, flow, now)
                 if answer is not None:
-                    self._perform(self.transactions.answer(message, flow, *answer), now)
+                    for sent in self.transactions.answer(message, flow, *answer):
+                        assert isinstance(sent, Transmit)
+                        self._send_small(data, sent.data, sent.flow, now)
                     return
             self._perform(self.transactions.receive(message, flow, now), now)
         except ParseError as error:
-            self._refuse_raw(data, flow, error.status, error.reason, error.rule)
+            self._refuse_raw(data, flow, error.status, error.reason, error.rule, now)
 
     def _short_way(self, data: bytes, flow: Flow, now: float) -> bytes | None:
         """The answer to what needs no more than a glance: that which it would get from those who read it in full."""
@@ -313,12 +317,32 @@ class Calls:
         return self.phones.challenge(request, flow, now) if request.method == "REGISTER" else None
 
     def _refuse_raw(
-        self, data: bytes, flow: Flow, status: int, reason: str, rule: str, retry_after_s: int = RETRY_AFTER_S
+        self,
+        data: bytes,
+        flow: Flow,
+        status: int,
+        reason: str,
+        rule: str,
+        now: float,
+        retry_after_s: int = RETRY_AFTER_S,
     ) -> None:
         self.stats[f"refused:{rule}"] += 1
         answer = refuse(data, status, reason, raw_fields(status, rule, retry_after_s))
         if answer is not None:
-            self._send(answer, flow)
+            self._send_small(data, answer, flow, now)
+
+    def _send_small(self, asked: bytes, answer: bytes, flow: Flow, now: float) -> None:
+        """Send what nothing is kept of: seldom to a stranger when it is larger than what `asked` for it."""
+        if (
+            len(answer) > len(asked)
+            and not flow.reliable
+            and not asked.startswith(b"OPTIONS ")  # how peers of every kind look whether we are there
+            and not self.reception.knows(flow, now)
+            and not self._reflection.may_enlarge(flow.remote[0], now)
+        ):
+            self.stats["dropped:reflection"] += 1
+            return
+        self._send(answer, flow)
 
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Bytes for this flow cannot be sent."""
@@ -390,7 +414,7 @@ class Calls:
             return
         live, leg = known
         tx.owner = leg
-        self._learn(live, leg, request)
+        self.board.learn(live, leg, request)
         try:
             effects = leg.request(tx, request, now)
         except PeerError as error:
@@ -398,12 +422,6 @@ class Calls:
             return
         if live.call is not None:
             self.board.run(live, live.call.on_leg(leg, effects, now), now)
-
-    def _learn(self, live: Live, leg: Leg, message: Request | Response) -> None:
-        """A message of a peer, before anything is made of it."""
-        if leg.name in live.phones:
-            self.phones.distrust(message)
-        self.board.learn(live, leg, message)
 
     def _dialog(self, request: Request, tag: str, flow: Flow) -> tuple[Live, Leg] | None:
         """The call and leg of a request with our `tag`; a dialog of one network does not exist on another."""
@@ -428,7 +446,7 @@ class Calls:
                     # (RFC 3261 s.13.2.2.4).
                     self.board.see_off(leg.response(asked, response, now), now)
                     return
-                self._learn(live, leg, response)
+                self.board.learn(live, leg, response)
                 self.board.run(live, live.call.on_leg(leg, leg.response(asked, response, now), now), now)
             case Relayed() as relayed:
                 self.phones.answered(relayed, response, now)
@@ -446,7 +464,7 @@ class Calls:
             self.stats["stray-ack"] += 1
             return
         live, leg = known
-        self._learn(live, leg, request)
+        self.board.learn(live, leg, request)
         if live.call is not None:
             try:
                 effects = leg.ack(request)
@@ -461,8 +479,9 @@ class Calls:
             return
         live = self.board.owners.get(leg)
         if live is not None and live.call is not None:
-            self._learn(live, leg, request)
-            self.board.run(live, live.call.on_leg(leg, leg.cancelled(carry_request(request)), now), now)
+            self.board.learn(live, leg, request)
+            carried = carry_request(request, leg.site.trusted)
+            self.board.run(live, live.call.on_leg(leg, leg.cancelled(carried), now), now)
 
     def _failed(self, tx: ClientTx | ServerTx, cause: str, now: float) -> None:
         match tx.owner:
