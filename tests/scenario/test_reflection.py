@@ -16,7 +16,7 @@ COMPACT = {"via": "v", "f": "f", "t": "t", "i": "i"}
 ODD = {"via": "VIA", "f": "FROM", "t": "TO", "i": "CALL-ID"}
 
 
-def flood(agent: Agent, names: dict[str, str], count: int = 100, text: str = SHORT) -> tuple[int, int]:
+def flood(agent: Agent, names: dict[str, str], count: int = 100, text: str = SHORT) -> tuple[int, float]:
     """How many answers came for so many requests, and how many times as many bytes as were sent."""
     asked = answered = 0
     agent.inbox.clear()
