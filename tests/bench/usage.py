@@ -49,3 +49,12 @@ def memory_kib(pids: list[int]) -> dict[str, int]:
             if kind in total:
                 total[kind] += int(rest.split()[0])
     return total
+
+
+def softirq_threads() -> list[int]:
+    """The kernel's own threads that work on packets when there are too many for the processes that caused them."""
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/comm")
+        if path.read_text().startswith("ksoftirqd/")
+    ]

@@ -10,11 +10,12 @@ from typing import Any
 
 from pylibsrtp import Policy, Session
 
-from tests.bench.media import build
+from tests.bench.media import build, losses
 from tests.bench.media.engines import KEY, Way
+from tests.bench.media.pace import kept
 from tests.bench.media.place import DIRECT, PHONES, Place
 from tests.bench.media.streams import SIDES, WARM_UP_S, Load, Shared
-from tests.bench.usage import come_first, cpu_s
+from tests.bench.usage import cpu_s, softirq_threads
 from tests.harness.rtp import rtp_packet
 from tests.lab.namespaces import SIDES as NETWORKS
 
@@ -36,7 +37,8 @@ class Result:
 
     CPU in microseconds for each packet sent: of the relay's processes, and of these, both sides' phones and the
     kernel's threads for packets together. `relay_share` is how much of one core the relay had. Delays in microseconds.
-    `rate` is packets/s as really sent: phones that get no CPU fall behind. `counters` are the relay's own.
+    `rate` is packets/s as really sent: phones that get no CPU fall behind. `counters` are the relay's own. `places` is
+    where packets were lost (losses.py), and `lost_by_relay` of them those that nobody else has lost.
     """
 
     load: Load
@@ -53,6 +55,12 @@ class Result:
     max_us: float
     late_ms: float
     counters: dict[str, int]
+    places: dict[str, int]
+
+    @property
+    def lost_by_relay(self) -> int:
+        """Lost neither by the phones nor by the machine: in the relay, or in queues that it did not empty in time."""
+        return sum(number for name, number in self.places.items() if name.startswith(losses.OWN))
 
     @property
     def carried(self) -> bool:
@@ -81,25 +89,31 @@ def run(place: Place, make: Make, load: Load) -> Result:
                 assert time.monotonic() < deadline, [side.text for side in sides]
                 assert all(side.running for side in sides), [side.text for side in sides]
                 time.sleep(0.01)
-            come_first(way.pids)
-            shared.start(time.monotonic_ns() + int(LEAD_S * 1e9))
-            time.sleep(LEAD_S + WARM_UP_S)
-            relay, others = way.pids, [side.pid for side in sides] + softirq_threads()
-            before = (shared.sent, cpu_s(relay), cpu_s(others), time.monotonic())
-            # The last tenth of a second is the phones' own end.
-            time.sleep(load.seconds - 0.1)
-            after = (shared.sent, cpu_s(relay), cpu_s(others), time.monotonic())
-            for each in sides:
-                status = each.wait(load.seconds + SLACK_S)
-                assert status == 0, f"{each.name} ended with {status}: {each.text}"
+            with kept([*way.pids, *(side.pid for side in sides)]):
+                shared.start(time.monotonic_ns() + int(LEAD_S * 1e9))
+                time.sleep(LEAD_S + WARM_UP_S)
+                relay, others = way.pids, [side.pid for side in sides] + softirq_threads()
+                dropped = losses.count(
+                    place, {side: each.pid for side, each in zip(SIDES, sides, strict=True)}, relay
+                )
+                before = (shared.sent, cpu_s(relay), cpu_s(others), time.monotonic())
+                # The last tenth of a second is the phones' own end.
+                time.sleep(load.seconds - 0.1)
+                after = (shared.sent, cpu_s(relay), cpu_s(others), time.monotonic())
+                for each in sides:
+                    status = each.wait(load.seconds + SLACK_S)
+                    assert status == 0, f"{each.name} ended with {status}: {each.text}"
             told = [json.loads(side.text) for side in sides]
+            lost = sum(each["lost"] for each in told)
+            refused = sum(each["refused"] for each in told)
+            places = losses.places(dropped, losses.count(place), refused, lost)
         packets, relay_s, others_s, elapsed_s = (
             last - first for first, last in zip(before, after, strict=True)
         )
         return Result(
             load=load,
             sent=sum(each["sent"] for each in told),
-            lost=sum(each["lost"] for each in told),
+            lost=lost,
             reordered=sum(each["reordered"] for each in told),
             doubled=sum(each["doubled"] for each in told),
             rate=packets / elapsed_s,
@@ -111,6 +125,7 @@ def run(place: Place, make: Make, load: Load) -> Result:
             max_us=_worst(told, "max_us"),
             late_ms=_worst(told, "late_ms"),
             counters=way.counters,
+            places=places,
         )
     finally:
         shared.close()
@@ -129,12 +144,3 @@ def _prepared(path: Path, load: Load) -> Path:
             for seq in range(load.packets):
                 file.write(session.protect(rtp_packet(seq, seq * 160, 0x52500000 | call)))
     return path
-
-
-def softirq_threads() -> list[int]:
-    """The kernel's own threads that work on packets when there are too many for the processes that caused them."""
-    return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/comm")
-        if path.read_text().startswith("ksoftirqd/")
-    ]

@@ -65,7 +65,12 @@ def _lost(row: Row) -> str:
         sum(each.reordered for each in row.results),
         sum(each.doubled for each in row.results),
     )
-    return f"{lost} of {sent}" + "".join(
+    places: dict[str, int] = {}
+    for each in row.results:
+        for place, number in each.places.items():
+            places[place] = places.get(place, 0) + number
+    where = ", ".join(f"{place} {number}" for place, number in places.items()) if lost else ""
+    return f"{lost} of {sent}{f' ({where})' if where else ''}" + "".join(
         f", {number} {what}" for number, what in ((reordered, "reordered"), (doubled, "doubled")) if number
     )
 
