@@ -6,7 +6,7 @@ import pytest
 
 from signaling.digest import Account, answer, parse_challenges
 from signaling.flow import Flow
-from tests.sbc.test_registrations import DOMAIN, LOCAL, Bench, Phone
+from tests.harness.registering import DOMAIN, LOCAL, Bench, Phone
 
 
 def credentials(bench: Bench, phone: Phone, asked_from: Flow) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from signaling.flow import Flow
-from tests.sbc.test_registrations import LOCAL, RELAY, Bench, Phone
+from tests.harness.registering import LOCAL, RELAY, Bench, Phone
 
 TCP = Flow("public", "tcp", ("192.0.2.10", 5060), ("203.0.113.7", 40000), 3)
 INSTANCE = '+sip.instance="<urn:uuid:7>"'
