@@ -33,8 +33,6 @@ from signaling.transaction import ServerTx, Transactions
 from signaling.uri import SipUri, TelUri, unescape
 
 MAX_CREDENTIALS = 8
-ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
-"""What says who calls and is for the trusted to say: From does, and is checked."""
 
 Store = Callable[[int, tuple[Change, ...]], None]
 Perform = Callable[[Sequence[TransactionEffect], float], None]
@@ -311,15 +309,13 @@ class Phones:
     ) -> tuple[Caller | None, list[Field]]:
         """Who calls, when it is from the network of the phones, and the fields of the 407 that asks for proof.
 
-        What such a caller asserts of himself is taken out of the request unless anybody may call (RFC 3325 s.5). Who is
-        `unasked` gets no 407: he calls for help.
+        Who is `unasked` gets no 407: he calls for help.
         """
         book = self.book
         if book is None or flow.network != book.network:
             return None, []
         sender = sender_of(request)
         caller = book.caller(flow, sender, now)
-        self.distrust(request)
         registrar = None if self.registrations is None else self.registrations.local
         if not caller.unproven or registrar is None:
             return caller, []
@@ -334,13 +330,6 @@ class Phones:
             return caller, []
         self._stats[f"refused:{why}"] += 1
         return caller, registrar.challenge(now, why == "stale-nonce", proxy=True, host=flow.remote[0])
-
-    def distrust(self, message: Request | Response) -> None:
-        """Take out what a phone asserts of itself, in whatever it sends (RFC 3325 s.5), unless anybody may call."""
-        if self.book is None or not self.book.anybody:
-            for name in ASSERTED:
-                if message.get(name) is not None:
-                    message.remove(name)
 
     def routed(
         self, targets: tuple[Target, ...], flow: Flow, request: Request, source: Source
