@@ -161,15 +161,35 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def resident_kib(pids: list[int]) -> int:
-    """Proportional resident memory of processes: pages that they share count once."""
+    """Proportional resident memory of processes: pages that they share count once.
+
+    It changes with whoever else on the machine maps the same libraries: for what grows, `anonymous_kib` is the figure.
+    """
+    return _rollup_kib(pids, "Pss:")
+
+
+def anonymous_kib(pids: list[int]) -> int:
+    """Memory that is no file's: heaps and stacks."""
+    return _rollup_kib(pids, "Anonymous:")
+
+
+def _rollup_kib(pids: list[int], kind: str) -> int:
     total = 0
     for pid in pids:
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except FileNotFoundError:
             continue
-        total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith(kind))
     return total
 
 
-__all__ = ["Border", "ControlError", "configuration", "cpu_seconds", "resident_kib", "server"]
+__all__ = [
+    "Border",
+    "ControlError",
+    "anonymous_kib",
+    "configuration",
+    "cpu_seconds",
+    "resident_kib",
+    "server",
+]

@@ -1,6 +1,7 @@
 """Two homes, a registrar with a desk phone, and the border between: where the tests of registered phones take place."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -25,9 +26,7 @@ EXPIRES_S = 6
 """What a phone behind NAT registers for at most; it refreshes before."""
 
 
-def configuration(
-    directory: Path, registrar: str = "pbx", more: str = "", expires_s: int = EXPIRES_S
-) -> str:
+def configuration(directory: Path, registrar: str = "pbx", more: str = "", expires_s: int = EXPIRES_S) -> str:
     """The border: phones in the Internet, the registrar inside. No phone registers for longer than `expires_s`."""
     listener = (
         "{{address: {host}, listen: [udp:5060, tcp:5060], media_ports: 20000-21999, domain: {name}{more}}}"
@@ -102,12 +101,13 @@ class Town:
         password: str | None = None,
         answers: bool = True,
         account: str = "",
+        expires_s: int = 60,
     ) -> Handset:
         """A phone in a room of a home, switched on."""
         self._numbers += 1
         phone = Handset(
             self.village.namespaces, self.village.homes[home].room(room), HOUSE[room], user, PROXY,
-            transport=transport, expires_s=60, password=password, number=self._numbers,
+            transport=transport, expires_s=expires_s, password=password, number=self._numbers,
             answers=answers, account=account,
         )  # fmt: skip
         self.phones.append(phone)
@@ -121,9 +121,10 @@ class Town:
         transport: str = "udp",
         answers: bool = True,
         account: str = "",
+        expires_s: int = 60,
     ) -> Handset:
         """A phone that has registered."""
-        phone = self.phone(home, user, room, transport, answers=answers, account=account)
+        phone = self.phone(home, user, room, transport, answers=answers, account=account, expires_s=expires_s)
         phone.await_registered()
         return phone
 
@@ -142,12 +143,12 @@ class Town:
         """Where the border reaches the one phone of a user; "" where it has none."""
         return next((str(row["flow"]) for row in self.bindings(user)), "")
 
-    def await_another_flow(self, user: str, before: str) -> None:
+    def await_another_flow(self, user: str, before: str, timeout_s: float = 75) -> None:
         """Wait until a phone has come by another way than before.
 
         A baresip that was refused, since its refresh came while nobody was there, waits for up to a minute.
         """
-        deadline = time.monotonic() + 75
+        deadline = time.monotonic() + timeout_s
         while self.flow(user) in ("", before):
             assert time.monotonic() < deadline, self.bindings(user)
             time.sleep(0.2)
@@ -169,8 +170,11 @@ class Town:
             name: n for name, n in stats.items() if name.startswith("held.") and "transactions" not in name
         }
 
-    def restart_border(self) -> None:
-        """Kill it and all of its workers, and start it anew."""
+    def restart_border(self, **settings: int) -> None:
+        """Kill it and all of its workers, and start it anew, with other `settings` of `phones`."""
+        for name, value in settings.items():
+            self.yaml, found = re.subn(rf"\b{name}: \d+", f"{name}: {value}", self.yaml)
+            assert found == 1, name
         for pid in self.border.pids():
             os.kill(pid, signal.SIGKILL)
         self.border.process.wait(10)
