@@ -92,11 +92,11 @@ class Reception:
         if not data.startswith(b"REGISTER "):
             return False
         # A phone of ours that shows its credentials has cost us a challenge already; anybody can write the header.
-        return _CREDENTIALS.search(data) is None or not self._phones.locations.on_flow(flow)
+        return _CREDENTIALS.search(data) is None or not self._phones.locations.anybody(flow)
 
     def knows(self, flow: Flow, now: float) -> bool:
         """Whether a trunk sends by this flow, or a phone that is registered."""
-        if self._phones.locations.on_flow(flow):
+        if self._phones.locations.anybody(flow):
             return True
         source, _ = self._router.source_of(flow, self._trunks.snapshot(now))
         return source.trunk is not None

@@ -252,9 +252,12 @@ def parse_credentials(line: str) -> Credentials:
     """The digest credentials of one Authorization line. ParseError (400, "bad-credentials") for anything else."""
     if len(line) > MAX_FIELD:
         raise ParseError("credentials too long", "bad-credentials")
-    known = plain_params(line)
-    if known is not None:
-        return _credentials(known)
+    params = plain_params(line)
+    return _credentials(spelled_params(line) if params is None else params)
+
+
+def spelled_params(line: str) -> dict[str, str]:
+    """The parameters of an Authorization line in whatever way it is written."""
     params: dict[str, str] = {}
     position = 0
     while position < len(line):
@@ -271,7 +274,7 @@ def parse_credentials(line: str) -> Credentials:
             raise ParseError("credentials of another scheme than Digest", "bad-credentials")
         params[name] = plain if quoted is None else quoted
         position = item.end()
-    return _credentials(params)
+    return params
 
 
 def plain_params(line: str) -> dict[str, str] | None:
@@ -279,7 +282,9 @@ def plain_params(line: str) -> dict[str, str] | None:
 
     Each name a known one, in lower case and once; nothing escaped, no comma between quotes, all of it ASCII.
     """
-    if not line.startswith("Digest ") or not line.isascii() or "\\" in line or len(line) > MAX_FIELD:
+    if not line.startswith("Digest ") or not line.isascii() or not line.isprintable() or len(line) > MAX_FIELD:
+        return None
+    if "\\" in line:
         return None
     pieces = line[7:].split(",")
     if len(pieces) > MAX_PARAMS:
@@ -287,14 +292,14 @@ def plain_params(line: str) -> dict[str, str] | None:
     names = _NAMES
     params: dict[str, str] = {}
     for piece in pieces:
-        name, _, value = piece.strip(" \t").partition("=")
+        name, _, value = piece.strip(" ").partition("=")
         if name not in names or name in params or len(value) < 1:
             return None
         if value[0] == '"':
             if len(value) < 2 or value[-1] != '"':
                 return None
             value = value[1:-1]
-        elif " " in value or "\t" in value:
+        elif " " in value:
             return None
         if '"' in value:
             return None

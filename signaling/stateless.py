@@ -22,12 +22,14 @@ _CALL_ID: Final = 4
 _CSEQ: Final = 5
 _AUTHORIZATION: Final = 6
 _LENGTH: Final = 7
-_OTHER: Final = 8
+_MAX_FORWARDS: Final = 8
+_OTHER: Final = 9
 _KINDS: Final[dict[str, int]] = {
     "Via": _VIA, "v": _VIA, "From": _FROM, "f": _FROM, "To": _TO, "t": _TO, "Call-ID": _CALL_ID, "i": _CALL_ID,
     "CSeq": _CSEQ, "Authorization": _AUTHORIZATION, "Content-Length": _LENGTH, "l": _LENGTH,
+    "Max-Forwards": _MAX_FORWARDS,
     **dict.fromkeys(
-        ("Contact", "m", "Max-Forwards", "Expires", "User-Agent", "Supported", "k", "Allow", "Allow-Events", "u",
+        ("Contact", "m", "Expires", "User-Agent", "Supported", "k", "Allow", "Allow-Events", "u",
          "Accept", "Accept-Encoding", "Accept-Language", "Organization", "Require", "Path", "Privacy", "Route",
          "P-Preferred-Identity", "P-Access-Network-Info", "Server", "Subject", "s", "Date"),
         _OTHER,
@@ -122,6 +124,7 @@ def read(data: bytes, flow: Flow, max_headers: int) -> Plain | None:
     kinds = _KINDS
     via = from_ = to = call_id = cseq = authorization = ""
     others: list[str] = []
+    length = hops = False
     for index in range(1, last):
         line = split[index]
         name, colon, value = line.partition(":")
@@ -158,8 +161,15 @@ def read(data: bytes, flow: Flow, max_headers: int) -> Plain | None:
             if authorization:
                 return None
             authorization = value
-        elif value != "0":
+        elif kind == _MAX_FORWARDS:
+            if hops:
+                return None
+            hops = True
+            others.append(line)
+        elif length or value != "0":
             return None
+        else:
+            length = True
     # To without a tag: a URI in brackets and nothing behind it.
     if not via or not call_id or not to.endswith(">") or "<" not in to:
         return None

@@ -1,8 +1,9 @@
 """Fuzz target of challenges and credentials.
 
 Invariant: whatever the text, `parse_challenges` raises nothing and gives a bounded list, `parse_credentials` raises
-nothing but ParseError, no line takes longer than `DEADLINE_S`; what parses survives writing and parsing; every
-challenge that is read can be answered, on one line, and the answer verifies; no other credentials are good.
+nothing but ParseError and reads a plain line as any other, no line takes longer than `DEADLINE_S`; what parses
+survives writing and parsing; every challenge that is read can be answered, on one line, and the answer verifies; no
+other credentials are good.
 
 `python -m tests.fuzz.fuzz_digest SECONDS [SEED]` runs on its own and prints the input that broke it.
 """
@@ -21,6 +22,8 @@ from signaling.digest import (
     ha1,
     parse_challenges,
     parse_credentials,
+    plain_params,
+    spelled_params,
     write_challenge,
 )
 from signaling.errors import ParseError
@@ -72,6 +75,8 @@ def check(text: str) -> bool:
     except ParseError:
         credentials = None
     assert time.perf_counter() - began < DEADLINE_S
+    plain = plain_params(text)
+    assert plain is None or plain == spelled_params(text)
     assert len(challenges) <= MAX_CHALLENGES
     for challenge in challenges[:2]:
         assert parse_challenges(Response(401, "x", [write_challenge(challenge)])) == [challenge]

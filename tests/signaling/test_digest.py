@@ -20,7 +20,9 @@ from signaling.digest import (
     ha1,
     parse_challenges,
     parse_credentials,
+    plain_params,
     same_resource,
+    spelled_params,
     write_challenge,
     write_credentials,
 )
@@ -277,6 +279,36 @@ class TestCredentials:
         assert credentials_for(Request("REGISTER", URI, [("Authorization", other)]), REALM) is None
         with pytest.raises(ParseError):
             credentials_for(Request("REGISTER", URI, [("Authorization", "Basic x")]), REALM)
+
+
+class TestPlainParams:
+    LINE = 'Digest username="alice", realm="r", nonce="n==", uri="sip:r", response="0", nc=00000001, qop=auth'
+
+    def test_read_as_in_any_other_way(self) -> None:
+        assert plain_params(self.LINE) == spelled_params(self.LINE)
+        assert plain_params(self.LINE.replace(", ", ",")) == spelled_params(self.LINE)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("Digest ", "digest "),
+            ("Digest ", "Basic "),
+            ("alice", 'al\\"ice'),
+            ("alice", "al,ice"),
+            ("alice", "al\u00e9"),
+            ("alice", "al\tice"),
+            ('"alice"', "al ice"),
+            ('"alice"', '"'),
+            ("username", "Username"),
+            ("username", "another"),
+            ("realm", "username"),
+            ("nc=00000001", "nc="),
+            ("qop=auth", 'qop="auth'),
+            ("qop=auth", "qop=auth,"),
+        ],
+    )
+    def test_what_is_written_otherwise_is_none(self, old: str, new: str) -> None:
+        assert plain_params(self.LINE.replace(old, new)) is None
 
 
 class TestNonces:
