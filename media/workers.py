@@ -502,12 +502,7 @@ class WorkerRelay:
             return
         self._disconnect(worker)
         worker.process.kill()
-        if self._fastpath is not None and worker.number is not None:
-            # What the kernel forwarded for it comes to the sockets of its successor instead.
-            # If it cannot be told: that ends by itself with the lease, and the successor must come in any case.
-            with contextlib.suppress(OSError):
-                self._fastpath.dismiss(worker.number)
-            worker.number = None
+        self._dismiss(worker)
         if time.monotonic() - worker.started_at >= HEALTHY_S:
             worker.backoff_s = 0.0
         self._give_up_closing(worker)
@@ -521,6 +516,13 @@ class WorkerRelay:
         if not self._stopping:
             self._replace(worker)
 
+    def _dismiss(self, worker: _Worker) -> None:
+        """What the kernel forwards for a worker is to come to the sockets of its successor instead."""
+        if self._fastpath is not None and worker.number is not None:
+            # If it cannot be told: that ends by itself with the lease, and the successor must come in any case.
+            with contextlib.suppress(OSError):
+                self._fastpath.dismiss(worker.number)
+
     def _lose_stuck(self, worker: _Worker, control: socket.socket) -> None:
         if worker.control is control:
             self._lose(worker)
@@ -532,6 +534,10 @@ class WorkerRelay:
         if worker.process is not None and worker.process.poll() is None:
             self._loop.call_later(REAP_INTERVAL_S, self._replace, worker)
             return
+        if worker.number is not None:
+            # Until it was dead it may have gone on writing flows.
+            self._dismiss(worker)
+            worker.number = None
         if worker.process is not None and worker.backoff_s:
             worker.process = None
             self._loop.call_later(worker.backoff_s, self._replace, worker)

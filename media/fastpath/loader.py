@@ -77,6 +77,7 @@ class FastPath:
         self._filters: list[int] = []
         self._mark: _Mark | None = None
         self._next_worker = 0
+        self._employed: set[int] = set()
         self.policies: Policies | None = None
         """The IPsec policies of this host, of which the workers must be told; None: this kernel has none."""
         self.interfaces: tuple[str, ...] = ()
@@ -110,13 +111,17 @@ class FastPath:
         return "tcx" if self._links else "clsact"
 
     def employ(self) -> int:
-        """A number for a new worker, that none of the last thousand had."""
+        """A number for a new worker, that none has and none of the last thousand had."""
         number = self._next_worker
+        while number in self._employed:
+            number = (number + 1) % WORKERS_MAX
+        self._employed.add(number)
         self._next_worker = (number + 1) % WORKERS_MAX
         return number
 
     def dismiss(self, worker: int) -> int:
         """The worker is dead: from now on its packets go to the sockets. How many flows it had."""
+        self._employed.discard(worker)
         leases, flows = self.leases, self.flows
         leases.value.raw = bytes(leases.value_bytes)
         # Its flows are deleted all the same.
