@@ -8,12 +8,15 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import socket
 import struct
 import subprocess
 import time
 from collections.abc import Iterator
 
+from media.fastpath import bpf
+from media.fastpath.loader import survey
 from tests.harness.netns import inside, ip
 
 BORDER = f"contract{os.getpid()}-border"
@@ -106,3 +109,22 @@ def among_peers(make: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def programs() -> str:
+    """What is attached to the cable's end in this namespace, as ip(8) and tc(8) tell it."""
+    shown = subprocess.run(
+        ["tc", "filter", "show", "dev", "cable", "ingress"], capture_output=True, text=True, check=True
+    )
+    return shown.stdout
+
+
+def handles() -> list[str]:
+    """By what tc(8) tells our filters there apart."""
+    return re.findall(r"handle (0x[0-9a-f]+) sbc_rtp", programs())
+
+
+def attached() -> int:
+    """How many programs there are on the ingress of the cable."""
+    ((interface,), _) = survey([OURS])
+    return bpf.attached(interface.ifindex)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import count
 from typing import Literal, TypeVar
 
+import pytest
+
 from media.fastpath.loader import FastPath
 from media.relay import Counters, End, Learn, PortPair, RelayEvent, Side, Srtp, StreamCounters, StreamSpec
 from media.workers import WorkerRelay
@@ -17,6 +19,8 @@ from tests.harness.rtp import Address, RtpPeer
 
 MAKES = ("reference", "kernel")
 """The relay alone, and with the kernel path below it."""
+both = pytest.mark.parametrize("make", MAKES)
+kernel = pytest.mark.parametrize("make", ["kernel"])
 
 _ids = count(1)
 _Event = TypeVar("_Event")
@@ -111,6 +115,20 @@ class Bench:
                 sock.bind((place.at(self.make, host), 0))
                 sockets.append(sock)
         return sockets
+
+    async def between(
+        self,
+        host_a: str = "127.0.0.1",
+        host_b: str = "127.0.0.1",
+        kind: Literal["rtp", "udptl"] = "rtp",
+        start_s: float = 0.0,
+        silence_s: float = 0.0,
+    ) -> tuple[RtpPeer, End, RtpPeer, End, int]:
+        """Alice and Bob, who say from the first where they are, each with the end of ours, and the stream that is open
+        between them."""
+        alice, bob = self.peer(host_a), self.peer(host_b)
+        a, b = end_for(alice), end_for(bob)
+        return alice, a, bob, b, await self.open(a, b, kind, start_s=start_s, silence_s=silence_s)
 
     async def open(
         self,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.contract.relays import MAKES, bench, end_for, rtcp_of, rtp_of
+from tests.contract.relays import MAKES, bench, rtcp_of, rtp_of
 from tests.harness.rtp import receiver_report, report_block, rtp_packet
 
 pytestmark = pytest.mark.parametrize("make", MAKES)
@@ -13,9 +13,7 @@ pytestmark = pytest.mark.parametrize("make", MAKES)
 def test_the_last_stranger_is_named(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            _alice, a, _bob, _b, stream = await under_test.between()
             assert (await under_test.counters(stream, "a")).stranger is None
             for number, stranger in enumerate(under_test.strangers(["127.0.0.66", "127.0.0.67"]), 1):
                 # On the port of RTP, then on that of RTCP, where it is no RTCP.
@@ -31,9 +29,7 @@ def test_the_last_stranger_is_named(make: str) -> None:
 def test_reports_are_counted_and_the_last_one_tells_the_loss(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, _bob, _b, stream = await under_test.between()
             alice.send(rtp_of(a))
             await under_test.settle()
             alice.rtcp.sendto(receiver_report(7), rtcp_of(a))

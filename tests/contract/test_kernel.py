@@ -1,55 +1,19 @@
 """The kernel path below the relay: what goes down and comes up, and that nobody hears or counts a difference."""
 
 import asyncio
-import errno
-import os
 import random
-import re
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
 
-from media.fastpath import bpf, table
-from media.fastpath.loader import FastPath, Unavailable, choose, survey
-from media.relay import Counters, End, Layer, Learn, Silence, WorkerRestarted
+from media.fastpath.loader import FastPath
+from media.relay import Counters, Layer, Learn, Silence
 from media.rtp import HEADER, Reception
-from media.workers import WorkerRelay
 from tests.contract import place
-from tests.contract.relays import MAKES, Bench, bench, end_for, free_pair, rtcp_of, rtp_of
-from tests.harness import fastpath
-from tests.harness.netns import ip
+from tests.contract.relays import bench, both, end_for, kernel, rtcp_of, rtp_of
+from tests.contract.speech import EVENTS, descend, numbers, talk
 from tests.harness.rtp import RtpPeer, receiver_report, rtp_packet
-
-kernel = pytest.mark.parametrize("make", ["kernel"])
-both = pytest.mark.parametrize("make", MAKES)
-
-EVENTS = (101, "telephone-event", 8000)
-
-
-async def talk(alice: RtpPeer, a: End, bob: RtpPeer, b: End, packets: int, interval_s: float = 0.002) -> None:
-    """Both speak at once."""
-    await asyncio.gather(
-        alice.stream(rtp_of(a), packets, interval_s), bob.stream(rtp_of(b), packets, interval_s)
-    )
-
-
-async def descend(under_test: Bench, alice: RtpPeer, a: End, bob: RtpPeer, b: End, stream: int) -> None:
-    """Speak until the kernel forwards both directions."""
-    for _ in range(600):
-        await talk(alice, a, bob, b, 2, 0.005)
-        (row,) = await under_test.relay.query([stream])
-        if row.a.in_kernel and row.b.in_kernel:
-            return
-    raise AssertionError("the stream does not go down")
-
-
-def numbers(peer: RtpPeer) -> list[int]:
-    """The sequence numbers that a peer received."""
-    return [int.from_bytes(packet[2:4], "big") for packet, _ in peer.received]
 
 
 @kernel
@@ -59,9 +23,7 @@ def test_a_stream_goes_down_once_both_sources_are_known(make: str, hosts: tuple[
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(hosts[0]), under_test.peer(hosts[1])
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between(hosts[0], hosts[1])
             await alice.stream(rtp_of(a), 20)
             assert (await under_test.counters(stream, "a")).in_kernel == 0
             await talk(alice, a, bob, b, 100)
@@ -86,9 +48,7 @@ def test_a_stream_goes_down_once_both_sources_are_known(make: str, hosts: tuple[
 def test_two_address_families_stay_in_user_space_and_say_so(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.1"), under_test.peer("::1")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("127.0.0.1", "::1")
             await talk(alice, a, bob, b, 20)
             assert (await under_test.counters(stream, "a")).in_kernel == 0
             assert len(bob.received) == 20
@@ -149,9 +109,7 @@ def test_without_a_path_the_streams_are_told_why(make: str) -> None:
     async def call() -> None:
         async with bench("reference") as under_test:
             under_test.relay._why_not = "rtp.bpf.o is not there"
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            await under_test.open(a, b)
+            alice, a, bob, b, _ = await under_test.between("127.0.0.2", "127.0.0.3")
             await talk(alice, a, bob, b, 5)
             await under_test.settle()
             assert [event.reason for event in under_test.happened(Layer)] == ["rtp.bpf.o is not there"]
@@ -165,9 +123,7 @@ def test_changes_in_mid_stream_lose_double_and_disorder_nothing(make: str) -> No
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             speaking = asyncio.create_task(talk(alice, a, bob, b, 2500))
             for number in range(40):
                 await asyncio.sleep(0.1)
@@ -188,9 +144,7 @@ def test_changes_in_mid_stream_lose_double_and_disorder_nothing(make: str) -> No
 def test_hold_and_back(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             await talk(alice, a, bob, b, 50)
             under_test.relay.change(stream, "a", replace(a, receive=False))
             await under_test.settle()
@@ -319,9 +273,7 @@ def test_counters_agree_over_a_hundred_thousand_packets(make: str) -> None:
 def test_jitter_is_told_alike(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             bob.send(rtp_of(b))
             # 20 ms of audio every 10 and 30 ms in turn: every step is 10 ms off.
             for index in range(100):
@@ -341,9 +293,7 @@ def test_jitter_is_told_alike(make: str) -> None:
 def test_silence_is_noticed_below(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b, silence_s=1.0)
+            alice, a, bob, b, stream = await under_test.between(silence_s=1.0)
             await descend(under_test, alice, a, bob, b, stream)
             # More than two seconds of which the relay itself sees nothing.
             await talk(alice, a, bob, b, 120, 0.02)
@@ -416,414 +366,9 @@ def test_strangers_change_nothing_for_a_stream_that_runs(make: str) -> None:
     asyncio.run(call())
 
 
-# Processes
-
-
-@kernel
-def test_a_dead_worker_takes_its_flows_along(make: str) -> None:
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            path = under_test.relay._fastpath
-            assert path is not None
-            old = {table.worker_of(flow) for _, flow in path.flows.items()}
-            assert old == {0}
-            pid = under_test.relay.pids[0]
-            assert pid is not None and under_test.relay.in_kernel == 1
-            os.kill(pid, signal.SIGKILL)
-            await under_test.until(lambda: under_test.happened(WorkerRestarted))
-            assert under_test.relay.in_kernel == 0
-            assert list(path.flows.items()) == []
-            await under_test.settle()
-            alice.received.clear()
-            bob.received.clear()
-            await descend(under_test, alice, a, bob, b, stream)
-            assert {table.worker_of(flow) for _, flow in path.flows.items()} == {1}
-            assert numbers(alice) == sorted(numbers(alice)) and len(numbers(alice)) == len(
-                set(numbers(alice))
-            )
-
-    asyncio.run(call())
-
-
-@kernel
-@pytest.mark.slow
-def test_the_flows_of_a_stuck_worker_run_out(make: str) -> None:
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                bob.received.clear()
-                await alice.stream(rtp_of(a), 10)
-                assert len(bob.received) == 10
-                await asyncio.sleep(table.LEASE_S + 0.5)
-                await alice.stream(rtp_of(a), 10)
-                await asyncio.sleep(0.1)
-                assert len(bob.received) == 10
-            finally:
-                os.kill(pid, signal.SIGCONT)
-            # They have waited at the socket, and the stream goes on where it was.
-            await under_test.until(lambda: len(bob.received) == 20)
-            await descend(under_test, alice, a, bob, b, stream)
-            assert numbers(bob) == sorted(numbers(bob))
-            assert (await under_test.counters(stream, "a")).lost == 0
-
-    asyncio.run(call())
-
-
-@kernel
-def test_closing_leaves_no_flow(make: str) -> None:
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            path = under_test.relay._fastpath
-            assert path is not None and len(list(path.flows.items())) == 2
-            under_test.relay.close(stream)
-            await under_test.settle()
-            await asyncio.sleep(0.1)
-            assert list(path.flows.items()) == []
-
-    asyncio.run(call())
-
-
-def programs() -> str:
-    """What is attached to the cable's end in this namespace, as ip(8) and tc(8) tell it."""
-    shown = subprocess.run(
-        ["tc", "filter", "show", "dev", "cable", "ingress"], capture_output=True, text=True, check=True
-    )
-    return shown.stdout
-
-
-def handles() -> list[str]:
-    """By what tc(8) tells our filters there apart."""
-    return re.findall(r"handle (0x[0-9a-f]+) sbc_rtp", programs())
-
-
-@kernel
-def test_before_tcx_there_is_clsact(make: str) -> None:
-    path = FastPath([place.OURS], fastpath.loadable(), tcx=False)
-    try:
-        assert path.way == "clsact"
-        assert "sbc_rtp" in programs() and "direct-action" in programs()
-    finally:
-        path.close()
-    assert "sbc_rtp" not in programs()
-
-
 @kernel
 def test_streams_run_by_clsact_as_well(make: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = FastPath.__init__
     monkeypatch.setattr(FastPath, "__init__", lambda self, hosts, path: real(self, hosts, path, tcx=False))
     test_a_stream_goes_down_once_both_sources_are_known(make, ("127.0.0.2", "127.0.0.3"))
-    assert "sbc_rtp" not in programs()
-
-
-@kernel
-def test_the_filter_of_a_process_that_was_killed_is_taken_away(make: str) -> None:
-    script = (
-        "import sys, time; from pathlib import Path; from media.fastpath.loader import FastPath\n"
-        "path = FastPath([sys.argv[2]], Path(sys.argv[1]), tcx=False); print(path.way, flush=True); time.sleep(60)"
-    )
-    arguments = [sys.executable, "-c", script, str(fastpath.loadable()), place.OURS]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "clsact"
-        (theirs,) = handles()
-        # A second border leaves the first alone as long as it lives.
-        second = FastPath([place.OURS], fastpath.loadable(), tcx=False)
-        assert len(handles()) == 2 and theirs in handles()
-        second.close()
-        assert handles() == [theirs]
-        process.kill()
-    assert handles() == [theirs]
-    path = FastPath([place.OURS], fastpath.loadable(), tcx=False)
-    assert len(handles()) == 1 and handles() != [theirs]
-    path.close()
-    assert "sbc_rtp" not in programs()
-
-
-@kernel
-def test_nothing_outlives_a_process_that_is_killed(make: str) -> None:
-    """Links count the programs of an interface: as many as there were are there again."""
-    script = (
-        "import sys, time; from pathlib import Path; from media.fastpath.loader import FastPath\n"
-        "path = FastPath([sys.argv[2]], Path(sys.argv[1])); print(path.way, flush=True); time.sleep(60)"
-    )
-    before = attached()
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(fastpath.loadable()), place.OURS],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "tcx"
-        assert attached() == before + 1
-        process.kill()
-    deadline = time.monotonic() + 10
-    while attached() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert attached() == before
-
-
-def attached() -> int:
-    """How many programs there are on the ingress of the cable."""
-    ((interface,), _) = survey([place.OURS])
-    return bpf.attached(interface.ifindex)
-
-
-@kernel
-def test_two_borders_on_one_interface_do_not_meet(make: str) -> None:
-    async def call() -> None:
-        async with bench(make) as first, bench(make) as second:
-            for under_test in (first, second):
-                alice, bob = under_test.peer(), under_test.peer()
-                a, b = end_for(alice), end_for(bob)
-                stream = await under_test.open(a, b)
-                await descend(under_test, alice, a, bob, b, stream)
-
-    asyncio.run(call())
-
-
-@kernel
-def test_an_address_of_another_namespace_is_refused(make: str) -> None:
-    with pytest.raises(Unavailable, match=r"^no interface has the address 192\.0\.2\.9$"):
-        FastPath(["192.0.2.9"], fastpath.loadable())
-
-
-@kernel
-def test_on_is_for_every_address_and_auto_for_those_that_can(make: str) -> None:
-    hosts = [place.OURS, "127.0.0.1"]
-    before = attached()
-    with pytest.raises(Unavailable, match=r"^lo, which has 127\.0\.0\.1, is not Ethernet$"):
-        choose("on", hosts, fastpath.loadable())
-    assert attached() == before
-    for mode, wanted in (("auto", hosts), ("on", hosts[:1])):
-        found = choose(mode, wanted, fastpath.loadable())
-        assert isinstance(found, FastPath) and found.interfaces == ("cable",)
-        assert len(found.without) == len(wanted) - 1
-        found.close()
-    assert choose("off", hosts) == ""
-    assert choose("auto", hosts[1:], fastpath.loadable()) == "lo, which has 127.0.0.1, is not Ethernet"
-
-
-# The machine around it
-
-
-@kernel
-def test_tcpdump_sees_the_packets_come_and_go(make: str) -> None:
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            rule = f"udp and (dst port {rtp_of(a)[1]} or src port {rtp_of(b)[1]})"
-            dump = await asyncio.create_subprocess_exec(
-                "tcpdump",
-                "-i",
-                "cable",
-                "-n",
-                "-l",
-                "-v",
-                "-c",
-                "40",
-                rule,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            assert dump.stderr is not None
-            await dump.stderr.readline()
-            before = (await under_test.counters(stream, "a")).in_kernel
-            await alice.stream(rtp_of(a), 30)
-            output, _ = await asyncio.wait_for(dump.communicate(), 20)
-            assert (await under_test.counters(stream, "a")).in_kernel == before + 30
-            text = output.decode()
-            assert text.count(f"{alice.address[0]}.{alice.address[1]} > {place.OURS}") == 20
-            assert text.count(f" > {bob.address[0]}.{bob.address[1]}") == 20
-            # Expedited forwarding, and a time to live of its own.
-            assert text.count("tos 0xb8, ttl 64, id 0") >= 20
-
-    asyncio.run(call())
-
-
-@kernel
-def test_a_new_route_is_followed(make: str) -> None:
-    """An MTU on the route to Bob: what is larger must come up to be cut, within a second or two of the change."""
-
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.4")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            route = ["-n", place.BORDER, "route", "add", f"{bob.address[0]}/32", "dev", "cable", "mtu", "600"]
-            await asyncio.to_thread(ip, *route)
-            try:
-                await asyncio.sleep(1.5)
-                await descend(under_test, alice, a, bob, b, stream)
-                before = (await under_test.counters(stream, "a")).in_kernel
-                big = alice.send(rtp_of(a), bytes(900))
-                await under_test.settle()
-                assert bob.received[-1][0] == big
-                assert (await under_test.counters(stream, "a")).in_kernel == before
-            finally:
-                await asyncio.to_thread(ip, "-n", place.BORDER, "route", "del", f"{bob.address[0]}/32")
-
-    asyncio.run(call())
-
-
-def device(kind: str) -> tuple[str, str]:
-    """Another device over the cable, in both namespaces, with an address of ours and one of a peer; skips without.
-
-    Of a bridge only the border has one: there the addresses are the bridge's, and the cable is its port.
-    """
-    over = {
-        "macvlan": ["link", "add", "link", "cable", "name", "over", "type", "macvlan", "mode", "bridge"],
-        "vlan": ["link", "add", "link", "cable", "name", "over", "type", "vlan", "id", "100"],
-    }
-    try:
-        for name, host in ((place.BORDER, "10.98.0.1"), (place.PEERS, "10.98.0.2")):
-            ip("-n", name, *over[kind])
-            ip("-n", name, "address", "add", f"{host}/24", "dev", "over")
-            ip("-n", name, "link", "set", "over", "up")
-    except subprocess.CalledProcessError as error:
-        for name in (place.BORDER, place.PEERS):
-            subprocess.run(["ip", "-n", name, "link", "del", "over"], capture_output=True, check=False)
-        pytest.skip(f"machine: no {kind} devices: {error.stderr.strip()}")
-    return "10.98.0.1", "10.98.0.2"
-
-
-@kernel
-@pytest.mark.parametrize("kind", ["macvlan", "vlan"])
-def test_from_one_kind_of_device_to_another(make: str, kind: str) -> None:
-    """Alice behind the cable, Bob behind a device over it: two interfaces, of which one may have a tag to put on."""
-    ours, peers = device(kind)
-
-    async def call() -> None:
-        path = FastPath([place.OURS, ours], fastpath.loadable())
-        assert set(path.interfaces) == {"cable", "over"}
-        relay = WorkerRelay(asyncio.get_running_loop(), 1, fastpath=path)
-        under_test = Bench(relay, make)
-        try:
-            alice = under_test.peer("127.0.0.2")
-            with place.among_peers(make):
-                bob = RtpPeer(peers)
-            under_test.peers.append(bob)
-            a = end_for(alice)
-            b = replace(a, local=free_pair(ours), remote=bob.address, remote_rtcp=bob.rtcp_address)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            alice.received.clear()
-            bob.received.clear()
-            await talk(alice, a, bob, b, 50)
-            await under_test.settle()
-            assert len(alice.received) == len(bob.received) == 50
-            assert {source for _, source in bob.received} == {rtp_of(b)}
-            assert (await under_test.counters(stream, "b")).in_kernel >= 50
-        finally:
-            for peer in under_test.peers:
-                peer.close()
-            await relay.stop()
-
-    try:
-        asyncio.run(call())
-    finally:
-        for name in (place.BORDER, place.PEERS):
-            ip("-n", name, "link", "del", "over")
-
-
-@kernel
-def test_a_party_behind_an_interface_without_the_program_stays_in_user_space(make: str) -> None:
-    ours, peers = device("macvlan")
-
-    async def call() -> None:
-        relay = WorkerRelay(
-            asyncio.get_running_loop(), 1, fastpath=FastPath([place.OURS], fastpath.loadable())
-        )
-        under_test = Bench(relay, make)
-        try:
-            alice = under_test.peer("127.0.0.2")
-            with place.among_peers(make):
-                bob = RtpPeer(peers)
-            under_test.peers.append(bob)
-            a = end_for(alice)
-            b = replace(a, local=free_pair(ours), remote=bob.address, remote_rtcp=bob.rtcp_address)
-            await under_test.open(a, b)
-            await talk(alice, a, bob, b, 20)
-            await under_test.settle()
-            assert len(alice.received) == len(bob.received) == 20
-            (told,) = under_test.happened(Layer)
-            assert told.reason == f"the kernel program is not attached to the interface towards {peers}"
-        finally:
-            for peer in under_test.peers:
-                peer.close()
-            await relay.stop()
-
-    try:
-        asyncio.run(call())
-    finally:
-        for name in (place.BORDER, place.PEERS):
-            ip("-n", name, "link", "del", "over")
-
-
-@kernel
-@pytest.mark.parametrize("hop", [["via", "10.99.0.104"], ["via", "inet6", "fd99::102"]])
-def test_by_way_of_a_gateway(make: str, hop: list[str]) -> None:
-    """A gateway that is the peers' own namespace; of an IPv4 route it may have an IPv6 address (RFC 5549)."""
-
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            bob.received.clear()
-            await talk(alice, a, bob, b, 30)
-            await under_test.settle()
-            assert len(bob.received) == 30
-
-    route = [f"{place.at(make, '127.0.0.3')}/32", *hop, "dev", "cable"]
-    ip("-n", place.BORDER, "route", "add", *route)
-    try:
-        asyncio.run(call())
-    finally:
-        ip("-n", place.BORDER, "route", "del", *route)
-
-
-# When the kernel's table fails
-
-
-@kernel
-def test_a_worker_is_replaced_though_its_flows_cannot_be_told_to_end(
-    make: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    async def call() -> None:
-        async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
-            monkeypatch.setattr(FastPath, "dismiss", refused)
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            await under_test.until(lambda: under_test.happened(WorkerRestarted))
-            await under_test.settle()
-            await descend(under_test, alice, a, bob, b, stream)
-
-    asyncio.run(call())
+    assert "sbc_rtp" not in place.programs()

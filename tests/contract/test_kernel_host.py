@@ -18,8 +18,8 @@ from media.fastpath import bpf, elf, ipsec
 from media.fastpath.offload import IPSEC, UNKNOWN_IPSEC, priority
 from media.relay import Layer, WorkerRestarted
 from tests.contract import place
-from tests.contract.relays import Bench, bench, end_for, rtp_of
-from tests.contract.test_kernel import EVENTS, descend, kernel, numbers, talk
+from tests.contract.relays import Bench, bench, end_for, kernel, rtp_of
+from tests.contract.speech import EVENTS, descend, numbers, talk
 from tests.harness.netns import inside, ip
 from tests.harness.rtp import RtpPeer, receiver_report, rtp_packet
 from tests.media.fastpath.kernel import frame
@@ -58,9 +58,7 @@ def test_a_policy_that_comes_later_is_heeded(make: str, direction: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
             await descend(under_test, alice, a, bob, b, stream)
             who = {"out": (place.OURS, bob.address[0]), "in": (alice.address[0], place.OURS)}[direction]
             with policy(direction, *who):
@@ -93,9 +91,7 @@ def test_policies_for_others_do_no_harm(make: str) -> None:
             policy("out", "fd99::/64", "fd99::/64"),
         ):
             async with bench(make) as under_test:
-                alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-                a, b = end_for(alice), end_for(bob)
-                stream = await under_test.open(a, b)
+                alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
                 await descend(under_test, alice, a, bob, b, stream)
 
     asyncio.run(call())
@@ -126,9 +122,7 @@ def test_one_policy_for_ports_is_for_the_streams_that_have_them(make: str) -> No
 def test_where_all_that_no_policy_allows_is_blocked_nothing_is_left_to_the_kernel(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
             await descend(under_test, alice, a, bob, b, stream)
             try:
                 ip("-n", place.BORDER, "xfrm", "policy", "setdefault", "out", "block")
@@ -164,9 +158,7 @@ def test_a_rule_that_comes_later_is_followed(make: str, selector: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.4")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.4")
             await descend(under_test, alice, a, bob, b, stream)
             rule = [*selector.split(), *([str(rtp_of(b)[1])] if "sport" in selector else []), "lookup", "77"]
             route = [f"{bob.address[0]}/32", "dev", "cable", "mtu", "600", "table", "77"]
@@ -310,9 +302,7 @@ def test_tagged_frames(make: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
             await descend(under_test, alice, a, bob, b, stream)
             wire = Wire()
             try:
@@ -430,9 +420,7 @@ def _heard(peer: RtpPeer) -> list[tuple[int, int]]:
 def test_tcpdump_sees_ipv6_come_and_go(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("::1"), under_test.peer("::2")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("::1", "::2")
             await descend(under_test, alice, a, bob, b, stream)
             rule = f"udp and (dst port {rtp_of(a)[1]} or src port {rtp_of(b)[1]})"
             dump = await asyncio.create_subprocess_exec(

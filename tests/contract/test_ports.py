@@ -23,9 +23,7 @@ pytestmark = pytest.mark.parametrize("make", MAKES)
 def test_closing_tells_the_final_counters_and_frees_the_ports(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, _bob, b, stream = await under_test.between()
             await alice.stream(rtp_of(a), 5)
             under_test.relay.close(stream)
             await under_test.until(lambda: under_test.happened(Closed))
@@ -180,9 +178,7 @@ def test_workers_share_the_streams_and_survive_a_terminal_signal(make: str) -> N
 def test_workers_end_with_their_parent_and_leave_nothing(make: str) -> None:
     async def call() -> tuple[list[int], list[PortPair]]:
         async with bench(make, workers=2) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            await under_test.open(a, b)
+            _alice, a, _bob, b, _ = await under_test.between()
             return [pid for pid in under_test.relay.pids if pid is not None], [a.local, b.local]
 
     pids, pairs = asyncio.run(call())
@@ -235,9 +231,7 @@ def test_a_worker_that_does_not_read_is_replaced(make: str, monkeypatch: pytest.
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             pid = under_test.relay.pids[0]
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)

@@ -22,9 +22,7 @@ pytestmark = pytest.mark.parametrize("make", MAKES)
 def test_both_sides_hear_each_other(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            await under_test.open(a, b)
+            alice, a, bob, b, _ = await under_test.between()
             await asyncio.gather(
                 alice.stream(rtp_of(a), 50, tone=Tone(440)), bob.stream(rtp_of(b), 50, tone=Tone(1000))
             )
@@ -51,9 +49,7 @@ def test_both_sides_hear_each_other(make: str) -> None:
 def test_packets_pass_unchanged(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            await under_test.open(a, b)
+            alice, a, bob, _b, _ = await under_test.between()
             sent = [alice.send(rtp_of(a), bytes(size)) for size in (1, 160, 1400, 2500)]
             await under_test.settle()
             assert [packet for packet, _ in bob.received] == sent
@@ -78,9 +74,7 @@ def test_any_pair_of_address_families(make: str, host_a: str, host_b: str) -> No
 def test_an_end_moves_to_other_ports(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             moved = replace(a, local=free_pair(alice.address[0]))
             under_test.relay.change(stream, "a", moved)
             await under_test.settle()
@@ -97,9 +91,7 @@ def test_an_end_moves_to_other_ports(make: str) -> None:
 def test_hold_stops_media_in_the_directions_that_it_says(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             # Bob holds: he sends music and does not listen; Alice is not to send.
             under_test.relay.change(stream, "a", replace(a, receive=False))
             under_test.relay.change(stream, "b", replace(b, send=False))
@@ -123,9 +115,7 @@ def test_hold_stops_media_in_the_directions_that_it_says(make: str) -> None:
 def test_fax_passes_as_udptl_without_rtp_checks(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b, kind="udptl")
+            alice, a, bob, _b, stream = await under_test.between(kind="udptl")
             packets = [seq.to_bytes(2) + b"\x01\x06\x00" for seq in range(10)]
             for packet in packets:
                 alice.rtp.sendto(packet, rtp_of(a))
@@ -174,9 +164,7 @@ def test_counters_tell_loss_reordering_and_a_new_ssrc(make: str) -> None:
 def test_what_our_own_queue_dropped_is_counted(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, _bob, _b, stream = await under_test.between()
             pid = under_test.relay.pids[0]
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)
@@ -197,9 +185,7 @@ def test_a_worker_that_is_late_by_a_second_and_a_half_has_lost_nothing(make: str
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, _b, stream = await under_test.between()
             if known:
                 await alice.stream(rtp_of(a), 3)
             pid = under_test.relay.pids[0]
@@ -221,9 +207,7 @@ def test_a_worker_that_is_late_by_a_second_and_a_half_has_lost_nothing(make: str
 def test_silence_is_told_once_and_again_after_speech(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b, start_s=60.0, silence_s=0.2)
+            alice, a, _bob, _b, stream = await under_test.between(start_s=60.0, silence_s=0.2)
             await asyncio.sleep(1.2)
             assert under_test.happened(Silence) == []
             alice.send(rtp_of(a))
@@ -253,9 +237,7 @@ def test_a_stream_that_never_had_a_packet_has_its_own_limit(make: str) -> None:
 def test_unreachable_and_impossible_targets_do_no_harm(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between()
             targets = [("127.0.0.1", 9), ("203.0.113.1", 9), ("255.255.255.255", 9), ("0.0.0.0", 9)]
             targets += [("::1", 9), ("host.invalid", 9), ("127.0.0.1", 0), ("127.0.0.1", 70000)]
             for epoch, target in enumerate(targets, 1):

@@ -98,9 +98,7 @@ def test_strangers_inject_nothing_and_hear_nothing(
 def test_a_stranger_is_not_told_that_nobody_is_there(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            await under_test.open(a, b)
+            alice, a, _bob, _b, _ = await under_test.between("127.0.0.2")
             await alice.stream(rtp_of(a), 5)
             (stranger,) = under_test.strangers(["127.0.0.66"])
             stranger.connect(rtp_of(a))

@@ -17,9 +17,7 @@ def test_a_command_that_fails_is_not_taken_for_one_of_a_stream(make: str, name: 
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer("127.0.0.2"), under_test.peer("127.0.0.3")
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
+            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
             rest = ("x", None, 5) if name == "fastpath" else ()
             under_test.relay._tell(under_test.relay._workers[0], (name, stream, *rest))
             await asyncio.gather(alice.stream(rtp_of(a), 5), bob.stream(rtp_of(b), 5))
