@@ -312,16 +312,42 @@ class Agent:
         assert left == [], [m.encode() for m in left]
 
 
+def pair(border: Border) -> tuple[Agent, Agent]:
+    """A caller in the public network and the server of the PBX."""
+    return border.agent("public", "203.0.113.77:5070"), border.agent("private", "10.0.0.20:5060")
+
+
+def calling(changes: Callable[[str], str] = str) -> tuple[Border, Agent, Agent, Request]:
+    """A border, a caller, whom it calls, and the INVITE that came there."""
+    border = Border(changes=changes)
+    alice, bob = pair(border)
+    alice.invite()
+    return border, alice, bob, bob.expect("INVITE")
+
+
+def talking(changes: Callable[[str], str] = str) -> tuple[Border, Agent, Agent, Response, Request]:
+    """The same when the call stands: the answer that the caller got, and the INVITE."""
+    border = Border(changes=changes)
+    alice, bob = pair(border)
+    return border, alice, bob, *established(border, alice, bob)
+
+
+def picked_up(alice: Agent, bob: Agent, invite: Request, tag: str | None = None) -> Response:
+    """Bob answers the INVITE, and everybody gets an ACK: the answer that alice got."""
+    bob.answer(invite, 200, "OK", sdp=audio(bob.address[0], 4002), tag=tag)
+    bob.expect("ACK")
+    answer = alice.expect_answer(200)
+    alice.ack(answer)
+    return answer
+
+
 def established(border: Border, alice: Agent, bob: Agent) -> tuple[Response, Request]:
     """A call from alice to bob, answered and acknowledged: the answer alice got, the INVITE bob got."""
     alice.invite()
     invite = bob.expect("INVITE")
     bob.answer(invite, 180, "Ringing")
     alice.expect_answer(180)
-    bob.answer(invite, 200, "OK", sdp=audio(bob.address[0], 4002))
-    bob.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, bob, invite)
     bob.nothing()
     return answer, invite
 

@@ -9,8 +9,7 @@ from sbc.journal import REFUSALS_PER_S, Journal, call_id_of
 from sbc.log import LogFile, get_log
 from sbc.record import CallRecord
 from signaling.flow import Flow
-from tests.harness.border import Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Border, audio, established, hang_up, pair
 
 
 class Written:

@@ -5,8 +5,7 @@ import gc
 import pytest
 
 from signaling.leg import Leg
-from tests.harness.border import Border, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Border, established, hang_up, pair
 
 
 class BugError(Exception):

@@ -1,18 +1,11 @@
 """Calls that come about: offers early and late, provisional answers, the 2xx and its ACK (RFC 3261 s.13)."""
 
 from signaling.message import Response
-from tests.harness.border import Agent, Border, audio, established, hang_up, sdp_field
-
-
-def pair(border: Border) -> tuple[Agent, Agent]:
-    return border.agent("public", "203.0.113.77:5070"), border.agent("private", "10.0.0.20:5060")
+from tests.harness.border import Border, audio, calling, established, hang_up, pair, sdp_field, talking
 
 
 def test_call_is_anchored_and_hidden_both_ways() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     assert invite.uri == "sip:200@10.0.0.20:5060"
     assert sdp_field(invite, r"c=IN IP4 (\S+)") == "10.0.0.1"
     assert 30000 <= int(sdp_field(invite, r"m=audio (\d+)")) <= 30999
@@ -45,9 +38,7 @@ def test_100_is_sent_at_once() -> None:
 
 
 def test_callee_hangs_up() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    _, invite = established(border, alice, bob)
+    border, alice, bob, _, invite = talking()
     bob.inside("BYE", invite)
     bob.expect_answer(200, "BYE")
     bye = alice.expect("BYE")
@@ -57,9 +48,7 @@ def test_callee_hangs_up() -> None:
 
 
 def test_byes_cross() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside("BYE", answer)
     bob.inside("BYE", invite)
     alice.expect_answer(200, "BYE")
@@ -104,10 +93,7 @@ def test_late_offer_without_answer_ends_both_sides() -> None:
 
 
 def test_early_media_then_answer_without_sdp() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 183, "Session Progress", sdp=audio("10.0.0.20", 4002))
     early = alice.expect_answer(183)
     assert sdp_field(early, r"c=IN IP4 (\S+)") == "203.0.113.10"
@@ -120,10 +106,7 @@ def test_early_media_then_answer_without_sdp() -> None:
 
 
 def test_several_early_dialogs_get_tags_of_their_own() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 180, "Ringing", tag="fork1")
     bob.answer(invite, 183, "Session Progress", tag="fork2", sdp=audio("10.0.0.21", 4100))
     first, second = alice.expect_answer(180), alice.expect_answer(183)
@@ -137,10 +120,7 @@ def test_several_early_dialogs_get_tags_of_their_own() -> None:
 
 
 def test_second_2xx_of_another_fork_is_acked_and_released() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, "OK", tag="one", sdp=audio("10.0.0.20", 4002))
     assert bob.expect("ACK").to.tag == "one"
     bob.answer(invite, 200, "OK", tag="two", sdp=audio("10.0.0.21", 4002))
@@ -155,10 +135,7 @@ def test_second_2xx_of_another_fork_is_acked_and_released() -> None:
 
 
 def test_2xx_is_repeated_until_the_ack() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
     answer = alice.expect_answer(200)
     border.advance(0.5)
@@ -173,10 +150,7 @@ def test_2xx_is_repeated_until_the_ack() -> None:
 
 
 def test_repeated_2xx_gets_its_ack_again() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     for _ in range(3):
         bob.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
         bob.expect("ACK")
@@ -187,10 +161,7 @@ def test_repeated_2xx_gets_its_ack_again() -> None:
 
 
 def test_lost_ack_ends_the_call_on_both_sides() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
     bob.expect("ACK")
     alice.expect_answer(200)
@@ -205,10 +176,7 @@ def test_lost_ack_ends_the_call_on_both_sides() -> None:
 
 def test_bye_right_after_200_waits_for_the_ack() -> None:
     """RFC 3261 s.15: the callee's side sends no BYE before its 2xx is acknowledged."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
     bob.expect("ACK")
     answer = alice.expect_answer(200)
@@ -254,9 +222,7 @@ def test_call_from_pbx_to_carrier() -> None:
 
 
 def test_call_can_be_written_down_and_restored() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, _bob, answer, invite = talking()
     saved = border.calls.snapshot(border.now)
     later = Border()
     later.calls.restore(saved, later.now)

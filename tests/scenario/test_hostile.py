@@ -5,8 +5,7 @@ import pytest
 from signaling.flow import Address
 from signaling.message import Response
 from signaling.return_path import UNPROVEN_REPEATS
-from tests.harness.border import Agent, Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Agent, Border, audio, calling, established, hang_up, pair, talking
 
 
 def bye_goes_to(border: Border, alice: Agent, bob: Agent, contact: str) -> Address:
@@ -76,9 +75,7 @@ def test_record_route_cannot_aim_our_requests_at_our_own_machine() -> None:
 
 @pytest.mark.parametrize("method", ["BYE", "INVITE", "UPDATE", "INFO"])
 def test_a_dialog_cannot_be_reached_from_the_other_network(method: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     mallory = border.agent("private", "10.0.0.66:5060")
     mallory.cseq = 500
     mallory.inside(method, answer)
@@ -90,10 +87,7 @@ def test_a_dialog_cannot_be_reached_from_the_other_network(method: str) -> None:
 
 
 def test_an_ack_from_the_other_network_answers_nothing() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, "OK", sdp=audio(bob.address[0], 4002))
     answer = alice.expect_answer(200)
     mallory = border.agent("private", "10.0.0.66:5060")
@@ -143,9 +137,7 @@ def test_a_forged_source_is_not_flooded_with_answers(status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 404])
 def test_who_has_shown_that_he_is_there_gets_every_repetition(status: int) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     hang_up(border, alice, bob, answer)
     alice.call_id, alice.cseq = "second", 1
     alice.invite()

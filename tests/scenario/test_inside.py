@@ -3,8 +3,18 @@
 import pytest
 
 from signaling.message import Request, Response
-from tests.harness.border import Agent, Border, audio, established, hang_up, sdp_field
-from tests.scenario.test_call import pair
+from tests.harness.border import (
+    Agent,
+    Border,
+    audio,
+    calling,
+    established,
+    hang_up,
+    pair,
+    picked_up,
+    sdp_field,
+    talking,
+)
 
 
 def zero(text: str) -> str:
@@ -27,9 +37,7 @@ def reinvite(alice: Agent, bob: Agent, answer: Response, offer: str, reply: str)
     [("sendonly", "sendonly", "recvonly"), ("inactive", "inactive", "inactive")],
 )
 def test_hold_and_resume_by_direction(direction: str, expected: str, counter: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     port = sdp_field(invite, r"m=audio (\d+)")
     got, ok = reinvite(
         alice, bob, answer,
@@ -47,9 +55,7 @@ def test_hold_and_resume_by_direction(direction: str, expected: str, counter: st
 
 def test_hold_by_zero_address() -> None:
     """RFC 6337 s.5.3: the old hold is understood, and said in the new way to the other side."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     got, _ = reinvite(
         alice, bob, answer, zero(audio("203.0.113.77", version=2)), audio("10.0.0.20", 4002, "recvonly", version=2)
     )  # fmt: skip
@@ -59,9 +65,7 @@ def test_hold_by_zero_address() -> None:
 
 
 def test_callee_can_hold_too() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     bob.inside("INVITE", invite, body=audio("10.0.0.20", 4002, "sendonly", version=2))
     got = alice.expect("INVITE")
     assert b"10.0.0" not in got.encode()
@@ -74,9 +78,7 @@ def test_callee_can_hold_too() -> None:
 
 
 def test_codec_and_address_change() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     got, _ = reinvite(
         alice, bob, answer,
         audio("203.0.113.99", 7000, codec="8 PCMA/8000", version=2),
@@ -89,9 +91,7 @@ def test_codec_and_address_change() -> None:
 
 
 def test_reinvite_without_sdp() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer)
     got = bob.expect("INVITE")
     assert got.body == b""
@@ -105,9 +105,7 @@ def test_reinvite_without_sdp() -> None:
 
 
 def test_failed_reinvite_leaves_the_session() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     ports = border.calls.leftovers()["ports"]
     alice.inside("INVITE", answer, body=audio("203.0.113.99", 7000, version=2))
     bob.answer(bob.expect("INVITE"), 488, "Not Acceptable Here")
@@ -122,9 +120,7 @@ def test_failed_reinvite_leaves_the_session() -> None:
 
 
 def test_unchanged_offer_is_answered_here() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=audio("203.0.113.77"))
     ok = alice.expect_answer(200, "INVITE")
     assert ok.body == answer.body
@@ -134,9 +130,7 @@ def test_unchanged_offer_is_answered_here() -> None:
 
 
 def test_glare_is_491_on_both_sides() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside("INVITE", answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     got = bob.expect("INVITE")
     bob.inside("INVITE", invite, body=audio("10.0.0.20", 4002, "sendonly", version=2))
@@ -152,9 +146,7 @@ def test_glare_is_491_on_both_sides() -> None:
 
 
 def test_second_reinvite_while_the_first_is_open_is_500_with_retry_after() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     got = bob.expect("INVITE")
     alice.inside("INVITE", answer, body=audio("203.0.113.77", version=3))
@@ -166,9 +158,7 @@ def test_second_reinvite_while_the_first_is_open_is_500_with_retry_after() -> No
 
 
 def test_update_crosses_as_update() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("UPDATE", answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     got = bob.expect("UPDATE")
     assert b"a=sendonly" in got.body
@@ -178,9 +168,7 @@ def test_update_crosses_as_update() -> None:
 
 
 def test_update_without_sdp_refreshes_here() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("UPDATE", answer)
     alice.expect_answer(200, "UPDATE")
     bob.nothing()
@@ -197,9 +185,7 @@ def test_update_without_sdp_refreshes_here() -> None:
     ],
 )
 def test_other_requests_cross_and_so_do_their_answers(method: str, kind: str, body: str, fields: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside(method, answer, body=body, content_type=kind, fields=fields)
     got = bob.expect(method)
     assert got.body == body.encode()
@@ -215,9 +201,7 @@ def test_other_requests_cross_and_so_do_their_answers(method: str, kind: str, bo
 
 
 def test_old_cseq_is_500() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INFO", answer, cseq=1)
     alice.expect_answer(500)
     bob.nothing()
@@ -225,9 +209,7 @@ def test_old_cseq_is_500() -> None:
 
 
 def test_unknown_dialog_is_481() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     hang_up(border, alice, bob, answer)
     alice.inside("INFO", answer)
     alice.expect_answer(481)
@@ -260,9 +242,7 @@ def test_options_says_what_we_do() -> None:
 
 def test_peer_without_dialog_ends_the_call() -> None:
     """RFC 3261 s.12.2.1.2: 481 inside a dialog means that the peer has lost it."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INFO", answer, body="Signal=1\r\n", content_type="application/dtmf-relay")
     bob.answer(bob.expect("INFO"), 481, "Call/Transaction Does Not Exist")
     alice.expect_answer(481, "INFO")
@@ -272,9 +252,7 @@ def test_peer_without_dialog_ends_the_call() -> None:
 
 
 def test_peer_that_stops_answering_ends_the_call() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, _bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     border.advance(33)
     messages = []
@@ -301,9 +279,9 @@ def test_call_over_its_maximum_is_released() -> None:
 
 
 def test_session_timer_is_refreshed_by_us_for_a_peer_that_knows_none() -> None:
-    border = Border(changes=lambda text: text + "\ntimers: {session_expires_s: 200, min_se_s: 90}\n")
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking(
+        changes=lambda text: text + "\ntimers: {session_expires_s: 200, min_se_s: 90}\n"
+    )
     assert "refresher=uas" in (answer.get("Session-Expires") or "")
     for _ in range(5):
         border.advance(100)
@@ -351,19 +329,13 @@ def test_too_small_session_interval_is_422() -> None:
 
 
 def test_422_of_a_server_makes_us_ask_again() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    first = bob.expect("INVITE")
+    border, alice, bob, first = calling()
     bob.answer(first, 422, "Session Interval Too Small", fields="Min-SE: 3600")
     bob.expect("ACK")
     again = bob.expect("INVITE")
     assert (again.get("Session-Expires") or "").startswith("3600")
     assert again.cseq.number == first.cseq.number + 1
-    bob.answer(again, 200, "OK", sdp=audio("10.0.0.20", 4002))
-    bob.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, bob, again)
     hang_up(border, alice, bob, answer)
 
 

@@ -1,8 +1,7 @@
 """Limits on calls count those in progress, not those that only wait for a last answer."""
 
 from signaling.message import Response
-from tests.harness.border import Border, established
-from tests.scenario.test_call import pair
+from tests.harness.border import Border, established, pair
 
 
 def test_a_call_that_is_over_makes_room_at_once() -> None:

@@ -1,14 +1,11 @@
 """Media to whom nobody asked for, and media that would go round: what a whole call and its record make of it."""
 
 from media.relay import Withheld
-from tests.harness.border import Border, audio, established, hang_up, sdp_field
-from tests.scenario.test_call import pair
+from tests.harness.border import Border, audio, hang_up, pair, sdp_field, talking
 
 
 def test_media_that_stops_for_want_of_proof_is_in_the_record() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     stream = next(iter(border.relay.streams.values()))
     assert stream.a.proven == (alice.address[0],), "where its SIP comes from"
     border.relay.on_event(Withheld(stream.id, stream.call, "b", ("10.0.0.66", 4002)))

@@ -3,8 +3,7 @@
 import pytest
 
 from signaling.message import Response
-from tests.harness.border import Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Border, audio, calling, established, hang_up, pair, picked_up, talking
 
 TWO_SERVERS = '{network: private, servers: ["sip:10.0.0.20", "sip:10.0.0.21"], from: [10.0.0.0/24]}'
 ONE_SERVER = '{network: private, servers: ["sip:10.0.0.20"], from: [10.0.0.0/24]}'
@@ -22,10 +21,7 @@ def following(text: str) -> str:
     ("status", "reason"), [(486, "Busy Here"), (404, "Not Found"), (500, "Oops"), (603, "Decline")]
 )
 def test_failure_keeps_its_status(status: int, reason: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, status, reason, fields='Reason: Q.850;cause=17;text="busy at 10.0.0.20"')
     bob.expect("ACK")
     answer = alice.expect_answer(status)
@@ -189,10 +185,7 @@ def test_silent_server_is_passed_over() -> None:
     bob.expect("INVITE")
     border.advance(4.1)
     invite = second.expect("INVITE")
-    second.answer(invite, 200, "OK", sdp=audio("10.0.0.21", 4002))
-    second.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, second, invite)
     hang_up(border, alice, second, answer)
 
 
@@ -235,10 +228,7 @@ def test_nobody_answers_at_all() -> None:
 
 
 def test_ringing_for_ever_ends_in_480() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    got = bob.expect("INVITE")
+    border, alice, bob, got = calling()
     bob.answer(got, 180, "Ringing")
     alice.expect_answer(180)
     border.advance(181)
@@ -315,9 +305,7 @@ def test_max_forwards_zero_is_483() -> None:
 
 
 def test_drain_refuses_new_calls_and_keeps_the_old() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     border.calls.drain(border.now)
     carol = border.agent("public", "203.0.113.78:5070")
     carol.invite()

@@ -3,8 +3,7 @@
 import pytest
 
 from signaling.message import Request, Response
-from tests.harness.border import Agent, Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Agent, Border, audio, calling, hang_up, pair, picked_up, talking
 from tests.scenario.test_inside import reinvite
 from tests.scenario.test_targets import answer_by_hand
 
@@ -54,24 +53,15 @@ def test_2xx_with_unusable_sdp_is_acked_and_ended(sdp: str, late: bool) -> None:
 
 
 def test_18x_with_unreadable_body_rings_without() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     answer_by_hand(bob, invite, 183, f"Contact: <sip:agent@10.0.0.20>\r\n{UNREADABLE}", tag=bob.tag)
     assert alice.expect_answer(183).body == b""
-    bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002))
-    bob.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, bob, invite)
     hang_up(border, alice, bob, answer)
 
 
 def test_early_answer_of_another_fork_is_not_the_answer() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 183, tag="one", sdp=audio("10.0.0.20", 4002))
     bob.answer(invite, 180, tag="two")
     bob.answer(invite, 200, tag="two")
@@ -109,9 +99,7 @@ def test_unreadable_body_in_the_ack_ends_both_sides() -> None:
 @pytest.mark.parametrize("reply", [UNREADABLE, "Content-Length: 0\r\n\r\n"])
 @pytest.mark.parametrize("method", ["INVITE", "UPDATE"])
 def test_unusable_2xx_to_an_update_leaves_the_session(method: str, reply: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside(method, answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     got = bob.expect(method)
     bob.raw(
@@ -130,9 +118,7 @@ def test_unusable_2xx_to_an_update_leaves_the_session(method: str, reply: str) -
 
 
 def test_reinvite_without_sdp_and_no_answer_in_its_ack_ends_the_call() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer)
     bob.answer(bob.expect("INVITE"), 200, sdp=audio("10.0.0.20", 4002, version=2))
     alice.ack(alice.expect_answer(200))
@@ -143,9 +129,7 @@ def test_reinvite_without_sdp_and_no_answer_in_its_ack_ends_the_call() -> None:
 
 def test_going_back_to_the_first_offer_crosses() -> None:
     """What is in force is the offer accepted last, so the first one again is a change."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     reinvite(
         alice, bob, answer,
         audio("203.0.113.77", direction="sendonly", version=2), audio("10.0.0.20", 4002, "recvonly", version=2),
@@ -155,9 +139,7 @@ def test_going_back_to_the_first_offer_crosses() -> None:
 
 
 def test_unchanged_hold_is_answered_here() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     hold = audio("203.0.113.77", direction="sendonly", version=2)
     _, ok = reinvite(alice, bob, answer, hold, audio("10.0.0.20", 4002, "recvonly", version=2))
     alice.inside("INVITE", answer, body=hold)
@@ -171,10 +153,7 @@ def test_unchanged_hold_is_answered_here() -> None:
 @pytest.mark.parametrize("method", ["INVITE", "UPDATE"])
 def test_offer_while_the_first_is_unanswered_is_500(method: str) -> None:
     """RFC 3261 s.14.2, RFC 3311 s.5.2."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 180)
     ringing = alice.expect_answer(180)
     alice.inside(method, ringing, body=audio("203.0.113.77", version=2))
@@ -188,10 +167,7 @@ def test_offer_while_the_first_is_unanswered_is_500(method: str) -> None:
 
 def test_reinvite_after_a_lost_ack_stands_for_it() -> None:
     """RFC 5407 s.3.1.5."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002))
     bob.expect("ACK")
     answer = alice.expect_answer(200)
@@ -204,9 +180,7 @@ def test_reinvite_after_a_lost_ack_stands_for_it() -> None:
 
 
 def test_late_offer_reinvite_of_the_callee() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     bob.inside("INVITE", invite)
     got = alice.expect("INVITE")
     assert got.body == b""
@@ -217,9 +191,7 @@ def test_late_offer_reinvite_of_the_callee() -> None:
 
 
 def test_reinvite_with_required_extension_is_420_and_changes_nothing() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside(
         "INVITE", answer, body=audio("203.0.113.77", version=2), fields="Require: 100rel, precondition"
     )
@@ -242,9 +214,7 @@ def test_replaces_that_is_not_required_is_a_plain_call() -> None:
 
 @pytest.mark.parametrize(("status", "crossed"), [(401, 403), (407, 403), (420, 500), (421, 500), (494, 500)])
 def test_what_is_between_the_peer_and_us_does_not_cross(status: int, crossed: int) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=audio("203.0.113.77", version=2))
     bob.answer(bob.expect("INVITE"), status)
     bob.expect("ACK")
@@ -257,9 +227,7 @@ def test_what_is_between_the_peer_and_us_does_not_cross(status: int, crossed: in
 
 def test_481_to_a_notify_leaves_the_call() -> None:
     """RFC 5057 s.5.1: it is about a subscription."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("NOTIFY", answer, fields="Event: talk\r\nSubscription-State: active")
     bob.answer(bob.expect("NOTIFY"), 481)
     alice.expect_answer(481)
@@ -268,9 +236,7 @@ def test_481_to_a_notify_leaves_the_call() -> None:
 
 
 def test_requests_after_the_bye_are_481() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside("BYE", answer)
     bye = bob.expect("BYE")
     alice.expect_answer(200)
@@ -285,9 +251,7 @@ def test_requests_after_the_bye_are_481() -> None:
 
 
 def test_too_many_requests_at_once_are_refused() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     for _ in range(16):
         alice.inside("INFO", answer)
         assert isinstance(bob.next(), Request)

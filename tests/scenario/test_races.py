@@ -3,8 +3,7 @@
 import pytest
 
 from signaling.message import Request, Response
-from tests.harness.border import Agent, Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Agent, Border, audio, calling, hang_up, pair, picked_up, talking
 from tests.scenario.test_no_call import two_servers
 
 HOLD = audio("203.0.113.77", direction="sendonly", version=2)
@@ -19,9 +18,7 @@ def statuses(agent: Agent) -> list[tuple[str, int]]:
 
 
 def test_cancel_of_a_reinvite_crosses() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     offer = alice.inside("INVITE", answer, body=HOLD)
     got = bob.expect("INVITE")
     bob.answer(got, 100)
@@ -36,9 +33,7 @@ def test_cancel_of_a_reinvite_crosses() -> None:
 
 def test_2xx_crossing_the_cancel_of_a_reinvite_stands() -> None:
     """RFC 3261 s.9.1: what the other side answered is the answer."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     offer = alice.inside("INVITE", answer, body=HOLD)
     got = bob.expect("INVITE")
     bob.answer(got, 100)
@@ -56,9 +51,7 @@ def test_2xx_crossing_the_cancel_of_a_reinvite_stands() -> None:
 
 
 def test_reinvite_without_final_answer_is_cancelled_in_the_end() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=HOLD)
     got = bob.expect("INVITE")
     bob.answer(got, 100)
@@ -72,9 +65,7 @@ def test_reinvite_without_final_answer_is_cancelled_in_the_end() -> None:
 
 def test_bye_while_a_reinvite_waits_leaves_no_transaction() -> None:
     """The peer answers the BYE but never the re-INVITE."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=HOLD)
     got = bob.expect("INVITE")
     bob.answer(got, 100)
@@ -86,9 +77,7 @@ def test_bye_while_a_reinvite_waits_leaves_no_transaction() -> None:
 
 
 def test_bye_of_the_one_who_is_asked_leaves_no_transaction() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside("INVITE", answer, body=HOLD)
     bob.answer(bob.expect("INVITE"), 100)
     bob.inside("BYE", invite)
@@ -106,9 +95,7 @@ def only(agent: Agent, method: str) -> Request:
 
 def test_481_while_the_peer_waits_for_an_answer_leaves_no_transaction() -> None:
     """B's own re-INVITE is open when B says that it has no such dialog."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside("INFO", answer)
     info = bob.expect("INFO")
     bob.inside("INVITE", invite, body=HELD)
@@ -120,9 +107,7 @@ def test_481_while_the_peer_waits_for_an_answer_leaves_no_transaction() -> None:
 
 def test_reinvite_that_is_never_acknowledged_ends_the_call() -> None:
     """RFC 3261 s.14.2."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=HOLD)
     bob.answer(bob.expect("INVITE"), 200, sdp=HELD)
     bob.expect("ACK")
@@ -147,19 +132,13 @@ def test_2xx_after_failover_is_acked_and_ended() -> None:
     bob.expect("ACK")
     bob.answer(bob.expect("BYE"), 200)
     alice.nothing()
-    second.answer(invite, 200, sdp=audio("10.0.0.21", 4002))
-    second.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, second, invite)
     hang_up(border, alice, second, answer)
 
 
 def test_reason_crosses_with_cancel_and_bye() -> None:
     """RFC 3326, also where the BYE has to wait for the ACK."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002))
     bob.expect("ACK")
     answer = alice.expect_answer(200)
@@ -199,9 +178,7 @@ def test_local_refresh_against_the_peers_offer_is_glare(method: str) -> None:
 
 
 def test_info_that_waits_is_answered_when_the_call_ends() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     alice.inside("INFO", answer)
     bob.expect("INFO")
     bob.inside("BYE", invite)

@@ -3,8 +3,7 @@
 import json
 
 from signaling.message import Request
-from tests.harness.border import Agent, Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Agent, Border, audio, calling, hang_up, pair, talking
 
 
 def taken_up(border: Border, agents: tuple[Agent, Agent]) -> tuple[Border, Agent, Agent]:
@@ -18,10 +17,7 @@ def taken_up(border: Border, agents: tuple[Agent, Agent]) -> tuple[Border, Agent
 
 
 def test_target_and_route_set_are_kept() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), fields="Record-Route: <sip:10.0.0.20;lr>")
     bob.expect("ACK")
     answer = alice.expect_answer(200)
@@ -36,10 +32,7 @@ def test_target_and_route_set_are_kept() -> None:
 
 
 def test_session_timer_runs_on() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(
         invite,
         200,
@@ -78,9 +71,7 @@ def test_min_se_that_a_422_asked_for_is_kept() -> None:
 
 
 def test_call_in_the_middle_of_an_exchange_is_left_out() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     assert border.calls.snapshot(border.now) == []
     bob.answer(bob.expect("INVITE"), 200, sdp=audio("10.0.0.20", 4002, "recvonly", version=2))

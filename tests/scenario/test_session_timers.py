@@ -3,8 +3,7 @@
 import pytest
 
 from signaling.message import Request, Response
-from tests.harness.border import Agent, Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Agent, Border, audio, established, hang_up, pair, picked_up, talking
 from tests.scenario.test_races import only
 
 HOLD = audio("203.0.113.77", direction="sendonly", version=2)
@@ -133,10 +132,7 @@ def test_refused_offer_is_not_what_we_refresh_with() -> None:
     alice, bob = over_tcp(border)
     alice.request("INVITE", body=audio("203.0.113.77"))
     invite = bob.expect("INVITE")
-    bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002))
-    bob.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, bob, invite)
     bob.inside("INVITE", invite, body=audio("10.0.0.20", 4002, "inactive", version=2))
     offered = alice.expect("INVITE")
     assert b"a=inactive" in offered.body
@@ -203,9 +199,7 @@ def test_refresh_without_dialog_ends_the_call(status: int) -> None:
 
 def test_422_to_an_update_is_asked_again_with_a_longer_interval() -> None:
     """s.7.3: the two sides of the border agree on their intervals without each other."""
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.inside("INVITE", answer, body=HOLD)
     first = bob.expect("INVITE")
     bob.answer(first, 422, fields="Min-SE: 4000")

@@ -1,8 +1,7 @@
 """Media silence ends a call after its limit, but not one that still rings (issue s.6)."""
 
 from media.relay import Silence
-from tests.harness.border import Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Border, audio, calling, established, hang_up, pair
 
 
 def silence(border: Border, ever: bool) -> None:
@@ -25,10 +24,7 @@ def test_silence_ends_an_established_call_on_both_sides() -> None:
 
 
 def test_silent_early_media_is_no_reason_to_stop_ringing() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 183, "Session Progress", sdp=audio("10.0.0.20", 4002))
     alice.expect_answer(183)
     silence(border, False)

@@ -3,8 +3,7 @@
 import pytest
 
 from signaling.message import Request, Response
-from tests.harness.border import Agent, Border, audio, established, hang_up
-from tests.scenario.test_call import pair
+from tests.harness.border import Agent, Border, audio, calling, hang_up, pair, picked_up, talking
 from tests.scenario.test_no_call import following, two_servers
 
 MALFORMED = [
@@ -33,10 +32,7 @@ def answer_by_hand(
 
 @pytest.mark.parametrize("contact", ["", *[f"Contact: {value}\r\n" for value in MALFORMED]])
 def test_2xx_without_usable_contact_still_makes_a_call(contact: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     answer_by_hand(bob, invite, 200, contact, audio("10.0.0.20", 4002))
     assert bob.expect("ACK").uri == invite.uri
     answer = alice.expect_answer(200)
@@ -126,9 +122,7 @@ def test_strict_router_gets_the_old_form() -> None:
 
 @pytest.mark.parametrize("method", ["INVITE", "UPDATE"])
 def test_target_refresh_moves_what_follows(method: str) -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     moved = border.agent("private", "10.0.0.21:5062")
     bob.host = moved.host
     bob.inside(method, invite, body=audio("10.0.0.20", 4002, "sendonly", version=2))
@@ -146,9 +140,7 @@ def test_target_refresh_moves_what_follows(method: str) -> None:
 
 
 def test_2xx_to_a_reinvite_refreshes_the_target() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     moved = border.agent("private", "10.0.0.21:5062")
     alice.inside("INVITE", answer, body=audio("203.0.113.77", direction="sendonly", version=2))
     got = bob.expect("INVITE")
@@ -162,9 +154,7 @@ def test_2xx_to_a_reinvite_refreshes_the_target() -> None:
 
 
 def test_request_with_a_foreign_tag_is_of_no_dialog() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, _ = established(border, alice, bob)
+    border, alice, bob, answer, _ = talking()
     alice.request(
         "BYE", uri=answer.contacts[0].uri_text, to_header=answer.get("To"),
         from_header="<sip:100@203.0.113.77>;tag=stranger",
@@ -176,10 +166,7 @@ def test_request_with_a_foreign_tag_is_of_no_dialog() -> None:
 
 def test_early_dialogs_count_cseq_for_themselves() -> None:
     """RFC 3261 s.12.1.1: the remote sequence number is of one dialog; the other fork has its own."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 180, tag="one")
     bob.answer(invite, 180, tag="two")
     bob.tag = "one"
@@ -199,30 +186,21 @@ def test_early_dialogs_count_cseq_for_themselves() -> None:
 
 
 def test_bye_in_one_of_two_early_dialogs_leaves_the_other() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 180, tag="one")
     bob.answer(invite, 180, tag="two")
     first, _ = alice.expect_answer(180), alice.expect_answer(180)
     alice.inside("BYE", first)
     alice.expect_answer(200, "BYE")
     bob.nothing()
-    bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), tag="two")
-    bob.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, bob, invite, tag="two")
     bob.tag = "two"
     hang_up(border, alice, bob, answer)
 
 
 def test_early_bye_of_the_caller_cancels_the_callee() -> None:
     """RFC 3261 s.15.1.2: and the INVITE is answered 487."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 180)
     ringing = alice.expect_answer(180)
     alice.inside("BYE", ringing)
@@ -237,10 +215,7 @@ def test_early_bye_of_the_caller_cancels_the_callee() -> None:
 
 
 def test_dialog_of_a_lost_fork_is_unknown_after_the_answer() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 180, tag="one")
     bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), tag="two")
     bob.expect("ACK")
@@ -254,10 +229,7 @@ def test_dialog_of_a_lost_fork_is_unknown_after_the_answer() -> None:
 
 
 def test_repeated_2xx_of_a_lost_fork_gets_one_bye_and_many_acks() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
+    border, alice, bob, invite = calling()
     bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), tag="one")
     bob.expect("ACK")
     bob.answer(invite, 200, sdp=audio("10.0.0.21", 4002), tag="two")
@@ -275,14 +247,8 @@ def test_repeated_2xx_of_a_lost_fork_gets_one_bye_and_many_acks() -> None:
 
 def test_first_2xx_of_another_fork_after_the_call_is_acked_and_released() -> None:
     """RFC 3261 s.13.2.2.4: for 64*T1 after the first 2xx another may come, whatever became of the call."""
-    border = Border()
-    alice, bob = pair(border)
-    alice.invite()
-    invite = bob.expect("INVITE")
-    bob.answer(invite, 200, sdp=audio("10.0.0.20", 4002), tag="one")
-    bob.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    border, alice, bob, invite = calling()
+    answer = picked_up(alice, bob, invite, tag="one")
     alice.inside("BYE", answer)
     bob.answer(bob.expect("BYE"), 200)
     alice.expect_answer(200, "BYE")
@@ -348,10 +314,7 @@ def test_redirect_that_fails_goes_on_with_the_servers_that_were_left() -> None:
     third.answer(third.expect("INVITE"), 503)
     third.expect("ACK")
     invite = second.expect("INVITE")
-    second.answer(invite, 200, sdp=audio("10.0.0.21", 4002))
-    second.expect("ACK")
-    answer = alice.expect_answer(200)
-    alice.ack(answer)
+    answer = picked_up(alice, second, invite)
     hang_up(border, alice, second, answer)
 
 
@@ -368,9 +331,7 @@ def test_redirect_to_nowhere_ends_with_an_answer(contact: str) -> None:
 
 
 def test_max_forwards_is_counted_down_and_on_every_request() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    answer, invite = established(border, alice, bob)
+    border, alice, bob, answer, invite = talking()
     assert invite.max_forwards == 69
     for method in ("INFO", "BYE"):
         alice.inside(method, answer)
