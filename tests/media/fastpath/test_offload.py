@@ -14,7 +14,7 @@ from media.fastpath import table
 from media.fastpath.netlink import Address, Hop
 from media.fastpath.offload import Offload
 from media.fastpath.ways import ROUNDS
-from media.stream import Port, RelayEnd, RelayStream
+from media.stream import RTP_PORT, Port, RelayEnd, RelayStream
 from tests.harness.rtp import rtp_packet
 from tests.media.fastpath.kernel import (
     FAR_PEER,
@@ -76,39 +76,31 @@ def place(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     stream = RelayStream(1, False, 10.0, 0.0, time.monotonic())
     _configure(stream)
     yield Place(kernel, offload, stream, told, *fds)
+    _close(stream)
     for fd in fds:
         os.close(fd)
 
 
 def _configure(stream: RelayStream, number: int = 0) -> None:
     """Both parties have been heard; `number` tells the ports of one stream from those of another."""
+    codecs = ((0, "PCMU", 8000),)
     for end, (host, first), peer in ((stream.a, US, PEER), (stream.b, FAR_US, FAR_PEER)):
         local = host, first + 2 * number
-        port = object.__new__(Port)
-        end.rtp_port = port
-        end.configure(
-            (
-                *local,
-                0,
-                peer,
-                None,
-                False,
-                "off",
-                None,
-                True,
-                True,
-                ((0, "PCMU", 8000),),
-                0,
-                None,
-                None,
-                False,
-            ),
-            bytearray(),
-        )
+        # Bound to nothing: only that there is one counts.
+        end.rtp_port = Port(end, socket.socket(socket.AF_INET, socket.SOCK_DGRAM), local, RTP_PORT)
+        addresses = (*local, 0, peer, None, False, "off", None)
+        end.configure((*addresses, True, True, codecs, 0, None, None, False), bytearray())
         end.gate.restore(peer)
         end.aim()
         end.reception = reception()
-        end.reception.codecs(((0, "PCMU", 8000),))
+        end.reception.codecs(codecs)
+
+
+def _close(stream: RelayStream) -> None:
+    for end in (stream.a, stream.b):
+        if end.rtp_port is not None:
+            end.rtp_port.sock.close()
+            end.rtp_port = None
 
 
 def damage(fd: int) -> None:
@@ -315,10 +307,10 @@ def test_a_closed_stream_is_let_go(place: Place, monkeypatch: pytest.MonkeyPatch
     else:
         place.stream.a.reception.ssrc = -1
     place.offload.settle(place.stream)
-    stream, place.stream = place.stream, RelayStream(2, False, 10.0, 0.0, 0.0)
-    stream.a.rtp_port = stream.b.rtp_port = None
+    assert place.stream in place.offload._soon | place.offload._elsewhere
+    _close(place.stream)
     place.offload.tick(time.monotonic())
-    assert stream not in place.offload._soon and stream not in place.offload._elsewhere
+    assert not place.offload._soon and not place.offload._elsewhere
 
 
 def test_digits_are_not_for_the_kernel_where_policy_says_so(place: Place) -> None:
@@ -368,3 +360,5 @@ def test_many_are_written_together(place: Place, monkeypatch: pytest.MonkeyPatch
     assert place.told == ["the kernel does not take the flow: Cannot allocate memory"]
     place.offload.tick(time.monotonic())
     assert all(end.flow is not None for stream in streams for end in (stream.a, stream.b))
+    for stream in streams:
+        _close(stream)
