@@ -358,7 +358,7 @@ class Calls:
             try:
                 self._dispatch(effect, now)
             except ParseError as error:
-                live = self.board.serving
+                live = self._take_serving()
                 if not isinstance(effect, RequestReceived) or live is None or live.call is None:
                     raise
                 # The call has begun to serve it: whatever it holds is let go, and nobody waits for an answer.
@@ -369,6 +369,10 @@ class Calls:
                     answer = bug_answer(effect.request)
                     self.board.put_out(self.transactions.respond(effect.tx, answer, now))
                 self._broken(error, now)
+
+    def _take_serving(self) -> Live | None:
+        live, self.board.serving = self.board.serving, None
+        return live
 
     def _dispatch(self, effect: TransactionEffect, now: float) -> None:
         match effect:
@@ -385,7 +389,7 @@ class Calls:
 
     def _broken(self, error: Exception, now: float) -> None:
         """A bug of ours: it ends the one call that met it, and nothing else (style.md s.7)."""
-        live, self.board.serving = self.board.serving, None
+        live = self._take_serving()
         self.stats[f"bug:{type(error).__name__}"] += 1
         if live is not None and live.call is not None:
             try:
