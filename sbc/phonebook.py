@@ -136,6 +136,7 @@ class Phonebook:
                     PHONES, flow.network, flow.transport, flow.remote, self._domain, found.user,
                     nat=self._nat, flow=flow, contact=binding.contact, group=group, ring_s=self._ring_s,
                     domain=self._domain,
+                    registrar=self._registrar is not None and request.source.trunk == self._registrar,
                 )
             )  # fmt: skip
         way = (

@@ -83,7 +83,8 @@ class Target:
     A phone is reached by its `flow`, and `contact` is its Request-URI to the letter. Neighbours of the same `group`
     ring at once, unless it is 0; when another group follows, they do for `ring_s` at most (0: as long as they like).
     `domain` is our host name in identities there, "" for that of the network. `credentials` (None: not the registrar of
-    the phone that calls) and `routes` are what a phone's own registrar gets.
+    the phone that calls) and `routes` are what a phone's own registrar gets; `registrar` is whether that one calls the
+    phone.
     """
 
     trunk: str
@@ -102,6 +103,7 @@ class Target:
     domain: str = ""
     credentials: tuple[tuple[str, str], ...] | None = None
     routes: tuple[str, ...] = ()
+    registrar: bool = False
 
 
 @frozen

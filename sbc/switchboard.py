@@ -36,7 +36,17 @@ from signaling.call_effects import Effect as CallEffect
 from signaling.callee import CalleeLeg
 from signaling.errors import PeerError
 from signaling.events import Offered
-from signaling.exchange import CancelRequest, Challenged, Ended, Opened, Raise, Respond, SendAck, SendRequest
+from signaling.exchange import (
+    CancelRequest,
+    Challenged,
+    Ended,
+    Opened,
+    Raise,
+    Respond,
+    Role,
+    SendAck,
+    SendRequest,
+)
 from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
 from signaling.leg import Leg
@@ -445,6 +455,8 @@ class Switchboard:
         if target.flow is not None:
             leg.destination = same_flow  # it is reached by no other way than the one that it registered by
             live.phones[dial.name] = target.user
+        if target.registrar:
+            leg.role = Role.PHONE
         live.record.add_leg(dial.name, flow, target.trunk, leg.dialog.call_id)
         return call.dialled(leg, effects, now)
 

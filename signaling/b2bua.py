@@ -38,14 +38,15 @@ from signaling.events import (
     Progressed,
     Redirected,
     Rejected,
+    ReleaseAnswered,
     Released,
     UpdateAccepted,
     UpdateCancelled,
     Updated,
     UpdateRejected,
 )
+from signaling.exchange import OTHER_ROLE, Ended, Raise
 from signaling.exchange import Effect as LegEffect
-from signaling.exchange import Ended, Raise
 from signaling.exchange import State as LegState
 from signaling.hunt import MAX_REDIRECTED, UNREACHABLE, Branch, Hunt, Target
 from signaling.leg import Leg
@@ -55,6 +56,7 @@ from signaling.uri import SipUri, TelUri, parse_uri, service_of
 
 # A full port pool has room again as soon as somebody hangs up (RFC 3261 s.20.33).
 RETRY_AFTER_S = 5
+PARTING = (LegState.LEAVING, LegState.RELEASING)
 
 
 class State(Enum):
@@ -166,6 +168,7 @@ class Call:
         effects: list[Effect] = []
         answered = isinstance(crossing.event, Answered)
         if answered:
+            self.a.role = OTHER_ROLE[crossing.cross.source.role]
             effects.append(Milestone("answered", crossing.cross.source.name, 200, "OK"))
         if crossing.cross.kind == "answer" and not isinstance(crossing.event, Progressed):
             effects.append(SettleMedia())
@@ -237,7 +240,7 @@ class Call:
 
     def _event(self, leg: Leg, event: Event, now: float) -> list[Effect]:
         if self.state is State.OVER:
-            return []
+            return self._parting(leg, event, now)
         if leg is self.a:
             return self._from_a(event, now)
         if self.state is State.UP:
@@ -521,15 +524,19 @@ class Call:
         self.crossing = None
         self.waiting.clear()
         self.hunt = None
-        out: list[Effect] = [Finished(by, cause, text, status)]
-        if not self.legs:
-            out.append(Gone())
-        return out
+        return [Finished(by, cause, text, status), *([] if self.legs else [Gone()])]
 
     def _leg_ended(self, leg: Leg) -> list[Effect]:
         if leg in self.legs:
             self.legs.remove(leg)
         return [Gone()] if not self.legs and self.state is State.OVER else []
+
+    def _parting(self, leg: Leg, event: Event, now: float) -> list[Effect]:
+        """The call is over, but a phone and its registrar have not agreed who hangs up."""
+        other = self.b if leg is self.a else self.a
+        if other is None or other not in self.legs or not isinstance(event, Released | ReleaseAnswered):
+            return []
+        return self._to_leg(other, event, now) if other.state in PARTING else []
 
     def _joined(self) -> list[Leg]:
         return [leg for leg in (self.a, self.b) if leg is not None]
@@ -584,9 +591,9 @@ def with_sdp(event: Event, sdp: bytes) -> Event:
     match event:
         case Progressed() | Answered() | Confirmed() | Updated() | UpdateAccepted() | Offered():
             return replace(event, sdp=sdp)
-        case Rejected() | Redirected() | UpdateRejected() | UpdateCancelled():
+        case Rejected() | Redirected() | UpdateRejected() | UpdateCancelled() | Informed():
             return event
-        case Informed() | InformAnswered() | Released():
+        case InformAnswered() | Released() | ReleaseAnswered():
             return event
         case _:
             assert_never(event)

@@ -15,6 +15,7 @@ from signaling.exchange import (
     Phase,
     Purpose,
     Raise,
+    Role,
     SendAck,
     SendRequest,
     State,
@@ -27,12 +28,12 @@ from signaling.headers import parse_name_addr, split_commas
 from signaling.leg import Leg
 from signaling.location import with_location
 from signaling.message import Field, Request, Response
+from signaling.passed_digest import challenges_of
 from signaling.topology import Site, carry_response, reason_phrase
 
 # The peer makes early dialogs up: more than these share the last one.
 MAX_FORKS = 16
 MAX_CONTACTS = 10
-MAX_CHALLENGES = 8
 
 
 class CalleeLeg(Leg):
@@ -83,6 +84,8 @@ class CalleeLeg(Leg):
         leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
         leg.owns_call_id = True
         leg.credentials = credentials
+        if credentials is not None:
+            leg.role = Role.REGISTRAR
         leg.forks, leg.early_sdp, leg.declined = {}, {}, {}
         leg.offered = offered
         leg.authorizer = authorizer
@@ -136,9 +139,7 @@ class CalleeLeg(Leg):
             contacts = contacts_of(response)
             return [Raise(Redirected(status, reason_phrase(status), contacts, (), carried)), *self._end()]
         retry, carried = retry_after(response), carry_response(response, self.site.trusted)
-        challenge: tuple[Field, ...] = ()
-        if self.credentials is not None and status in (401, 407):
-            challenge = relayed_challenges(response)
+        challenge = () if self.credentials is None else challenges_of(response)
         rejected = Rejected(status, reason_phrase(status), "peer-rejected", carried, retry, challenge)
         return [Raise(rejected), *self._end()]
 
@@ -266,12 +267,3 @@ def contacts_of(response: Response) -> tuple[str, ...]:
             except PeerError:
                 continue
     return tuple(contacts[:MAX_CONTACTS])
-
-
-def relayed_challenges(response: Response) -> tuple[Field, ...]:
-    """What a 401 or 407 asks for, verbatim: the digest is between the phone and its registrar."""
-    return tuple(
-        (name, value)
-        for name in ("WWW-Authenticate", "Proxy-Authenticate")
-        for value in response.get_all(name)[:MAX_CHALLENGES]
-    )

@@ -97,13 +97,13 @@ class CallerLeg(Leg):
                     return dialog
         return self.dialog
 
-    def _bye_received(self, tx: ServerTx, request: Request) -> list[Effect]:
+    def _bye_received(self, tx: ServerTx, request: Request, now: float) -> list[Effect]:
         if self.state is State.INVITED and len(self.early) > 1:
             # RFC 3261 s.15: a BYE in one of several early dialogs ends that one and not the call.
             kept = {early: one for early, one in self.early.items() if one.local_tag != request.to_tag}
             self.early = kept
             return [self._respond(tx, 200, "OK")]
-        return super()._bye_received(tx, request)
+        return super()._bye_received(tx, request, now)
 
     def _progress(self, event: Progressed) -> list[Effect]:
         served = self.served

@@ -12,6 +12,7 @@ from signaling.location import Location
 from signaling.topology import Carried, Identity
 
 NOTHING = Carried()
+Fields = tuple[tuple[str, str], ...]
 
 
 @frozen
@@ -82,11 +83,15 @@ class Redirected:
 
 @frozen
 class Updated:
-    """A re-INVITE or an UPDATE that changes the session; `sdp` None asks the other side for an offer."""
+    """A re-INVITE or an UPDATE that changes the session; `sdp` None asks the other side for an offer.
+
+    `credentials`, here and below, are what a phone shows to its registrar, and to nobody else.
+    """
 
     sdp: bytes | None
     method: str
     carried: Carried = NOTHING
+    credentials: Fields = ()
 
 
 @frozen
@@ -99,13 +104,17 @@ class UpdateAccepted:
 
 @frozen
 class UpdateRejected:
-    """A failure of an `Updated`; the session in force stays (RFC 3261 s.14.1)."""
+    """A failure of an `Updated`; the session in force stays (RFC 3261 s.14.1).
+
+    `challenge`, here and below, is what the registrar of a phone asks it for, and nobody else.
+    """
 
     status: int
     reason: str
     rule: str
     carried: Carried = NOTHING
     retry_after_s: int | None = None
+    challenge: Fields = ()
 
 
 @frozen
@@ -124,6 +133,7 @@ class Informed:
     content_type: str
     body: bytes
     carried: Carried = NOTHING
+    credentials: Fields = ()
 
 
 @frozen
@@ -136,6 +146,7 @@ class InformAnswered:
     content_type: str = ""
     body: bytes = b""
     carried: Carried = NOTHING
+    challenge: Fields = ()
 
 
 @frozen
@@ -145,6 +156,16 @@ class Released:
     cause: str
     text: str = ""
     carried: Carried = field(default=NOTHING)
+    credentials: Fields = ()
+
+
+@frozen
+class ReleaseAnswered:
+    """What a registrar says to the BYE of its phone; without `challenge` that is over."""
+
+    status: int
+    reason: str
+    challenge: Fields = ()
 
 
 Event = (
@@ -161,4 +182,5 @@ Event = (
     | Informed
     | InformAnswered
     | Released
+    | ReleaseAnswered
 )

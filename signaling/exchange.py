@@ -35,7 +35,19 @@ class State(Enum):
     UP = "up"
     LAST_ACK = "last-ack"  # to be released, but our 2xx has no ACK yet (RFC 3261 s.15)
     RELEASING = "releasing"  # our BYE has no answer yet
+    LEAVING = "leaving"  # the BYE of a phone has no answer yet: its registrar may want to see who it is
     ENDED = "ended"
+
+
+class Role(Enum):
+    """Whose leg it is: a phone and its registrar settle between themselves who the phone is."""
+
+    PEER = "peer"  # anybody: what it asks for is answered by us or by nobody
+    PHONE = "phone"
+    REGISTRAR = "registrar"
+
+
+OTHER_ROLE = {Role.PEER: Role.PEER, Role.PHONE: Role.REGISTRAR, Role.REGISTRAR: Role.PHONE}
 
 
 class Purpose(Enum):

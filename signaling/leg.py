@@ -7,6 +7,7 @@ both sides are once the call stands; `signaling.caller` and `signaling.callee` a
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any, assert_never
 
@@ -22,6 +23,7 @@ from signaling.events import (
     Progressed,
     Redirected,
     Rejected,
+    ReleaseAnswered,
     Released,
     UpdateAccepted,
     UpdateCancelled,
@@ -43,6 +45,7 @@ from signaling.exchange import (
     Purpose,
     Raise,
     Respond,
+    Role,
     SendAck,
     SendRequest,
     State,
@@ -52,6 +55,7 @@ from signaling.exchange import (
 )
 from signaling.flow import Flow
 from signaling.message import Field, Request, Response
+from signaling.passed_digest import challenges_of, credentials_of
 from signaling.renegotiation import Renegotiable
 from signaling.topology import (
     Carried,
@@ -65,6 +69,10 @@ from signaling.topology import (
 )
 from signaling.transaction import ServerTx
 
+LEAVE_S = 4.0
+"""How long the BYE of a phone waits for its registrar, and a registrar that asks for the phone's answer."""
+MAX_CHALLENGED = 3
+
 
 class Leg(Renegotiable):
     """One side of a call. `name` is unique in the call ("a", "b1")."""
@@ -77,6 +85,8 @@ class Leg(Renegotiable):
         """A response to a request of ours. What is wrong with one is taken as a failure of the request."""
         if response.status not in (401, 407) or not self._wanted(asked):
             return self._response(asked, response, now)
+        if self.role is Role.REGISTRAR and self.authorizer is None and asked.purpose is not Purpose.CALL:
+            return self._response(asked, response, now)  # its phone has what it asks for
         noted, again = self._challenged(asked, response, now)
         if again is not None:
             # Only the call itself is worth a line each time: a long one may be challenged at every refresh.
@@ -104,7 +114,7 @@ class Leg(Renegotiable):
         if response.status < 200 or asked.purpose is Purpose.BYE_FORK:
             return []
         if asked.purpose is Purpose.BYE:
-            return self._end() if self.state is State.RELEASING else []
+            return self._bye_answered(response, now) if self.state is State.RELEASING else []
         if asked.ack is not None and 200 <= response.status < 300:
             return [SendAck(asked.ack, self.destination(self))]
         if self.state is not State.UP:
@@ -117,8 +127,10 @@ class Leg(Renegotiable):
         if asked.purpose is Purpose.INFORM:
             nothing = ("", b"")
             kind, body = carry_body(response.content_type, response.body, hosts_of(response)) or nothing
-            status, carried = crossing_status(response.status), carry_response(response, self.site.trusted)
-            return [Raise(InformAnswered(asked.number, status, reason_phrase(status), kind, body, carried))]
+            challenge = challenges_of(response) if self.role is Role.REGISTRAR else ()
+            status = response.status if challenge else crossing_status(response.status)
+            reason, carried = reason_phrase(status), carry_response(response, self.site.trusted)
+            return [Raise(InformAnswered(asked.number, status, reason, kind, body, carried, challenge))]
         if asked.purpose is Purpose.CHECK:
             return []
         return self._update_response(asked, response, now)
@@ -134,7 +146,7 @@ class Leg(Renegotiable):
         if asked.purpose is Purpose.CALL:
             return self._call_failed(cause)
         if asked.purpose is Purpose.BYE:
-            return self._end() if self.state is State.RELEASING else []
+            return self._parted() if self.state is State.RELEASING else []
         if self.state is not State.UP or asked.purpose is Purpose.BYE_FORK:
             return []
         return self._lost(asked, 408, "Request Timeout", now)
@@ -175,8 +187,8 @@ class Leg(Renegotiable):
         dialog.accept(request)
         method = request.method
         if method == "BYE":
-            return self._bye_received(tx, request)
-        if self.state in (State.RELEASING, State.LAST_ACK, State.ENDED):
+            return self._bye_received(tx, request, now)
+        if self.state in (State.RELEASING, State.LEAVING, State.LAST_ACK, State.ENDED):
             raise PeerError(481, "Call/Transaction Does Not Exist", "call-is-over")
         check_extensions(request)
         if method in ("INVITE", "UPDATE"):
@@ -184,7 +196,10 @@ class Leg(Renegotiable):
                 return self._update_received(tx, request, now)
             return self._early_update(tx, request, dialog)
         if method in INSIDE:
-            return [Raise(self._informs.open(tx, request, self.site.trusted))]
+            informed = self._informs.open(tx, request, self.site.trusted)
+            if self.role is Role.PHONE:
+                informed = replace(informed, credentials=credentials_of(request))
+            return [Raise(informed)]
         if method in KNOWN:
             raise PeerError(405, "Method Not Allowed", "method-not-allowed")
         raise PeerError(501, "Not Implemented", "unknown-method")
@@ -193,18 +208,56 @@ class Leg(Renegotiable):
         """The dialog that a request is in; before the call stands there may be several (s.12.1)."""
         return self.dialog
 
-    def _bye_received(self, tx: ServerTx, request: Request) -> list[Effect]:
+    def _bye_received(self, tx: ServerTx, request: Request, now: float) -> list[Effect]:
         if self.state in (State.CALLING, State.CANCELLING):
             # RFC 3261 s.15: who is called sends no BYE before its 2xx.
             raise PeerError(481, "Call/Transaction Does Not Exist", "bye-before-answer")
+        if self.role is Role.PHONE and self.state in (State.UP, State.LEAVING) and self.parting is None:
+            return self._leave(tx, request, now)
         effects: list[Effect] = [self._respond(tx, 200, "OK")]
         if self.state is State.RELEASING:
-            return [*effects, *self._end()]
-        if self.state is State.ENDED:
+            return [*effects, *self._parted()]
+        if self.state in (State.LEAVING, State.ENDED):
             return effects
         effects.extend(self._close())
         effects.append(Raise(Released("bye", "hung up", carry_request(request, self.site.trusted))))
         return [*effects, *self._end()]
+
+    # -- a phone hangs up, and its registrar may ask who it is -----------------------------------------------
+
+    def _leave(self, tx: ServerTx, request: Request, now: float) -> list[Effect]:
+        """The BYE of a phone is answered when its registrar has answered ours, unless that takes too long."""
+        effects = self._close()
+        self.served = None
+        self.state, self.parting = State.LEAVING, tx
+        self.timers = {"leave": now + LEAVE_S}
+        carried = carry_request(request, self.site.trusted)
+        return [*effects, Raise(Released("bye", "hung up", carried, credentials_of(request)))]
+
+    def _left(self, event: ReleaseAnswered | Released, now: float) -> list[Effect]:
+        """What the registrar says to that, or that it is gone."""
+        tx, self.parting = self.parting, None
+        challenge = event.challenge if isinstance(event, ReleaseAnswered) else ()
+        if not isinstance(event, ReleaseAnswered) or not challenge:
+            return [*([] if tx is None else [self._respond(tx, 200, "OK")]), *self._end()]
+        if tx is None:
+            return []
+        self.timers = {"leave": now + LEAVE_S}
+        return [self._respond(tx, event.status, event.reason, [*self._own("Server"), *challenge])]
+
+    def _bye_answered(self, response: Response, now: float) -> list[Effect]:
+        challenge = challenges_of(response) if self.role is Role.REGISTRAR else ()
+        if not challenge or self.challenged >= MAX_CHALLENGED:
+            return self._parted()
+        self.challenged += 1
+        # Should the phone give up, or we have hung up ourselves, nobody has what it asks for.
+        self.timers = {"leave": now + LEAVE_S}
+        return [Raise(ReleaseAnswered(response.status, reason_phrase(response.status), challenge))]
+
+    def _parted(self) -> list[Effect]:
+        """The peer has no call any more."""
+        over = [Raise(ReleaseAnswered(200, "OK"))] if self.role is Role.REGISTRAR else []
+        return [*over, *self._end()]
 
     def ack(self, request: Request) -> list[Effect]:
         """The ACK of our 2xx."""
@@ -230,6 +283,8 @@ class Leg(Renegotiable):
         if self.state is not State.UP:
             return [Raise(InformAnswered(event.number, 480, "Temporarily Unavailable"))]
         fields = [*self._own("User-Agent"), *render(event.carried, self.site)]
+        if self.role is Role.REGISTRAR:
+            fields.extend(event.credentials)
         if event.method == "NOTIFY":
             fields.append(("Contact", self._contact()))
         if event.body:
@@ -242,7 +297,7 @@ class Leg(Renegotiable):
         tx = self._informs.close(event.number)
         if tx is None or self.state is State.ENDED:
             return []
-        fields = [*self._own("Server"), *render(event.carried, self.site)]
+        fields = [*self._own("Server"), *render(event.carried, self.site), *event.challenge]
         if tx.request.method == "OPTIONS" and event.status < 300:
             fields.extend([("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)])
         if event.body:
@@ -271,7 +326,12 @@ class Leg(Renegotiable):
             case InformAnswered():
                 return self._answer_inform(event)
             case Released():
-                return self._release(tuple(render(event.carried, self.site)), now)
+                if self.state is State.LEAVING:
+                    return self._left(event, now)
+                shown = event.credentials if self.role is Role.REGISTRAR else ()
+                return self._release((*render(event.carried, self.site), *shown), now)
+            case ReleaseAnswered():
+                return self._left(event, now) if self.state is State.LEAVING else []
             case Offered():
                 raise UsageError("a call is offered by making a CalleeLeg")
             case _:
@@ -295,7 +355,11 @@ class Leg(Renegotiable):
                 return self._bye()
             case State.INVITED:
                 return self.deliver(Rejected(480, "Temporarily Unavailable", "released"), now)
-            case State.CANCELLING | State.LAST_ACK | State.RELEASING | State.ENDED:
+            case State.RELEASING if "leave" in self.timers:
+                # The phone has what it was asked for.
+                self.farewell = fields
+                return self._bye()
+            case State.CANCELLING | State.LAST_ACK | State.RELEASING | State.LEAVING | State.ENDED:
                 return []
             case _:
                 assert_never(self.state)
@@ -357,6 +421,9 @@ class Leg(Renegotiable):
         del self.timers[name]
         if name == "ack":
             return self._ack_due(now)
+        if name == "leave":
+            tx, self.parting = self.parting, None
+            return [*([] if tx is None else [self._respond(tx, 200, "OK")]), *self._end()]
         if name == "check":
             return self._check(now)
         if name == "reinvite":
@@ -409,6 +476,7 @@ class Leg(Renegotiable):
             "session": self.session.snapshot(),
             "owns_call_id": self.owns_call_id,
             "account": None if self.authorizer is None else self.authorizer.name,
+            "role": self.role.value,
         }
 
     @classmethod
@@ -429,6 +497,7 @@ class Leg(Renegotiable):
             setattr(leg, name, None if text is None else text.encode("utf-8", "surrogateescape"))
         leg.remote_updates = data["remote_updates"]
         leg.owns_call_id = data["owns_call_id"]
+        leg.role = Role(data.get("role", "peer"))
         leg.session.restore(data["session"], now)
         leg.opened.append(leg.dialog.local_tag)
         leg._arm_session(now)

@@ -22,6 +22,7 @@ from signaling.exchange import (
     Purpose,
     Raise,
     Respond,
+    Role,
     SendAck,
     SendRequest,
     Served,
@@ -32,6 +33,7 @@ from signaling.exchange import (
     session_body,
 )
 from signaling.message import Field, Request, Response
+from signaling.passed_digest import challenges_of, credentials_of
 from signaling.topology import Carried, carry_request, carry_response, reason_phrase, render
 from signaling.transaction import ServerTx
 from signaling.usage import Usage
@@ -72,7 +74,9 @@ class Renegotiable(Usage):
         if sdp is not None and sdp == self.remote_sdp and self.local_sdp is not None:
             # Nothing changes: a session refresh (RFC 4028 s.7.4), answered with what is in force.
             return [*effects, self._answer(served, self.local_sdp, Carried(), now)]
-        return [*effects, Raise(Updated(sdp, request.method, carry_request(request, self.site.trusted)))]
+        shown = credentials_of(request) if self.role is Role.PHONE else ()
+        carried = carry_request(request, self.site.trusted)
+        return [*effects, Raise(Updated(sdp, request.method, carried, shown))]
 
     def _early_update(self, tx: ServerTx, request: Request, dialog: Dialog) -> list[Effect]:
         """A target refresh before the call stands; the offer of the INVITE is still to be answered."""
@@ -93,6 +97,7 @@ class Renegotiable(Usage):
             return [self._answer(served, event.sdp or b"", carried, now)]
         self.served = None
         fields = [*self._own("Server"), *render(event.carried, self.site), self._warning(event.rule)]
+        fields.extend(event.challenge)
         if event.retry_after_s is not None:
             fields.append(("Retry-After", str(event.retry_after_s)))
         return [self._respond(served.tx, event.status, event.reason, fields)]
@@ -137,14 +142,21 @@ class Renegotiable(Usage):
             return [Raise(UpdateRejected(491, "Request Pending", "glare"))]
         by_update = event.sdp is not None and event.method == "UPDATE" and self.remote_updates
         method = "UPDATE" if by_update else "INVITE"
-        sent = self._offer(Purpose.UPDATE, method, event.sdp, event.carried, now)
+        shown = event.credentials if self.role is Role.REGISTRAR else ()
+        sent = self._offer(Purpose.UPDATE, method, event.sdp, event.carried, now, shown)
         sent.asked.update = event
         return [sent]
 
     def _offer(
-        self, purpose: Purpose, method: str, sdp: bytes | None, carried: Carried, now: float
+        self,
+        purpose: Purpose,
+        method: str,
+        sdp: bytes | None,
+        carried: Carried,
+        now: float,
+        credentials: Sequence[Field] = (),
     ) -> SendRequest:
-        fields = self._offer_fields(carried)
+        fields = [*self._offer_fields(carried), *credentials]
         if sdp:
             fields.append(("Content-Type", SDP))
         sent = self._request(purpose, method, fields, sdp or b"")
@@ -195,6 +207,12 @@ class Renegotiable(Usage):
         """A failure of our INVITE or UPDATE; the session in force stays."""
         status = response.status
         longer = self.session.lengthen(response)
+        challenge = challenges_of(response) if self.role is Role.REGISTRAR else ()
+        if asked.purpose is Purpose.REFRESH and challenge:
+            # It is there and knows the call; what it wants to see only the phone has.
+            self.session.agree(self.session.timer, now)
+            self._arm_session(now)
+            return []
         if asked.purpose is Purpose.REFRESH:
             by_update = asked.method == "UPDATE" and status in (405, 501)
             if by_update:
@@ -208,13 +226,13 @@ class Renegotiable(Usage):
             return []
         if longer and asked.update is not None:
             return self._update(asked.update, now)
-        status = crossing_status(status)
+        status = status if challenge else crossing_status(status)
         reason, carried, retry = (
             reason_phrase(status),
             carry_response(response, self.site.trusted),
             retry_after(response),
         )
-        return [Raise(UpdateRejected(status, reason, "peer-rejected", carried, retry))]
+        return [Raise(UpdateRejected(status, reason, "peer-rejected", carried, retry, challenge))]
 
     def _acknowledge(self, asked: Asked, body: bytes) -> SendAck:
         """The ACK of our INVITE's 2xx; kept with the transaction, to be repeated when the 2xx is."""

@@ -14,6 +14,7 @@ from signaling.exchange import (
     Phase,
     Purpose,
     Respond,
+    Role,
     SendAck,
     SendRequest,
     Served,
@@ -34,6 +35,7 @@ class Usage:
         "_informs",
         "asked",
         "authorizer",
+        "challenged",
         "destination",
         "dialog",
         "farewell",
@@ -42,9 +44,11 @@ class Usage:
         "name",
         "opened",
         "owns_call_id",
+        "parting",
         "reference",
         "remote_sdp",
         "remote_updates",
+        "role",
         "served",
         "session",
         "settings",
@@ -84,6 +88,9 @@ class Usage:
         self.destination: Callable[[Usage], Flow] = same_flow
         self.authorizer: Authorizer | None = None  # our account at this peer
         self.reference = ""
+        self.role = Role.PEER
+        self.parting: ServerTx | None = None  # the BYE of a phone that its registrar has not answered
+        self.challenged = 0  # how often a registrar has asked at the end who the phone is
         self._informs = Informs()
 
     # -- requests, and challenges to them (RFC 3261 s.22) ---------------------------------------------------
@@ -138,9 +145,19 @@ class Usage:
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
             *self._own("User-Agent"),
-            *self.session.fields(),
+            *self._timer_fields(),
             *render(carried, self.site),
         ]
+
+    def _timer_fields(self) -> list[Field]:
+        fields = self.session.fields()
+        if self.role is Role.REGISTRAR and self.session.timer is None:
+            # One that asks at every request who the phone is would ask at our refreshes, too: let it refresh.
+            fields = [
+                (name, f"{value};refresher=uas" if name == "Session-Expires" else value)
+                for name, value in fields
+            ]
+        return fields
 
     def _answer_fields(self, carried: Carried) -> list[Field]:
         """Of our 2xx to an INVITE or UPDATE."""
