@@ -147,7 +147,7 @@ class Phones:
         flows = self.locations.flows()
         told = self._told_otherwise()
         if told and any(
-            one.upstream is not None and one.upstream.asked_at < self._moved_at
+            one.upstream is not None and one.upstream.asked_at <= self._moved_at
             for one in self.locations.all()
         ):
             flows += [Flow(one.network, one.transport, one.local, ("", 0)) for one in told]

@@ -47,6 +47,8 @@ from sbc.tokens import Tokens
 from sbc.trunks import ServerDown
 from sbc.turn import TurnNetworks, TurnRelay
 from signaling.flow import Flow, host_port
+from signaling.stateless import METHODS
+from signaling.transport.udp import Glance
 from signaling.transport.wires import ListenError, Wires
 
 GOODBYE_S = 5.0
@@ -99,7 +101,10 @@ class Server:
         self.pool = self.turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)
         streams = TurnRelay(self.relay, self.turn)
         self._anchor = LocalAnchor.of_config(config, self.pool, streams, self.loop.time)
-        self.wires = Wires(Sites(config).listeners, self._receive, self._failed, transport_limits(config))
+        glance = Glance(self._answers, self.rearm)
+        self.wires = Wires(
+            Sites(config).listeners, self._receive, self._failed, transport_limits(config), glance
+        )
         self.control: ControlServer | None = None
         self.calls = Calls(
             config,
@@ -247,6 +252,16 @@ class Server:
             self._journal.sent(data, flow, self._known())
         self.wires.send(data, flow)
 
+    def _answers(self, data: bytes, flow: Flow, age_s: float) -> bool:
+        """Whether a datagram is answered without being kept; what is left to `_receive` has been looked at."""
+        if self._log.debugging:
+            return False  # the journal shows every message
+        try:
+            return self.calls.stateless.answers(data, flow, self.loop.time(), age_s)
+        except Exception as error:
+            self._broken("message", error, **_named(flow))
+            return True
+
     def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
         if data[0] < 4 and is_stun(data):
             self._answer_stun(data, flow)
@@ -255,7 +270,8 @@ class Server:
         if debugging:
             self._journal.begin(data, flow, age_s)
         try:
-            self.calls.receive(data, flow, self.loop.time(), age_s)
+            glanced = not debugging and not flow.reliable and data.startswith(METHODS)
+            self.calls.receive(data, flow, self.loop.time(), age_s, glanced)
         # The one broad except of this loop: a bug outside of any call must not end every call.
         except Exception as error:
             self._broken("message", error, **_named(flow))
@@ -423,8 +439,10 @@ class Server:
             "media.streams": len(self.relay),
             "media.in_kernel": self.relay.in_kernel,
             "media.kernel": _kernel(self.kernel),
+            "media.former_relays": self.relay.former,
         }
         return {
+            "held.former_listeners": len(self.wires.retired),
             **self.calls.stats,
             **self._journal.bugs,
             **transports,

@@ -136,7 +136,10 @@ class Sites:
 
         A call that began in a network which is not configured any more goes on there.
         """
-        for listener in (*self.listeners, *self.former):
+        listeners = self.listeners
+        if self.former and all(listener.network != network for listener in listeners):
+            listeners = self.former
+        for listener in listeners:
             if (
                 listener.network == network
                 and listener.transport == transport
