@@ -108,6 +108,9 @@ class Phones:
                 f"Via: SIP/2.0/UDP 127.0.0.1:{self.here};branch=z9hG4bK-{user}-{cseq};rport\r\nMax-Forwards: 70\r\n"
                 f"From: <sip:{user}@{DOMAIN}>;tag={user}\r\nTo: <sip:{user}@{DOMAIN}>\r\nCall-ID: {user}\r\n"
                 f"CSeq: {cseq} REGISTER\r\nContact: <sip:{user}@127.0.0.1:{self.here}>\r\nExpires: 600\r\n"
+                # As phones do: a stranger gets few answers that are larger than what it has sent.
+                "User-Agent: Home/1.0\r\nSupported: path, gruu, replaces\r\n"
+                "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, NOTIFY, MESSAGE, REFER, PRACK\r\n"
                 f"{extra}Content-Length: 0\r\n\r\n"
             ).encode()
         )
