@@ -1,12 +1,13 @@
 """The port pool: exact capacity, quarantine, no pair given twice."""
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media.ports import PoolExhausted, PortPool
+from media.ports import PoolExhausted, PortPool, Range, overlap
 from media.relay import PortPair
 
 THIRTY = {"public": ("127.0.0.1", 20000, 20059)}
@@ -124,3 +125,87 @@ def test_no_pair_is_ever_held_twice_nor_before_its_rest(
             released[pair] = now
         assert pool.in_use("n") == len(held)
         assert pool.in_use("n") + pool.free("n", now) + pool.resting("n", now) == 10
+
+
+# -- reloads that move ranges ------------------------------------------------------------------------------
+
+
+def test_a_network_that_is_gone_has_ports_for_its_calls_and_the_one_in_its_place_knows() -> None:
+    pool = PortPool({"old": ("127.0.0.1", 20000, 20005)}, 0.0)
+    first = pool.allocate("old", 0.0)
+    pool.reconfigure({"new": ("127.0.0.1", 20000, 20005)}, 0.0)
+    second = pool.allocate("old", 0.0)
+    third = pool.allocate("new", 0.0)
+    assert {first.rtp, second.rtp, third.rtp} == {20000, 20002, 20004}
+    assert (second.network, second.host) == ("old", "127.0.0.1")
+    for network in ("old", "new"):
+        with pytest.raises(PoolExhausted) as caught:
+            pool.allocate(network, 0.0)
+        assert (caught.value.network, pool.size(network)) == (network, 3)
+    assert pool.holds("new", second.rtp) and pool.holds("old", third.rtp)
+    pool.release(second, 0.0)
+    assert pool.allocate("new", 0.0).rtp == second.rtp
+    pool.release(first, 0.0)
+    assert pool.allocate("old", 0.0).rtp == first.rtp
+
+
+def test_what_rests_goes_on_to_rest_in_whatever_range_it_is() -> None:
+    pool = PortPool({"a": ("127.0.0.1", 20000, 20003), "b": ("127.0.0.1", 20004, 20007)}, 30.0)
+    pairs = [pool.allocate("a", 0.0) for _ in range(2)]
+    pool.release(pairs[0], 10.0)
+    pool.reconfigure({"a": ("127.0.0.1", 20004, 20007), "b": ("127.0.0.1", 20000, 20003)}, 30.0)
+    with pytest.raises(PoolExhausted):
+        pool.allocate("b", 39.9)
+    assert pool.allocate("b", 40.0).rtp == pairs[0].rtp
+    pool.release(pairs[1], 50.0)
+    with pytest.raises(PoolExhausted):
+        pool.allocate("b", 79.9)
+    assert pool.allocate("b", 80.0).rtp == pairs[1].rtp
+
+
+SPANS = st.sampled_from(
+    [("h1", 20000, 20007), ("h1", 20008, 20013), ("h2", 20000, 20007), ("h2", 20004, 20009)]
+)
+LAYOUTS = st.dictionaries(st.sampled_from("abc"), SPANS, min_size=1, max_size=3).filter(
+    lambda ranges: overlap(ranges) is None
+)
+
+
+@given(
+    LAYOUTS,
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("take"), st.sampled_from("abc")),
+            st.tuples(st.just("give"), st.integers(0, 50)),
+            st.tuples(st.just("reload"), LAYOUTS),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([0.0, 2.0]),
+)
+def test_no_port_is_anybody_elses_through_any_reloads(
+    ranges: dict[str, Range], steps: list[tuple[str, Any]], quarantine_s: float
+) -> None:
+    pool = PortPool(ranges, quarantine_s)
+    names = set(ranges)
+    held: list[PortPair] = []
+    for now, (step, what) in enumerate(steps):
+        if step == "take" and what in names:
+            try:
+                pair = pool.allocate(what, float(now))
+            except PoolExhausted:
+                continue
+            assert (pair.host, pair.rtp) not in {(one.host, one.rtp) for one in held}
+            held.append(pair)
+        elif step == "give" and held:
+            pool.release(held.pop(what % len(held)), float(now))
+        elif step == "reload":
+            pool.reconfigure(what, quarantine_s)
+            ranges = what
+            names |= set(what)
+        assert pool.total_in_use() == len(held)
+    for pair in held:
+        pool.release(pair, 1000.0)
+    assert pool.total_in_use() == 0
+    for name in ranges:
+        assert pool.free(name, 2000.0) == pool.size(name), "nothing is lost"
