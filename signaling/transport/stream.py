@@ -298,13 +298,13 @@ class StreamListener:
         sock = self._new_socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(self.listener.local)
+            sock.bind(self.local)
             sock.listen(1024)
         except OSError:
             sock.close()
             raise
         self._socket = sock
-        self.local = (self.listener.local[0], sock.getsockname()[1])
+        self.local = (self.local[0], sock.getsockname()[1])
 
     def serve(self, listener: Listener) -> None:
         """Accept connections, for whom `listener` says: also when that changes while we do."""
