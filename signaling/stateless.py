@@ -13,6 +13,8 @@ from typing import Final
 from signaling.flow import Flow
 from signaling.message import Field
 
+METHODS: Final = (b"OPTIONS ", b"REGISTER ")
+"""How requests begin that may be worth no more than a glance."""
 MAX_BYTES: Final = 4096
 # What `read` does with a line: constants, since a module's name is looked up each time that it is used.
 _VIA: Final = 1

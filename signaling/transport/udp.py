@@ -8,8 +8,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from signaling.flow import Address, Flow, Listener
+from signaling.stateless import METHODS
 from signaling.transport.limits import TransportCounters, TransportLimits
 
 # Below this the queue age is taken from the time of the last empty queue, above it from the kernel's clock.
@@ -21,6 +23,17 @@ _MAX_DATAGRAM = 65_535
 
 Receive = Callable[[bytes, Flow, float], None]
 Failed = Callable[[Flow], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """Who sees what begins with one of `METHODS` before `receive` does.
+
+    `answers(data, flow, age_s)` tells whether that was all, and `after` is called when a row of them is done.
+    """
+
+    answers: Callable[[bytes, Flow, float], bool]
+    after: Callable[[], None]
 
 
 class UdpListener:
@@ -37,7 +50,9 @@ class UdpListener:
         limits: TransportLimits,
         counters: TransportCounters,
         loop: asyncio.AbstractEventLoop,
+        glance: Glance | None = None,
     ) -> None:
+        self._glance = glance
         self.listener = listener
         self.local = listener.local
         self._receive = receive
@@ -104,7 +119,13 @@ class UdpListener:
             self._socket = None
 
     def _drain(self) -> None:
+        if self._read() and self._glance is not None:
+            self._glance.after()
+
+    def _read(self) -> bool:
         """Read what is there, a bounded number of datagrams so that timers and other sockets get their turn.
+
+        Returns whether a glance was enough for any of it.
 
         Whatever is read now has come since the queue was last seen empty. As long as that is a moment ago, the
         moment is a good enough age and costs nothing; only after it the kernel's time stamps are read.
@@ -114,6 +135,8 @@ class UdpListener:
         limit = self._limits.max_message_bytes
         counters = self._counters
         flows = self._flows
+        answers = None if self._glance is None else self._glance.answers
+        glanced = False
         for _ in range(self._limits.datagrams_per_wakeup):
             age_s = time.monotonic() - self._empty_at
             try:
@@ -124,7 +147,7 @@ class UdpListener:
                     age_s = min(age_s, _waited_s(ancillary))
             except BlockingIOError:
                 self._empty_at = time.monotonic()
-                return
+                return glanced
             except OSError:
                 counters.receive_errors += 1  # an ICMP error on the queue; the next read goes on
                 continue
@@ -143,9 +166,13 @@ class UdpListener:
                 listener = self.listener
                 flow = Flow(listener.network, "udp", self.local, (source[0], source[1]))
                 flows[source] = flow
+            if answers is not None and data.startswith(METHODS) and answers(data, flow, age_s):
+                glanced = True
+                continue
             self._receive(data, flow, age_s)
             if self._socket is None:
-                return  # closed by what it received
+                break  # closed by what it received
+        return glanced
 
 
 def _waited_s(ancillary: list[tuple[int, int, bytes]]) -> float:

@@ -14,7 +14,7 @@ from signaling.flow import Address, Flow, Listener, host_port
 from signaling.transport.limits import TransportCounters, TransportLimits
 from signaling.transport.listener import choose_listener
 from signaling.transport.stream import ConnectionBook, StreamListener
-from signaling.transport.udp import UdpListener
+from signaling.transport.udp import Glance, UdpListener
 
 Receive = Callable[[bytes, Flow, float], None]
 Failed = Callable[[Flow], None]
@@ -71,16 +71,23 @@ class Wires:
     """Every UDP and TCP port of the node.
 
     `receive(data, flow, age_s)` gets each message with the time it has waited at most, in seconds; `failed(flow)`
-    tells that what was sent on a flow did not arrive. Both are called from the loop's callbacks only.
+    tells that what was sent on a flow did not arrive. Both are called from the loop's callbacks only. `glance` has a
+    look at datagrams before.
     """
 
     def __init__(
-        self, listeners: Iterable[Listener], receive: Receive, failed: Failed, limits: TransportLimits
+        self,
+        listeners: Iterable[Listener],
+        receive: Receive,
+        failed: Failed,
+        limits: TransportLimits,
+        glance: Glance | None = None,
     ) -> None:
         self.listeners = tuple(listeners)
         self.counters = TransportCounters()
         self._receive = receive
         self._failed = failed
+        self._glance = glance
         self._book = ConnectionBook(limits, self.counters)
         self._faces: dict[Key, Face] = {}
         self._retired: set[Key] = set()
@@ -96,15 +103,14 @@ class Wires:
 
         A listener whose transport and address are open already keeps its socket.
         """
-        known = {face.listener.local: key for key, face in self._faces.items() if key[0] == "udp"}
-        streams = {face.listener.local: key for key, face in self._faces.items() if key[0] != "udp"}
         staged = Staged([])
         problems: list[Unbound] = []
         for listener in listeners:
-            key = (known if listener.transport == "udp" else streams).pop(listener.local, None)
-            face = self._new(listener) if key is None else self._faces[key]
+            key = (listener.transport, listener.local)
+            known = self._faces.get(key)
+            face = self._new(listener) if known is None else known
             # A retired stream listener has let go of its port; it must be had again.
-            fresh = key is None or (key in self._retired and isinstance(face, StreamListener))
+            fresh = known is None or (key in self._retired and isinstance(face, StreamListener))
             if fresh:
                 try:
                     face.bind()
@@ -157,7 +163,7 @@ class Wires:
         loop = asyncio.get_running_loop()
         if listener.transport == "udp":
             limits, counters = self._book.limits, self.counters
-            return UdpListener(listener, self._receive, self._failed, limits, counters, loop)
+            return UdpListener(listener, self._receive, self._failed, limits, counters, loop, self._glance)
         return StreamListener(listener, self._receive, self._failed, self._book, loop)
 
     # -- what there is -------------------------------------------------------------------------------------
