@@ -120,6 +120,9 @@ class Reference:
             return
         end = stream.a if side == "a" else stream.b
         self._take_up(stream)
+        for either in (stream.a, stream.b):
+            # What came before is judged as it was then.
+            self._drain(either)
         end.configure(spec, self._forwarder.buffer)
         now = _clock()
         for either in (stream.a, stream.b):
