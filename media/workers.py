@@ -184,8 +184,13 @@ class WorkerRelay:
         if self._fastpath is not None and self._fastpath.policies is not None:
             loop.add_reader(self._fastpath.policies, self._policies_changed)
         self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
-        for worker in self._workers:
-            self._spawn(worker)
+        try:
+            for worker in self._workers:
+                self._spawn(worker)
+        except OSError:
+            for worker in self._workers:
+                self._disconnect(worker)  # by which those end that have started
+            raise
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -327,10 +332,9 @@ class WorkerRelay:
 
     def _tell_late(self, worker: _Worker, command: tuple[Any, ...]) -> None:
         """What may come after commands that were given later; in order among its like."""
-        if worker.control is None:
-            return
-        worker.late.append(command)
-        if self._late is None:
+        if worker.control is not None:
+            worker.late.append(command)
+        if self._late is None and worker.late:
             self._late = self._loop.call_later(LATE_S, self._tell_what_waited)
 
     def _tell_what_waited(self) -> None:
