@@ -196,3 +196,44 @@ def test_what_is_wrong_is_said(address: str, why: str) -> None:
             await find(config(f"127.0.0.1:{server.port}", address=address).networks["public"])
 
     run(scenario)
+
+
+def test_a_reload_knows_the_new_address_before_it_comes_into_force() -> None:
+    async def scenario(server: StunServer) -> None:
+        changes: list[tuple[str, str]] = []
+        plain = config(advertise="192.0.2.1")
+        own = OwnAddresses(plain, lambda *change: changes.append(change), refresh_s=0.02)
+        await own.first()
+        task = asyncio.create_task(own.run())
+        fresh = config(f"127.0.0.1:{server.port}")
+        learned = await own.preview(fresh)
+        assert own.apply(fresh, learned).networks["public"].advertised == MAPPED
+        assert own.apply(fresh).networks["public"].advertised != MAPPED, "not in force yet"
+        own.reconfigure(fresh, learned)
+        assert own.apply(fresh).networks["public"].advertised == MAPPED
+        # Another one is noticed as ever, and a network that goes is not asked for any more.
+        server.says = "198.51.100.8"
+        await until(lambda: changes == [("public", "198.51.100.8")])
+        others = {name: network for name, network in fresh.networks.items() if name != "public"}
+        own.reconfigure(fresh.model_copy(update={"networks": others}), {})
+        await asyncio.sleep(0.05)
+        seen = len(server.asked)
+        await asyncio.sleep(0.1)
+        assert len(server.asked) == seen
+        own.reconfigure(fresh, await own.preview(fresh))
+        assert own.apply(fresh).networks["public"].advertised == "198.51.100.8"
+        await until(lambda: len(server.asked) > seen + 2)
+        task.cancel()
+
+    run(scenario)
+
+
+def test_a_reload_does_not_wait_long_for_an_address() -> None:
+    async def scenario(server: StunServer) -> None:
+        server.mute = True
+        own = OwnAddresses(config(advertise="192.0.2.1"), lambda *change: None)
+        fresh = config(f"127.0.0.1:{server.port}")
+        assert await own.preview(fresh, 0.05) == {}
+        assert server.asked
+
+    run(scenario)
