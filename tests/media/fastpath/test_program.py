@@ -1,5 +1,6 @@
 """What the kernel program does with each kind of packet, and that it counts as media/rtp.py does."""
 
+import socket
 import struct
 import time
 from typing import Any
@@ -171,6 +172,47 @@ def test_a_sum_of_zero_is_told_as_ffff(kernel: Kernel, six: bool) -> None:
         check_sums(after)
         zeros += after[at : at + 2] == b"\xff\xff"
     assert zeros
+
+
+_WORDS = st.one_of(st.integers(0, 0xFFFF), st.sampled_from([0, 1, 0xFF, 0xFF00, 0xFFFE, 0xFFFF]))
+_HOSTS4 = st.lists(_WORDS, min_size=2, max_size=2).map(lambda words: struct.pack("!2H", *words))
+_HOSTS6 = st.lists(_WORDS, min_size=8, max_size=8).map(lambda words: struct.pack("!8H", *words))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    hosts=st.one_of(
+        st.tuples(_HOSTS4, _HOSTS4, _HOSTS4, _HOSTS4), st.tuples(_HOSTS6, _HOSTS6, _HOSTS6, _HOSTS6)
+    ),
+    ports=st.tuples(*[st.integers(1, 0xFFFF)] * 4),
+    octets=st.tuples(*[st.integers(0, 255)] * 4),
+    size=st.integers(0, 9),
+)
+def test_sums_are_right_whatever_changes(
+    kernel: Kernel,
+    hosts: tuple[bytes, ...],
+    ports: tuple[int, ...],
+    octets: tuple[int, ...],
+    size: int,
+) -> None:
+    """Any two addresses and ports become any others, with every time to live and class before and after."""
+    family = socket.AF_INET if len(hosts[0]) == 4 else socket.AF_INET6
+    us, peer, far_us, far_peer = (
+        (socket.inet_ntop(family, host), port) for host, port in zip(hosts, ports, strict=True)
+    )
+    ttl, class_before, class_after, octet = octets
+    flow = table.key(us, peer)
+    course = table.Course(1, far_us, far_peer, far_peer[0], 1, 1500, class_after)
+    kernel.table.put(table.Entry(flow, course, 1, 1, 1 / 8000, reception().state()))
+    payload = rtp_packet(101, 160, 0xABCD, bytes([octet] * size))
+    try:
+        verdict, after = kernel.run(frame(peer, us, payload, ttl=ttl, tos=class_before))
+    finally:
+        kernel.table.delete(flow)
+    assert verdict == FORWARDED
+    check_sums(after)
+    assert after.endswith(payload)
+    assert hosts[2] + hosts[3] + struct.pack("!HH", ports[2], ports[3]) in after
 
 
 def test_a_wrong_checksum_stays_wrong(kernel: Kernel) -> None:
