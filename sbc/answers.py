@@ -15,7 +15,6 @@ Answer = tuple[int, str, list[Field]]
 RETRY_AFTER_S = 2
 OPTIONS_ANSWER: Answer = 200, "OK", [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
 """What we can do (RFC 3261 s.11.2): status, reason and fields."""
-"""What we can do (RFC 3261 s.11.2)."""
 CLOSING_ANSWER: Answer = 503, "Service Unavailable", [("Warning", '399 sbc "listener-closing -"')]
 """To OPTIONS where `closing` is the refusal: without Retry-After, since nobody will be there then."""
 INSIDE_ONLY = ("BYE", "UPDATE", "INFO", "NOTIFY", "PRACK", "CANCEL")

@@ -1,9 +1,9 @@
 """The calls of a process: SIP messages in, SIP messages out, and what happens between (design.md s.1).
 
 `Calls` is what comes in: messages, media events, time, and what an operator asks. It finds the call that they are
-for and has `sbc.switchboard` carry out what the call makes of them; a new one goes to `sbc.reception`. It does no I/O
-itself: bytes go out by `send`, time and bytes come in as arguments, so the in-memory wire of the tests and
-`sbc simulate` run this very code.
+for and has `sbc.switchboard` carry out what the call makes of them. A new call goes to `sbc.reception`, and what is
+answered without being kept to `sbc.stateless`. It does no I/O itself: bytes go out by `send`, time and bytes come in
+as arguments, so the in-memory wire of the tests and `sbc simulate` run this very code.
 """
 
 from collections import Counter, deque
@@ -14,15 +14,10 @@ from config.model import Config
 from media.relay import BindFailed, Layer, RelayEvent, Silence, Withheld, WorkerRestarted
 from sbc.anchor import LocalAnchor, MediaReport
 from sbc.answers import (
-    CLOSING_ANSWER,
-    OPTIONS_ANSWER,
-    RETRY_AFTER_S,
-    Answer,
     bug_answer,
     closing,
     outside,
     ping_request,
-    raw_fields,
 )
 from sbc.decisions import Decision
 from sbc.keepalive import KeepAlive
@@ -32,10 +27,10 @@ from sbc.outbound import Outbound, SendRegister
 from sbc.phones import Phones, Store
 from sbc.reception import Reception
 from sbc.record import CallRecord
-from sbc.reflection import Reflection
 from sbc.registration_effects import Happened, Relayed
 from sbc.routing import Router
 from sbc.sites import Sites
+from sbc.stateless import Stateless
 from sbc.switchboard import REPORT_S, Live, Switchboard, dialog_key
 from sbc.trunks import Ping, Trunks
 from sbc.users import Users
@@ -45,10 +40,8 @@ from signaling.exchange import Asked
 from signaling.flow import Flow, Listener
 from signaling.leg import Leg
 from signaling.message import Request, Response
-from signaling.parser import ParseLimits, parse, refuse
+from signaling.parser import ParseLimits, parse
 from signaling.return_path import ReturnPaths
-from signaling.stateless import lines
-from signaling.stateless import read as read_plain
 from signaling.topology import carry_request
 from signaling.transaction import (
     AckReceived,
@@ -67,7 +60,6 @@ from signaling.transaction import Effect as TransactionEffect
 __all__ = ["REPORT_S", "Calls"]
 
 MAGIC = "z9hG4bK"
-_OPTIONS = f"{OPTIONS_ANSWER[0]} {OPTIONS_ANSWER[1]}", lines(OPTIONS_ANSWER[2])
 
 
 class Calls:
@@ -105,7 +97,6 @@ class Calls:
         self._secret = secret
         self.on_bug = on_bug
         self._return_paths = ReturnPaths()
-        self._reflection = Reflection()
         self._media_policy = MediaPolicy.of_config(config)
         self.transactions = Transactions(
             _timers(config),
@@ -140,6 +131,7 @@ class Calls:
         self.reception = Reception(
             self.transactions, self.board, self.phones, wall=wall, token=token, tag=self._tag
         )
+        self.stateless = Stateless(self.transactions, self.phones, self.reception, self.stats, send=send)
         self._configure(config, users)
 
     def _configure(self, config: Config, users: Users | None, now: float | None = None) -> None:
@@ -158,10 +150,10 @@ class Calls:
         self.transactions.former_names = self.sites.former_names
         self.transactions.retime(_timers(config))
         limits = config.limits
-        self.parse_limits = ParseLimits(
+        self._parse_limits = ParseLimits(
             max_message_bytes=limits.max_message_bytes, max_headers=limits.max_headers
         )
-        self.queue_age_s = limits.queue_age_ms / 1000
+        self.stateless.configure(config, self.sites, self._parse_limits)
 
     def _tag(self) -> str:
         return self._token(6)
@@ -268,81 +260,17 @@ class Calls:
 
     # -- from the wire -------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, flow: Flow, now: float, age_s: float = 0.0) -> None:
-        """One SIP message as it came; `age_s` is how long it waited for us."""
-        if age_s > self.queue_age_s and self.reception.can_wait(data, flow, now):
-            # RFC 7339 s.1, RFC 3261 s.21.5.4: refusing must stay cheaper than serving.
-            self._refuse_raw(
-                data, flow, 503, "Service Unavailable", "overload", now, self.phones.retry_after_s(data, now)
-            )
-            return
-        answered = self._short_way(data, flow, now)
-        if answered is not None:
-            self._send_small(data, answered, flow, now)
+    def receive(self, data: bytes, flow: Flow, now: float, age_s: float = 0.0, glanced: bool = False) -> None:
+        """One SIP message as it came; `age_s` is how long it waited for us. `glanced`: `stateless` has seen it."""
+        if not glanced and self.stateless.answers(data, flow, now, age_s):
             return
         try:
-            message = parse(data, self.parse_limits)
-            if isinstance(message, Request):
-                answer = self._answer_at_once(message, flow, now)
-                if answer is not None:
-                    for sent in self.transactions.answer(message, flow, *answer):
-                        assert isinstance(sent, Transmit)
-                        self._send_small(data, sent.data, sent.flow, now)
-                    return
+            message = parse(data, self._parse_limits)
+            if isinstance(message, Request) and self.stateless.answers_request(message, data, flow, now):
+                return
             self._perform(self.transactions.receive(message, flow, now), now)
         except ParseError as error:
-            self._refuse_raw(data, flow, error.status, error.reason, error.rule, now)
-
-    def _short_way(self, data: bytes, flow: Flow, now: float) -> bytes | None:
-        """The answer to what needs no more than a glance: that which it would get from those who read it in full."""
-        options = data.startswith(b"OPTIONS ")
-        if not (options or data.startswith(b"REGISTER ")) or flow.transport != "udp":
-            return None
-        if self.sites.is_former(flow):
-            return None
-        limits = self.parse_limits
-        plain = None if len(data) > limits.max_message_bytes else read_plain(data, flow, limits.max_headers)
-        if plain is None:
-            return None
-        return plain.answer(*_OPTIONS) if options else self.phones.answer(plain, flow, now)
-
-    def _answer_at_once(self, request: Request, flow: Flow, now: float) -> Answer | None:
-        """The answer that needs no transaction, so that nobody fills our memory by asking (RFC 3261 s.8.2.7)."""
-        if request.method == "OPTIONS":
-            if request.to_tag is not None:
-                return None
-            return CLOSING_ANSWER if self.sites.is_former(flow) else OPTIONS_ANSWER
-        if self.sites.is_former(flow):
-            return None
-        return self.phones.challenge(request, flow, now) if request.method == "REGISTER" else None
-
-    def _refuse_raw(
-        self,
-        data: bytes,
-        flow: Flow,
-        status: int,
-        reason: str,
-        rule: str,
-        now: float,
-        retry_after_s: int = RETRY_AFTER_S,
-    ) -> None:
-        self.stats[f"refused:{rule}"] += 1
-        answer = refuse(data, status, reason, raw_fields(status, rule, retry_after_s))
-        if answer is not None:
-            self._send_small(data, answer, flow, now)
-
-    def _send_small(self, asked: bytes, answer: bytes, flow: Flow, now: float) -> None:
-        """Send what nothing is kept of: seldom to a stranger when it is larger than what `asked` for it."""
-        if (
-            len(answer) > len(asked)
-            and not flow.reliable
-            and not asked.startswith(b"OPTIONS ")  # how peers of every kind look whether we are there
-            and not self.reception.knows(flow, now)
-            and not self._reflection.may_enlarge(flow.remote[0], now)
-        ):
-            self.stats["dropped:reflection"] += 1
-            return
-        self._send(answer, flow)
+            self.stateless.refuse(data, flow, error.status, error.reason, error.rule, now)
 
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Bytes for this flow cannot be sent."""

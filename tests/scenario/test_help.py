@@ -169,7 +169,7 @@ def late(border: Border, agent: Agent, number: int, called: str = "200", field: 
         ).encode(),
         agent.flow,
         border.now,
-        border.calls.queue_age_s + 1,
+        border.calls.stateless.queue_age_s + 1,
     )
     first = agent.inbox.pop(0)
     agent.inbox.clear()

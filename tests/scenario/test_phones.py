@@ -680,7 +680,7 @@ def test_the_service_of_help_is_called_by_its_name() -> None:
 @pytest.mark.source
 def test_overload_lets_emergencies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     border, registrar, phone = home()
-    late = border.calls.queue_age_s + 1
+    late = border.calls.stateless.queue_age_s + 1
     receive = border.calls.receive
 
     def slow(data: bytes, flow: Flow, now: float) -> None:
