@@ -185,11 +185,6 @@ class Phonebook:
             user, Decision("source", f"phones.calls: {self._calls}", compared, outcome), refusal, unproven
         )
 
-    @property
-    def anybody(self) -> bool:
-        """Whether nobody has to show who he is (`phones.calls: any`)."""
-        return self._calls == "any"
-
     def names(self, user: str) -> Collection[str]:
         """What a user may call himself."""
         known = self._users.get(user)
