@@ -68,13 +68,13 @@ def mutate(chance: random.Random) -> str:
 
 def check(text: str) -> bool:
     """The invariant for one line; returns whether anything in it was understood."""
-    began = time.perf_counter()
+    began = time.thread_time()
     challenges = parse_challenges(Response(401, "x", [("WWW-Authenticate", text)] * 9))
     try:
         credentials = parse_credentials(text)
     except ParseError:
         credentials = None
-    assert time.perf_counter() - began < DEADLINE_S
+    assert time.thread_time() - began < DEADLINE_S
     plain = plain_params(text)
     assert plain is None or plain == spelled_params(text)
     assert len(challenges) <= MAX_CHALLENGES
