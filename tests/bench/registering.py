@@ -26,6 +26,7 @@ PHONES = ("127.77.0.9", 5060)
 GAP_S = 0.005
 """Between two registrations: 200 a second, so that timers run as they would."""
 WHAT = ("registration", "refresh", "options")
+"""A registration of two REGISTERs, a REGISTER that shows the nonce that the phone has, an OPTIONS."""
 
 
 class Wire(Border):
@@ -172,11 +173,3 @@ def _counted(number: int, what: str, border: bool) -> int:
         cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return int(re.findall(r"I +refs: +([0-9,]+)", done.stderr)[0].replace(",", ""))
-
-
-if __name__ == "__main__":
-    for one in WHAT:
-        taken = Phones(shown=one == "refresh")
-        taken.many(USERS, "registration")
-        print(one, f"{min(taken.many(1000, one) for _ in range(5)):.1f} us", flush=True)
-        print(one, f"{instructions(one) / 1e3:.0f} thousand instructions", flush=True)
