@@ -6,18 +6,13 @@ elsewhere for so long, and the called user was never asked, as 480 and 486 would
 
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from config.model import Config
-from nat.address import subscriber
+from sbc.buckets import MAX_RETRY_S, TokenBucket, TokenBuckets
 from sbc.decisions import Decision
 from sbc.routing import Refusal, Source
 
-MAX_SOURCES = 10_000
-"""Addresses whose rate is remembered; the one that was silent for longest is forgotten first."""
-MAX_RETRY_S = 60
 MAX_SPREAD_S = 300.0
 """Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
 SOURCE_SHARE = 0.25
@@ -120,38 +115,6 @@ def _raw_priorities(priorities: Sequence[str]) -> re.Pattern[bytes] | None:
     )
 
 
-@dataclass(slots=True)
-class TokenBucket:
-    """`rate` tokens a second, at most one second's worth (and at least one) at a time."""
-
-    rate: float
-    tokens: float
-    at: float
-
-    @classmethod
-    def full(cls, rate: float, now: float) -> "TokenBucket":
-        """A bucket that nobody has taken from."""
-        return cls(rate, max(1.0, rate), now)
-
-    def refill(self, now: float) -> float:
-        """The tokens there are by now."""
-        if now > self.at:
-            self.tokens = min(max(1.0, self.rate), self.tokens + (now - self.at) * self.rate)
-            self.at = now
-        return self.tokens
-
-    def take(self, now: float) -> bool:
-        """Take one, if there is one."""
-        if self.refill(now) < 1.0:
-            return False
-        self.tokens -= 1.0
-        return True
-
-    def wait_s(self) -> int:
-        """Whole seconds until there is a token, for Retry-After."""
-        return min(MAX_RETRY_S, max(1, math.ceil((1.0 - self.tokens) / self.rate)))
-
-
 class Admission:
     """The limits of one configuration."""
 
@@ -159,11 +122,10 @@ class Admission:
         limits = config.limits
         self._max_calls = limits.max_calls
         self._rate = limits.calls_per_s
-        self._source_rate = limits.calls_per_s_per_source
         self._trunk_limits = {trunk.name: trunk.max_calls for trunk in config.trunks.values()}
         self._drain_s = config.timers.drain_s
         self._whole: TokenBucket | None = None
-        self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._sources = TokenBuckets(limits.calls_per_s_per_source)
 
     def __len__(self) -> int:
         """Sources that are remembered."""
@@ -199,7 +161,7 @@ class Admission:
                 refusal = Refusal(503, "Too Many Calls", "trunk-max-calls", FULL_RETRY_S)
                 return refusal, _decision(f"trunks.{source.trunk}.max_calls", tuple(compared), refusal)
         # The source first: who floods us must not use up what belongs to all.
-        own = self._bucket(source.host, now) if self._source_rate else None
+        own = self._sources.of(source.host, now) if self._sources.rate else None
         if own is not None:
             compared.append((f"tokens of {source.host}", f"{own.refill(now):.2f} of {own.rate:g}/s"))
             if own.tokens < 1.0 and not emergency:
@@ -220,30 +182,14 @@ class Admission:
     def adopt(self, old: "Admission", now: float) -> None:
         """Take over from the Admission of the configuration before: nobody gets a full bucket by a reload."""
         if old._whole is not None and self._rate:
-            self._whole = _carried(old._whole, self._rate, now)
-        if self._source_rate:
-            for key, bucket in old._sources.items():
-                self._sources[key] = _carried(bucket, self._source_rate, now)
+            self._whole = old._whole.at_rate(self._rate, now)
+        if self._sources.rate:
+            self._sources.adopt(old._sources, now)
 
     def _whole_bucket(self, now: float) -> TokenBucket:
         if self._whole is None:
             self._whole = TokenBucket.full(self._rate, now)
         return self._whole
-
-    def _bucket(self, host: str, now: float) -> TokenBucket:
-        key = subscriber(host)
-        bucket = self._sources.get(key)
-        if bucket is None:
-            bucket = self._sources[key] = TokenBucket.full(self._source_rate, now)
-            if len(self._sources) > MAX_SOURCES:
-                self._sources.popitem(last=False)
-        else:
-            self._sources.move_to_end(key)
-        return bucket
-
-
-def _carried(old: TokenBucket, rate: float, now: float) -> TokenBucket:
-    return TokenBucket(rate, min(max(1.0, rate), old.refill(now)), now)
 
 
 def _decision(rule: str, compared: tuple[tuple[str, str], ...], refusal: Refusal) -> Decision:
@@ -262,11 +208,10 @@ class Spread:
 
     def __init__(self, rate: float, share: float | None = None, queue: bool = True) -> None:
         self.rate = rate
-        self._share = max(1.0, rate * SOURCE_SHARE if share is None else share)
         self._queue = queue
         self._turn = 0
         self._bucket: TokenBucket | None = None
-        self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._sources = TokenBuckets(max(1.0, rate * SOURCE_SHARE if share is None else share))
         self._place = 0.0
 
     def take(self, host: str, now: float) -> int | None:
@@ -275,7 +220,7 @@ class Spread:
             return None
         if self._bucket is None:
             self._bucket = TokenBucket.full(self.rate, now)
-        own = self._of(subscriber(host), now)
+        own = self._sources.of(host, now)
         if own.refill(now) < 1.0:
             return own.wait_s() + self._behind(now)
         if self._bucket.refill(now) < 1.0:
@@ -283,16 +228,6 @@ class Spread:
         self._bucket.tokens -= 1.0
         own.tokens -= 1.0
         return None
-
-    def _of(self, key: str, now: float) -> TokenBucket:
-        bucket = self._sources.get(key)
-        if bucket is None:
-            bucket = self._sources[key] = TokenBucket.full(self._share, now)
-            if len(self._sources) > MAX_SOURCES:
-                self._sources.popitem(last=False)
-        else:
-            self._sources.move_to_end(key)
-        return bucket
 
     def later(self, now: float) -> int:
         """When one more may come back, in seconds."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from config.load import load
 from config.model import Config
-from sbc.admission import MAX_SOURCES, Admission, Emergencies, Spread
+from sbc.admission import Admission, Emergencies, Spread
+from sbc.buckets import MAX_SOURCES
 from sbc.routing import Source
 
 CONFIG = """

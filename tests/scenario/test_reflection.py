@@ -2,7 +2,8 @@
 
 import pytest
 
-from sbc.reflection import MAX_ADDRESSES, Reflection
+from sbc.buckets import MAX_SOURCES
+from sbc.reflection import Reflection
 from tests.harness.border import Agent, Border
 from tests.scenario.test_phones import LOCAL, Phone
 
@@ -79,8 +80,8 @@ def test_who_is_registered_or_on_a_stream_is_answered_always() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     reflection = Reflection()
-    for number in range(MAX_ADDRESSES + 100):
+    for number in range(MAX_SOURCES + 100):
         assert reflection.may_enlarge(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1.0)
-    assert len(reflection) == MAX_ADDRESSES
+    assert len(reflection) == MAX_SOURCES
     assert [reflection.may_enlarge("2001:db8::1", 2.0) for _ in range(6)] == [True] * 5 + [False]
     assert not reflection.may_enlarge("2001:db8::2", 2.0), "one subscriber"
