@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import delay
-from tests.bench.bench_register import KamailioRegistrar, OurRegistrar, registrations
+from tests.bench.bench_register import USERS, KamailioRegistrar, OurRegistrar, registrations
+from tests.bench.bench_turn import gateway_packet_us
 from tests.bench.loads import calls, cpu_costs, held_memory, options
 from tests.bench.loopback import Corner, Loopback
 from tests.bench.media import bench as media
@@ -32,7 +33,7 @@ BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
 
 OURS = Corner(77)
 THEIRS = Corner(78)
-PARTS = ("calls", "delay", "options", "register", "memory", "relay", "media")
+PARTS = ("calls", "delay", "options", "register", "memory", "relay", "turn", "media")
 BUDGET = {
     "calls": "0.65",
     "p50": "1 ms",
@@ -132,6 +133,10 @@ def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
                 else [rtpengine_packet_us(place, THEIRS, wanted.streams // 2) for _ in range(wanted.rounds)]
             )
             return [_row(f"CPU per relayed packet at {wanted.streams} streams, us", part, [rounds, theirs])]
+        if part == "turn":
+            costs = [gateway_packet_us(wanted.streams // 2)[0] for _ in range(wanted.rounds)]
+            name = "the same of the TURN gateway, which comes on top where a network has one, us"
+            return [_row(name, part, [costs])]
         if part == "register":
             return _register(place, wanted, alone)
         systems: list[System] = [Ours(OURS)] if alone else [Ours(OURS), Peers(THEIRS)]
@@ -165,6 +170,7 @@ def _register(place: Loopback, wanted: argparse.Namespace, alone: bool) -> list[
     for system in systems:
         system.start(place)
         come_first(system.pids())
+        registrations(USERS, wanted.rate * 2)(place, system)
     rate = wanted.rate * 2
     units = rate * wanted.seconds
     costs = cpu_costs(place, systems, registrations(units, rate), units, wanted.rounds)
