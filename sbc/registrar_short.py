@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from sbc.answers import Answer
 from sbc.locations import Binding, Locations
+from sbc.register_request import MAX_CALL_ID
 from sbc.register_shape import plain_shape
 from sbc.registrar import ORDER_S
 from sbc.registrar_local import LocalRegistrar
@@ -66,7 +67,7 @@ class ShortWay:
 
     def _renewed(self, plain: Plain, flow: Flow, now: float, lasting: bool) -> bytes | None:
         params = plain_params(plain.authorization)
-        if params is None or not self._ours(params, plain.uri):
+        if params is None or not self._ours(params, plain.uri) or len(plain.call_id) > MAX_CALL_ID:
             return None
         name = params["username"]
         binding = self._binding(name, flow, plain_shape(plain, self._registrar.era))

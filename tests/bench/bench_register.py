@@ -6,9 +6,9 @@ Three systems take the same SIPp load in turn: ours with the bindings in memory,
 sent before what it says is on the disk), and Kamailio with its bindings in memory. CPU is of all processes of a system.
 A registration is both REGISTERs. All users register once before it counts, so it counts renewals with a new Call-ID and
 a fresh nonce, as of phones that were switched off. Each system makes and checks the nonce, hashes with qop, looks up
-the user and replaces the contact; ours lets no nonce count pass twice, for which Kamailio is not set up, and has HA1 where
-Kamailio is given the password. `--instructions` counts what ours takes in process under valgrind, the one figure that a
-busy machine does not change.
+the user and replaces the contact; ours lets no nonce count pass twice, for which Kamailio is not set up, and has HA1
+where Kamailio is given the password. `--instructions` counts what ours takes in process under valgrind, the one figure
+that a busy machine does not change.
 """
 
 import argparse
