@@ -89,7 +89,7 @@ def run(place: Place, make: Make, load: Load) -> Result:
                 assert time.monotonic() < deadline, [side.text for side in sides]
                 assert all(side.running for side in sides), [side.text for side in sides]
                 time.sleep(0.01)
-            with kept([*way.pids, *(side.pid for side in sides)]):
+            with kept([side.pid for side in sides], way.pids):
                 shared.start(time.monotonic_ns() + int(LEAD_S * 1e9))
                 time.sleep(LEAD_S + WARM_UP_S)
                 relay, others = way.pids, [side.pid for side in sides] + softirq_threads()

@@ -11,7 +11,8 @@
  *
  * A packet is late by the time between its send call and its arrival in the receiver's network stack (SO_TIMESTAMPNS,
  * so CLOCK_REALTIME): when this process gets round to reading it does not matter, and it may read in batches. The first
- * `warm-up` packets of each stream are sent and not counted. At the end one line of JSON tells what came.
+ * `warm-up` packets of each stream are not counted; the streams begin one after the other in the first three quarters of that
+ * time, as calls do. At the end one line of JSON tells what came.
  */
 
 #define _GNU_SOURCE
@@ -163,6 +164,12 @@ static int socket_of(int stream)
     return (int)((long long)stream * n_sockets / count);
 }
 
+/* Streams begin one after the other: Load.first of streams.py. */
+static int first_packet_of(int stream)
+{
+    return (int)((long long)stream * warm_up * 3 / 4 / count);
+}
+
 static void send_streams(int from, int to, uint32_t seq)
 {
     static uint8_t buffers[BATCH][HEADER + PAYLOAD];
@@ -171,7 +178,9 @@ static void send_streams(int from, int to, uint32_t seq)
 
     while (from < to) {
         int number = 0, fd = socket_of(from);
-        for (; number < BATCH && from < to && socket_of(from) == fd; number++, from++) {
+        for (; number < BATCH && from < to && socket_of(from) == fd; from++) {
+            if ((int)seq < first_packet_of(from))
+                continue;
             uint64_t now = (uint64_t)now_ns(CLOCK_REALTIME);
             *sent_at(side, (uint32_t)from, seq) = now;
             if (prepared) {
@@ -194,6 +203,7 @@ static void send_streams(int from, int to, uint32_t seq)
                                                        .msg_namelen = sizeof streams[from].to,
                                                        .msg_iov = &parts[number],
                                                        .msg_iovlen = 1};
+            number++;
         }
         for (int done = 0; done < number;) {
             int sent = sendmmsg(sockets[fd], messages + done, (unsigned)(number - done), 0);
@@ -356,11 +366,14 @@ int main(int argc, char **argv)
         receive();
     }
     __atomic_store_n(&shared->side[side].finished, 1, __ATOMIC_RELEASE);
-    end = now_ns(CLOCK_MONOTONIC) + DRAIN_NS;
-    while (now_ns(CLOCK_MONOTONIC) < end || !__atomic_load_n(&shared->side[!side].finished, __ATOMIC_ACQUIRE)) {
+    /* From the end of the other side on, however late that is: its packets are still under way. */
+    end = 0;
+    do {
+        if (!__atomic_load_n(&shared->side[!side].finished, __ATOMIC_ACQUIRE) || !end)
+            end = now_ns(CLOCK_MONOTONIC) + DRAIN_NS;
         usleep(2000);
         receive();
-    }
+    } while (now_ns(CLOCK_MONOTONIC) < end);
     lost = (uint64_t)count * (uint64_t)(packets - warm_up) - received_counted;
     printf("{\"sent\": %llu, \"received\": %llu, \"lost\": %llu, \"reordered\": %llu, \"doubled\": %llu, \"foreign\": %llu,"
            " \"refused\": %llu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f, \"late_ms\": %.3f}\n",

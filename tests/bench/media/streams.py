@@ -49,6 +49,10 @@ class Load:
         """Packets of each stream."""
         return self.warm_up + round(self.seconds * 1000 / PTIME_MS)
 
+    def first(self, call: int) -> int:
+        """The first packet of a stream: they begin one after the other; `first_packet_of` of phones.c."""
+        return call * self.warm_up * 3 // 4 // self.calls
+
     def phone_port(self, call: int) -> int:
         """The port of the phone, on either side, in a call; `socket_of` of phones.c."""
         return FIRST_PORT + 2 * (call * SOCKETS // self.calls)
