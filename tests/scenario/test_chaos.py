@@ -9,7 +9,7 @@ from signaling.flow import Flow
 from signaling.message import Message, Request, Response
 from signaling.parser import parse
 from tests.harness.border import Agent, Border, audio
-from tests.scenario.test_forking import at, ring, to_phones
+from tests.harness.forks import at, ring, to_phones
 
 STATUSES = (100, 180, 183, 199, 200, 202, 302, 401, 404, 408, 422, 481, 486, 487, 488, 491, 500, 503, 603)
 METHODS = (

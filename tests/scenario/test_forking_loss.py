@@ -11,7 +11,7 @@ from signaling.flow import Flow
 from signaling.message import Request, Response
 from signaling.parser import parse
 from tests.harness.border import Agent, Border, audio
-from tests.scenario.test_forking import at, ring, to_phones
+from tests.harness.forks import at, ring, to_phones
 
 T1, T2 = 0.5, 4.0
 TICK_S = 0.1
