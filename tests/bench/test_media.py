@@ -19,7 +19,8 @@ from tests.lab.namespaces import SBC
 
 SMALL = Load(20, 1.0)
 
-# Of each stream it drops one packet in ten, sends one in ten twice and one in ten after the next.
+# Of each stream it drops one packet in ten, sends one in ten twice and one in ten after the next. With one more
+# argument it sends everything so many seconds later instead.
 CROOKED = """
 import selectors, socket, sys, time
 calls, host_a, host_b, phone_a, phone_b, first = int(sys.argv[1]), *sys.argv[2:6], int(sys.argv[6])
@@ -34,12 +35,18 @@ for call in range(calls):
     chosen.register(a, selectors.EVENT_READ, (b, (phone_b, ports[call])))
     chosen.register(b, selectors.EVENT_READ, (a, (phone_a, ports[call])))
 print("ready", flush=True)
-held = {}
+held, late = {}, []
 while True:
-    for key, _ in chosen.select():
+    while late and late[0][0] <= time.monotonic():
+        _, out, to, data = late.pop(0)
+        out.sendto(data, to)
+    for key, _ in chosen.select(0.01 if len(sys.argv) > 8 else None):
         data = key.fileobj.recv(2048)
-        time.sleep(0.0002)
         out, to = key.data
+        if len(sys.argv) > 8:
+            late.append((time.monotonic() + float(sys.argv[8]), out, to, data))
+            continue
+        time.sleep(0.0002)
         tenth = data[3] % 10
         if tenth == 1:
             continue
@@ -64,9 +71,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def crooked(place: Place, load: Load) -> Iterator[Way]:
+def crooked(place: Place, load: Load, *late_s: str) -> Iterator[Way]:
     phones = ",".join(str(load.phone_port(call)) for call in range(load.calls))
-    arguments = [str(load.calls), *BORDER, *PHONES.values(), str(RELAY_PORTS[0]), phones]
+    arguments = [str(load.calls), *BORDER, *PHONES.values(), str(RELAY_PORTS[0]), phones, *late_s]
     process = place.start(SBC, "crooked", [sys.executable, "-c", CROOKED, *arguments])
     process.await_text("ready")
     ports = [RELAY_PORTS[0] + 2 * call for call in range(load.calls)]
@@ -136,11 +143,12 @@ def test_what_the_queues_of_a_relay_do_not_take_is_told_from_what_it_loses(place
 
 
 def test_what_comes_late_is_not_lost(place: Place) -> None:
-    """A side of phones that got no processor for longer than the other one lives: it catches up, and is waited for."""
+    """A side of phones that got no processor for longer than the other one needs: it catches up, and is waited for; so
+    are its packets, which a relay has for another while."""
 
     @contextlib.contextmanager
     def stopped(place: Place, load: Load) -> Iterator[Way]:
-        with WAYS["direct"].make(place, load) as way:
+        with crooked(place, load, "0.2") as way:
             before = len(place._processes)
 
             def stop() -> None:
