@@ -13,6 +13,7 @@ from tests.signaling.test_transport import on_loop
 @on_loop
 async def test_a_glance_comes_first_and_the_end_of_a_row_is_told_once() -> None:
     seen: list[tuple[str, bytes]] = []
+    done = asyncio.Event()
 
     def answers(data: bytes, flow: Flow, age_s: float) -> bool:
         assert flow.network == "public" and 0 <= age_s < 30
@@ -25,12 +26,16 @@ async def test_a_glance_comes_first_and_the_end_of_a_row_is_told_once() -> None:
     def receive(data: bytes, flow: Flow, age_s: float) -> None:
         seen.append(("receive", data))
 
+    def after() -> None:
+        seen.append(("after", b""))
+        done.set()
+
     wires = Wires(
         [Listener("public", "udp", ("127.0.0.1", 0), ("sbc.example", 5060))],
         receive,
         lambda flow: None,
         TransportLimits(),
-        Glance(answers, lambda: seen.append(("after", b""))),
+        Glance(answers, after),
     )
     wires.open()
     (bound,) = wires.bound
@@ -40,8 +45,7 @@ async def test_a_glance_comes_first_and_the_end_of_a_row_is_told_once() -> None:
         # All of them wait in one row when the loop looks for the first time.
         for data in (b"OPTIONS enough", b"INVITE enough", b"REGISTER more", b"REGISTER enough"):
             peer.sendto(data, bound.local)
-        while len(seen) < 6:
-            await asyncio.sleep(0.005)
+        await asyncio.wait_for(done.wait(), 30.0)
         back = wires.flow_to("public", "udp", peer.getsockname())
         assert back is not None
         wires.send(b"last", back)
