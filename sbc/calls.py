@@ -272,6 +272,10 @@ class Calls:
         except ParseError as error:
             self.stateless.refuse(data, flow, error.status, error.reason, error.rule, now)
 
+    def unreachable(self, quoted: bytes, flow: Flow, now: float) -> None:
+        """The network says that what begins with `quoted` did not arrive at the other end of `flow`."""
+        self._perform(self.transactions.unreachable(quoted, flow, now), now)
+
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Bytes for this flow cannot be sent."""
         self.phones.transport_failed(flow, now)

@@ -103,7 +103,12 @@ class Server:
         self._anchor = LocalAnchor.of_config(config, self.pool, streams, self.loop.time)
         glance = Glance(self._answers, self.rearm)
         self.wires = Wires(
-            Sites(config).listeners, self._receive, self._failed, transport_limits(config), glance
+            Sites(config).listeners,
+            self._receive,
+            self._failed,
+            transport_limits(config),
+            glance,
+            self._refused,
         )
         self.control: ControlServer | None = None
         self.calls = Calls(
@@ -301,6 +306,13 @@ class Server:
             self.calls.transport_failed(flow, self.loop.time())
         except Exception as error:
             self._broken("transport failure", error, **_named(flow))
+        self.rearm()
+
+    def _refused(self, quoted: bytes, flow: Flow) -> None:
+        try:
+            self.calls.unreachable(quoted, flow, self.loop.time())
+        except Exception as error:
+            self._broken("ICMP error", error, **_named(flow))
         self.rearm()
 
     def _relay_event(self, event: RelayEvent) -> None:

@@ -358,6 +358,21 @@ class Transactions:
             tx.merge_key = None
         return effects
 
+    def unreachable(self, quoted: bytes, flow: Flow, now: float) -> list[Effect]:
+        """An ICMP error says that a datagram to `flow` did not arrive, and quotes its beginning (RFC 3261 s.18.4).
+
+        Believed only where the quote is of a request of ours that nobody has answered: its branch is known to nobody
+        who is not on the way, while anybody can forge the rest.
+        """
+        found = _QUOTED.match(quoted)
+        tx = None if found is None else self._clients.get((found[2].decode(), found[1].decode()))
+        if tx is None or tx.peer != flow or tx.state not in (State.CALLING, State.TRYING):
+            return []
+        self.counters.transport_failures += 1
+        effects: list[Effect] = []
+        self._step_client(tx, Input.TRANSPORT_ERROR, None, now, effects)
+        return effects
+
     def transport_failed(self, flow: Flow, now: float) -> list[Effect]:
         """What was sent on `flow` did not arrive for sure (RFC 3261 s.17.1.4, RFC 6026 s.8.9)."""
         effects: list[Effect] = []
@@ -740,6 +755,10 @@ def _slim(tx: ClientTx | ServerTx) -> None:
         tx.data = b""  # not repeated in these states
     if tx.table is SERVER or (tx.table is INVITE_SERVER and tx.state is State.ACCEPTED):
         tx.owner = None  # nothing can come up any more
+
+
+# As we write it: our Via is the first line after the Request-Line.
+_QUOTED = re.compile(rb"([A-Z]{1,16}) [^\r\n]*\r\nVia: [^\r\n]*;branch=(z9hG4bK[0-9A-Za-z]{8,64})[;\r]")
 
 
 def _client_key(response: Response) -> tuple[object, ...]:

@@ -35,6 +35,7 @@ class TransportCounters:
     send_blocked: int = 0  # socket buffer full: lost, SIP's timers repeat it
     send_failed: int = 0
     receive_errors: int = 0
+    unreachable: int = 0  # ICMP errors of datagrams that we have sent
     oversized: int = 0
     keepalives: int = 0
     accepted: int = 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from signaling.flow import Address, Flow, Listener
 from signaling.stateless import METHODS
 from signaling.transport.limits import TransportCounters, TransportLimits
+from signaling.transport.refusals import UNREACHABLE, ask_for_refusals, refusals
 
 # Below this the queue age is taken from the time of the last empty queue, above it from the kernel's clock.
 SURE_AGE_S = 0.05
@@ -23,6 +24,7 @@ _MAX_DATAGRAM = 65_535
 
 Receive = Callable[[bytes, Flow, float], None]
 Failed = Callable[[Flow], None]
+Refused = Callable[[bytes, Flow], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Glance:
 class UdpListener:
     """One UDP port. `receive(data, flow, age_s)` is told how long a datagram has waited at most.
 
-    `failed(flow)` is called from the loop, never from inside `send`, when the system refuses an address.
+    `failed(flow)` is called from the loop, never from inside `send`, when the system refuses an address; so is
+    `refused(quoted, flow)` when the network says that a datagram did not arrive, of which it quotes the beginning.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class UdpListener:
         counters: TransportCounters,
         loop: asyncio.AbstractEventLoop,
         glance: Glance | None = None,
+        refused: Refused | None = None,
     ) -> None:
         self._glance = glance
+        self._refused = refused
         self.listener = listener
         self.local = listener.local
         self._receive = receive
@@ -77,6 +82,8 @@ class UdpListener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            if self._refused is not None:
+                ask_for_refusals(sock)
             sock.bind((host, port))
         except OSError:
             sock.close()
@@ -98,12 +105,17 @@ class UdpListener:
         if self._socket is None:
             return
         try:
-            self._socket.sendto(data, flow.remote)
+            try:
+                self._socket.sendto(data, flow.remote)
+            except OSError as error:
+                if error.errno not in UNREACHABLE:
+                    raise
+                # Most likely the ICMP error of an earlier datagram, which says nothing about this one.
+                self._counters.receive_errors += 1
+                self._loop.call_soon(self._take_refusals)
+                self._socket.sendto(data, flow.remote)
         except BlockingIOError:
             self._counters.send_blocked += 1
-        except ConnectionRefusedError:
-            # The ICMP error of an earlier datagram, which says nothing about this one.
-            self._counters.receive_errors += 1
         except (OSError, OverflowError, UnicodeError):
             # No route, not permitted, too long, or no literal address.
             self._counters.send_failed += 1
@@ -137,6 +149,7 @@ class UdpListener:
         flows = self._flows
         answers = None if self._glance is None else self._glance.answers
         glanced = False
+        before = counters.datagrams_received
         for _ in range(self._limits.datagrams_per_wakeup):
             age_s = time.monotonic() - self._empty_at
             try:
@@ -147,9 +160,14 @@ class UdpListener:
                     age_s = min(age_s, _waited_s(ancillary))
             except BlockingIOError:
                 self._empty_at = time.monotonic()
+                if counters.datagrams_received == before:
+                    self._take_refusals()  # nothing was there to be read: it is an error that woke us
                 return glanced
             except OSError:
                 counters.receive_errors += 1  # an ICMP error on the queue; the next read goes on
+                self._take_refusals()
+                if self._socket is None:
+                    break
                 continue
             counters.datagrams_received += 1
             if len(data) > limit:
@@ -173,6 +191,15 @@ class UdpListener:
             if self._socket is None:
                 break  # closed by what it received
         return glanced
+
+    def _take_refusals(self) -> None:
+        if self._socket is None or self._refused is None:
+            return
+        for quoted, remote in refusals(self._socket):
+            self._counters.unreachable += 1
+            self._refused(quoted, Flow(self.listener.network, "udp", self.local, remote))
+            if self._socket is None:
+                return  # closed by what it has told
 
 
 def _waited_s(ancillary: list[tuple[int, int, bytes]]) -> float:

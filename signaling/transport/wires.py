@@ -14,7 +14,7 @@ from signaling.flow import Address, Flow, Listener, host_port
 from signaling.transport.limits import TransportCounters, TransportLimits
 from signaling.transport.listener import choose_listener
 from signaling.transport.stream import ConnectionBook, StreamListener
-from signaling.transport.udp import Glance, UdpListener
+from signaling.transport.udp import Glance, Refused, UdpListener
 
 Receive = Callable[[bytes, Flow, float], None]
 Failed = Callable[[Flow], None]
@@ -72,7 +72,7 @@ class Wires:
 
     `receive(data, flow, age_s)` gets each message with the time it has waited at most, in seconds; `failed(flow)`
     tells that what was sent on a flow did not arrive. Both are called from the loop's callbacks only. `glance` has a
-    look at datagrams before.
+    look at datagrams before, `refused(quoted, flow)` hears of ICMP errors to them.
     """
 
     def __init__(
@@ -82,12 +82,14 @@ class Wires:
         failed: Failed,
         limits: TransportLimits,
         glance: Glance | None = None,
+        refused: Refused | None = None,
     ) -> None:
         self.listeners = tuple(listeners)
         self.counters = TransportCounters()
         self._receive = receive
         self._failed = failed
         self._glance = glance
+        self._refused = refused
         self._book = ConnectionBook(limits, self.counters)
         self._faces: dict[Key, Face] = {}
         self._retired: set[Key] = set()
@@ -163,7 +165,9 @@ class Wires:
         loop = asyncio.get_running_loop()
         if listener.transport == "udp":
             limits, counters = self._book.limits, self.counters
-            return UdpListener(listener, self._receive, self._failed, limits, counters, loop, self._glance)
+            return UdpListener(
+                listener, self._receive, self._failed, limits, counters, loop, self._glance, self._refused
+            )
         return StreamListener(listener, self._receive, self._failed, self._book, loop)
 
     # -- what there is -------------------------------------------------------------------------------------
