@@ -2,8 +2,8 @@
 
 import pytest
 
-from signaling.message import Response
-from tests.harness.border import Border, audio, calling, established, hang_up, pair, picked_up, talking
+from signaling.message import Request, Response
+from tests.harness.border import Agent, Border, audio, calling, established, hang_up, pair, picked_up, talking
 
 TWO_SERVERS = '{network: private, servers: ["sip:10.0.0.20", "sip:10.0.0.21"], from: [10.0.0.0/24]}'
 ONE_SERVER = '{network: private, servers: ["sip:10.0.0.20"], from: [10.0.0.0/24]}'
@@ -11,6 +11,22 @@ ONE_SERVER = '{network: private, servers: ["sip:10.0.0.20"], from: [10.0.0.0/24]
 
 def two_servers(text: str) -> str:
     return text.replace(ONE_SERVER, TWO_SERVERS)
+
+
+def calling_two_servers() -> tuple[Border, Agent, Agent, Agent]:
+    """Alice calls a trunk with two servers: the border, she, and they."""
+    border = Border(changes=two_servers)
+    alice, bob = pair(border)
+    second = border.agent("private", "10.0.0.21:5060")
+    alice.invite()
+    return border, alice, bob, second
+
+
+def calling_to_cancel() -> tuple[Border, Agent, Agent, Request, Request]:
+    """A call that has come to bob: the INVITE as alice sent it, and as he got it."""
+    border = Border()
+    alice, bob = pair(border)
+    return border, alice, bob, alice.invite(), bob.expect("INVITE")
 
 
 def following(text: str) -> str:
@@ -104,10 +120,7 @@ def test_302_is_followed_when_set() -> None:
 
 def test_cancel_before_any_answer_waits_for_one() -> None:
     """RFC 3261 s.9.1: no CANCEL before a provisional answer."""
-    border = Border()
-    alice, bob = pair(border)
-    invite = alice.invite()
-    got = bob.expect("INVITE")
+    border, alice, bob, invite, got = calling_to_cancel()
     alice.cancel(invite)
     assert {alice.next().encode()[:11], alice.next().encode()[:11]} == {b"SIP/2.0 200", b"SIP/2.0 487"}
     bob.nothing()
@@ -120,10 +133,7 @@ def test_cancel_before_any_answer_waits_for_one() -> None:
 
 
 def test_cancel_while_ringing() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    invite = alice.invite()
-    got = bob.expect("INVITE")
+    border, alice, bob, invite, got = calling_to_cancel()
     bob.answer(got, 180, "Ringing")
     alice.expect_answer(180)
     alice.cancel(invite)
@@ -136,10 +146,7 @@ def test_cancel_while_ringing() -> None:
 
 
 def test_cancel_after_200_has_no_effect() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    invite = alice.invite()
-    got = bob.expect("INVITE")
+    border, alice, bob, invite, got = calling_to_cancel()
     bob.answer(got, 200, "OK", sdp=audio("10.0.0.20", 4002))
     bob.expect("ACK")
     answer = alice.expect_answer(200)
@@ -152,10 +159,7 @@ def test_cancel_after_200_has_no_effect() -> None:
 
 
 def test_cancel_crossing_200_ends_in_ack_and_bye() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    invite = alice.invite()
-    got = bob.expect("INVITE")
+    border, alice, bob, invite, got = calling_to_cancel()
     bob.answer(got, 180, "Ringing")
     alice.expect_answer(180)
     alice.cancel(invite)
@@ -167,10 +171,7 @@ def test_cancel_crossing_200_ends_in_ack_and_bye() -> None:
 
 
 def test_cancelled_callee_that_never_answers_is_given_up() -> None:
-    border = Border()
-    alice, bob = pair(border)
-    invite = alice.invite()
-    got = bob.expect("INVITE")
+    border, alice, bob, invite, got = calling_to_cancel()
     bob.answer(got, 180, "Ringing")
     alice.cancel(invite)
     border.at_rest()
@@ -178,10 +179,7 @@ def test_cancelled_callee_that_never_answers_is_given_up() -> None:
 
 
 def test_silent_server_is_passed_over() -> None:
-    border = Border(changes=two_servers)
-    alice, bob = pair(border)
-    second = border.agent("private", "10.0.0.21:5060")
-    alice.invite()
+    border, alice, bob, second = calling_two_servers()
     bob.expect("INVITE")
     border.advance(4.1)
     invite = second.expect("INVITE")
@@ -190,10 +188,7 @@ def test_silent_server_is_passed_over() -> None:
 
 
 def test_503_goes_to_the_next_server() -> None:
-    border = Border(changes=two_servers)
-    alice, bob = pair(border)
-    second = border.agent("private", "10.0.0.21:5060")
-    alice.invite()
+    border, alice, bob, second = calling_two_servers()
     bob.answer(bob.expect("INVITE"), 503, "Unavailable")
     bob.expect("ACK")
     invite = second.expect("INVITE")
@@ -206,10 +201,7 @@ def test_503_goes_to_the_next_server() -> None:
 
 
 def test_busy_does_not_fail_over() -> None:
-    border = Border(changes=two_servers)
-    alice, bob = pair(border)
-    second = border.agent("private", "10.0.0.21:5060")
-    alice.invite()
+    border, alice, bob, second = calling_two_servers()
     bob.answer(bob.expect("INVITE"), 486, "Busy Here")
     alice.expect_answer(486)
     second.nothing()

@@ -3,8 +3,8 @@
 import pytest
 
 from signaling.message import Request, Response
-from tests.harness.border import Agent, Border, audio, calling, hang_up, pair, picked_up, talking
-from tests.scenario.test_no_call import two_servers
+from tests.harness.border import Agent, Border, audio, calling, hang_up, picked_up, talking
+from tests.scenario.test_no_call import calling_two_servers
 
 HOLD = audio("203.0.113.77", direction="sendonly", version=2)
 HELD = audio("10.0.0.20", 4002, "recvonly", version=2)
@@ -120,10 +120,7 @@ def test_reinvite_that_is_never_acknowledged_ends_the_call() -> None:
 
 def test_2xx_after_failover_is_acked_and_ended() -> None:
     """The first server was too slow: its answer must not ring on, nor reach the caller."""
-    border = Border(changes=two_servers)
-    alice, bob = pair(border)
-    second = border.agent("private", "10.0.0.21:5060")
-    alice.invite()
+    border, alice, bob, second = calling_two_servers()
     slow = bob.expect("INVITE")
     border.advance(4.1)
     invite = second.expect("INVITE")

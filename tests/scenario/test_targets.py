@@ -4,7 +4,7 @@ import pytest
 
 from signaling.message import Request, Response
 from tests.harness.border import Agent, Border, audio, calling, hang_up, pair, picked_up, talking
-from tests.scenario.test_no_call import following, two_servers
+from tests.scenario.test_no_call import calling_two_servers, following, two_servers
 
 MALFORMED = [
     "<sip:>",
@@ -267,10 +267,7 @@ def test_first_2xx_of_another_fork_after_the_call_is_acked_and_released() -> Non
 
 
 def test_failover_after_ringing_gives_the_caller_a_new_early_dialog() -> None:
-    border = Border(changes=two_servers)
-    alice, bob = pair(border)
-    second = border.agent("private", "10.0.0.21:5060")
-    alice.invite()
+    border, alice, bob, second = calling_two_servers()
     first = bob.expect("INVITE")
     bob.answer(first, 183, sdp=audio("10.0.0.20", 4002))
     early = alice.expect_answer(183)
@@ -288,10 +285,7 @@ def test_failover_after_ringing_gives_the_caller_a_new_early_dialog() -> None:
 
 def test_answer_of_a_failed_target_is_not_that_of_the_next() -> None:
     """The second target answers without SDP: what the first said early is nothing of it."""
-    border = Border(changes=two_servers)
-    alice, bob = pair(border)
-    second = border.agent("private", "10.0.0.21:5060")
-    alice.invite()
+    border, alice, bob, second = calling_two_servers()
     first = bob.expect("INVITE")
     bob.answer(first, 183, sdp=audio("10.0.0.20", 4002))
     alice.expect_answer(183)
