@@ -15,6 +15,7 @@ from config.load import examine
 ROOT = Path(__file__).parent.parent
 FACES = {
     "signaling.resolver",
+    "signaling.transport.refusals",
     "signaling.transport.stream",
     "signaling.transport.udp",
     "signaling.transport.wires",
