@@ -1,6 +1,7 @@
 """The relay implementations that the contract suite runs on, and a bench around each of them."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,18 @@ from typing import Literal, TypeVar
 import pytest
 
 from media.fastpath.loader import FastPath
-from media.relay import Counters, End, Learn, PortPair, RelayEvent, Side, Srtp, StreamCounters, StreamSpec
+from media.relay import (
+    Closed,
+    Counters,
+    End,
+    Learn,
+    PortPair,
+    RelayEvent,
+    Side,
+    Srtp,
+    StreamCounters,
+    StreamSpec,
+)
 from media.workers import WorkerRelay
 from tests.contract import place
 from tests.harness import fastpath
@@ -162,6 +174,19 @@ class Bench:
             StreamSpec(number, f"c-{number:08x}", kind, a, b, window_s, start_s, silence_s, unheard_s)
         )
         return number
+
+    def signal(self, number: int) -> int:
+        """Send a signal to the first worker; its pid."""
+        pid = self.relay.pids[0]
+        assert pid is not None
+        os.kill(pid, number)
+        return pid
+
+    async def close(self, stream: int, *ends: End) -> None:
+        """Close a stream; fails if ports of its ends are not free then."""
+        self.relay.close(stream)
+        await self.until(lambda: self.happened(Closed))
+        assert_free([end.local for end in ends])
 
     async def settle(self) -> None:
         """Wait until every command so far has been carried out, packets that were under way included."""

@@ -57,9 +57,7 @@ def test_the_flows_of_a_stuck_worker_run_out(make: str) -> None:
         async with bench(make) as under_test:
             alice, a, bob, b, stream = await under_test.between()
             await descend(under_test, alice, a, bob, b, stream)
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGSTOP)
+            pid = under_test.signal(signal.SIGSTOP)
             try:
                 bob.received.clear()
                 await alice.stream(rtp_of(a), 10)
@@ -208,9 +206,7 @@ def test_a_worker_is_replaced_though_its_flows_cannot_be_told_to_end(
             alice, a, bob, b, stream = await under_test.between()
             await descend(under_test, alice, a, bob, b, stream)
             monkeypatch.setattr(FastPath, "dismiss", refused)
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            under_test.signal(signal.SIGKILL)
             await under_test.until(lambda: under_test.happened(WorkerRestarted))
             await under_test.settle()
             await descend(under_test, alice, a, bob, b, stream)

@@ -52,9 +52,7 @@ def test_a_taken_port_is_told(make: str) -> None:
             (failed,) = under_test.happened(BindFailed)
             assert failed.stream == stream
             assert str(a.local.rtp) in failed.reason and "in use" in failed.reason
-            under_test.relay.close(stream)
-            await under_test.until(lambda: under_test.happened(Closed))
-            assert_free([a.local, b.local])
+            await under_test.close(stream, a, b)
 
     asyncio.run(call())
 
@@ -107,9 +105,7 @@ def test_a_killed_worker_is_replaced_on_the_same_ports_with_the_same_sources(mak
             stream = await under_test.open(a, b)
             await asyncio.gather(alice.stream(rtp_of(a), 10), bob.stream(rtp_of(b), 10))
             await under_test.settle()
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            pid = under_test.signal(signal.SIGKILL)
             killed = time.monotonic()
             # Until that has been seen the kernel may go on forwarding.
             await under_test.until(lambda: under_test.happened(WorkerRestarted))
@@ -125,9 +121,7 @@ def test_a_killed_worker_is_replaced_on_the_same_ports_with_the_same_sources(mak
             (restarted,) = under_test.happened(WorkerRestarted)
             assert restarted.streams == 1
             assert under_test.relay.pids[0] not in (None, pid)
-            under_test.relay.close(stream)
-            await under_test.until(lambda: under_test.happened(Closed))
-            assert_free([a.local, b.local])
+            await under_test.close(stream, a, b)
 
     asyncio.run(call())
 
@@ -137,9 +131,7 @@ def test_streams_closed_while_the_worker_is_dead_are_told_closed(make: str) -> N
         async with bench(make) as under_test:
             alice, bob = under_test.peer(), under_test.peer()
             first, second = [await under_test.open(end_for(alice), end_for(bob)) for _ in range(2)]
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            under_test.signal(signal.SIGKILL)
             under_test.relay.close(first)
             await under_test.until(lambda: under_test.happened(WorkerRestarted))
             under_test.relay.close(second)
@@ -166,9 +158,7 @@ def test_workers_share_the_streams_and_survive_a_terminal_signal(make: str) -> N
             assert under_test.happened(WorkerRestarted) == []
             assert [each.id for each in await under_test.relay.query(streams[::-1])] == streams[::-1]
             # The ports of one worker go with it: that tells how many streams each had.
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            pid = under_test.signal(signal.SIGKILL)
             await under_test.until(lambda: under_test.happened(WorkerRestarted))
             assert under_test.happened(WorkerRestarted)[0].streams == 2
 
@@ -232,9 +222,7 @@ def test_a_worker_that_does_not_read_is_replaced(make: str, monkeypatch: pytest.
     async def call() -> None:
         async with bench(make) as under_test:
             alice, a, bob, b, stream = await under_test.between()
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGSTOP)
+            pid = under_test.signal(signal.SIGSTOP)
             for _ in range(2000):
                 if under_test.relay.pids[0] != pid:
                     break

@@ -165,9 +165,7 @@ def test_what_our_own_queue_dropped_is_counted(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
             alice, a, _bob, _b, stream = await under_test.between()
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGSTOP)
+            pid = under_test.signal(signal.SIGSTOP)
             for _ in range(1500):
                 alice.send(rtp_of(a))
             os.kill(pid, signal.SIGCONT)
@@ -188,9 +186,7 @@ def test_a_worker_that_is_late_by_a_second_and_a_half_has_lost_nothing(make: str
             alice, a, bob, _b, stream = await under_test.between()
             if known:
                 await alice.stream(rtp_of(a), 3)
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGSTOP)
+            pid = under_test.signal(signal.SIGSTOP)
             sent = [alice.send(rtp_of(a)) for _ in range(75)]
             os.kill(pid, signal.SIGCONT)
             await under_test.until(lambda: len(bob.received) >= 75 + 3 * known)

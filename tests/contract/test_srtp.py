@@ -1,7 +1,6 @@
 """SRTP at an end: it is opened and sealed, what is not authentic is nothing, and nothing leaves in the clear."""
 
 import asyncio
-import os
 import signal
 from dataclasses import replace
 
@@ -204,9 +203,7 @@ def test_a_new_worker_seals_nothing_with_the_keys_of_the_one_before(make: str) -
             phone.send(rtp_of(a))
             bob.send(rtp_of(b))
             await under_test.until(lambda: alice.received and bob.received)
-            pid = under_test.relay.pids[0]
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            under_test.signal(signal.SIGKILL)
             await under_test.until(lambda: under_test.happened(WorkerRestarted))
             await under_test.settle()
             under_test.relay.change(stream, "a", replace(a, learn=Learn.PORT, srtp=keys(HMAC)))
