@@ -8,7 +8,7 @@ machine us  that of everybody who has to do with a packet: the relay, the phones
             ksoftirqd threads; less the same of the direct run, where the phones send to each other. On these cables
             the kernel does its work for a packet in the process that sends it, so that nothing is left out.
 delay       from the call that sends a packet to its arrival in the network stack of the other side
-lost        of the packets of all rounds, the first second of each aside, and where (losses.py); what came in another
+lost        of the packets of all rounds, the warm-up of each aside, and where (losses.py); what came in another
             order, or twice
 carried     whether in one round nothing was lost and the phones kept their pace; otherwise the most that was found
             with 0 lost, by rounds with less

@@ -14,7 +14,7 @@ from tests.bench.media import build, losses
 from tests.bench.media.engines import KEY, Way
 from tests.bench.media.pace import kept
 from tests.bench.media.place import DIRECT, PHONES, Place
-from tests.bench.media.streams import SIDES, WARM_UP_S, Load, Shared
+from tests.bench.media.streams import SIDES, Load, Shared
 from tests.bench.usage import cpu_s, softirq_threads
 from tests.harness.rtp import rtp_packet
 from tests.lab.namespaces import SIDES as NETWORKS
@@ -91,7 +91,7 @@ def run(place: Place, make: Make, load: Load) -> Result:
                 time.sleep(0.01)
             with kept([side.pid for side in sides], way.pids):
                 shared.start(time.monotonic_ns() + int(LEAD_S * 1e9))
-                time.sleep(LEAD_S + WARM_UP_S)
+                time.sleep(LEAD_S + load.warm_up_s)
                 relay, others = way.pids, [side.pid for side in sides] + softirq_threads()
                 dropped = losses.count(
                     place, {side: each.pid for side, each in zip(SIDES, sides, strict=True)}, relay

@@ -15,6 +15,8 @@ SOCKETS = 8
 RELAY_PORTS = (20000, 39998)
 PTIME_MS = 20
 WARM_UP_S = 1.0
+BEGINNING = 1000
+"""Streams that begin in a second of the warm-up: each of them costs a relay more than its packets do for a while."""
 REMEMBERED = 1024
 
 _HEAD = struct.Struct("QQ")
@@ -40,9 +42,14 @@ class Load:
         return self.calls * 2 * 1000 / PTIME_MS
 
     @property
+    def warm_up_s(self) -> float:
+        """How long it takes until what is counted begins."""
+        return max(WARM_UP_S, self.streams / BEGINNING)
+
+    @property
     def warm_up(self) -> int:
         """Packets of each stream that come before what is counted."""
-        return round(WARM_UP_S * 1000 / PTIME_MS)
+        return round(self.warm_up_s * 1000 / PTIME_MS)
 
     @property
     def packets(self) -> int:
