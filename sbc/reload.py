@@ -171,7 +171,7 @@ class Reloader:
                 control = ControlSocket(fresh.control.socket)
                 undo.callback(control.close)
             except ControlError as error:
-                problems.append(_problem(fresh, "control.socket", str(error).partition(": ")[2]))
+                problems.append(_problem(fresh, "control.socket", str(error).removeprefix("control.socket ")))
         if problems or wires is None:
             raise _refusal(*map(str, problems))
         return wires, control
