@@ -74,7 +74,9 @@ class OwnAddresses:
 
     async def preview(self, config: Config, seconds: float = FIRST_S) -> dict[str, str]:
         """What `reconfigure` is to know: for networks whose question is another than before, it is asked now."""
-        found = {name: address for name, address in self._learned.items() if self._asks_the_same(config, name)}
+        found = {
+            name: address for name, address in self._learned.items() if self._asks_the_same(config, name)
+        }
 
         async def ask_one(network: Network) -> None:
             with contextlib.suppress(NotFoundError):
