@@ -219,9 +219,10 @@ class Calls:
         self.anchor.configure(self._media_policy)
 
     def flows_in_use(self) -> list[Flow]:
-        """The flows that calls, registrations and transactions go by."""
-        legs = [leg.flow for leg in self.board.owners]
-        return [*legs, *self.transactions.flows(), *self.phones.flows()]
+        """The flows by listeners of earlier configurations that calls, registrations and transactions still need."""
+        left = {listener.local for listener in self.sites.former}
+        flows = [leg.flow for leg in self.board.owners] + self.transactions.flows()
+        return [flow for flow in flows if flow.local in left] + self.phones.flows(left)
 
     def forget(self, in_use: Sequence[Flow], still_open: Sequence[Listener]) -> None:
         """What no flow needs any more, of listeners that an earlier configuration had, is not ours any more."""

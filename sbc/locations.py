@@ -4,7 +4,7 @@ Times in memory are monotonic, so that a step of the clock ends no registration;
 into seconds since the epoch and back, because what is stored has to survive the process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
@@ -331,9 +331,14 @@ class Locations:
                 self._by_flow.setdefault(binding.flow_key, []).append(binding)
                 self._changed[binding.key] = binding
 
-    def flows(self) -> list[Flow]:
-        """The flows that lead to a phone."""
-        return [one.flow for found in self._by_flow.values() for one in found if not one.dead]
+    def flows(self, ours: Collection[Address]) -> list[Flow]:
+        """The flows that lead to a phone from one of these addresses of ours."""
+        return [
+            one.flow
+            for found in self._by_flow.values()
+            for one in found
+            if one.flow.local in ours and not one.dead
+        ]
 
     def clear(self) -> None:
         """Forget everything, but not what is stored of it."""

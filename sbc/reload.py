@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 SWEEP_S = 1.0
 """How often it is looked whether what a reload has left over is still in use."""
+SHARE = 50
+"""With very many phones less often: looking takes one part in so many of the time at most."""
 
 
 @dataclass(slots=True)
@@ -280,23 +282,28 @@ class Reloader:
         while True:
             await self._reloaded.wait()
             self._reloaded.clear()
-            while (
-                server.wires.retired
-                or server.calls.sites.former
-                or server.relay.former
-                or server.turn.leaving
-            ):
-                await asyncio.sleep(SWEEP_S)
-                await self._sweep()
+            pause = SWEEP_S
+            while self._has_left_over:
+                await asyncio.sleep(pause)
+                began = server.loop.time()
+                self._sweep()
+                pause = max(SWEEP_S, SHARE * (server.loop.time() - began))
+                await server.relay.sweep()
 
-    async def _sweep(self) -> None:
+    @property
+    def _has_left_over(self) -> bool:
+        server = self._server
+        return bool(
+            server.wires.retired or server.calls.sites.former or server.relay.former or server.turn.leaving
+        )
+
+    def _sweep(self) -> None:
         server = self._server
         flows = server.calls.flows_in_use()
         for listener in server.wires.release(flows):
             self._log.info("listener closed", **_named(listener))
         server.calls.forget(flows, server.wires.retired)
         server.turn.sweep()
-        await server.relay.sweep()
 
 
 # -- what is wrong ---------------------------------------------------------------------------------------------
