@@ -109,7 +109,8 @@ class Offload:
     def take_up(self, end: RelayEnd) -> None:
         """Let what comes from this end come to its socket from now on."""
         if end.flow is not None:
-            self._write()
+            if end in self._ends:
+                self._write()
             flow, end.flow = end.flow, None
             self._down.pop(flow, None)
             self._soon[end.stream] = None

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -340,12 +341,13 @@ def test_policies_bring_up_what_they_hold_for_and_nothing_else(place: Place) -> 
 def test_many_are_written_together(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that the kernel refuses is up, whatever became of the others."""
     written: list[int] = []
+    refused = [{1: OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))}]
     real = table.FlowTable.put_all
 
     def counted(self: table.FlowTable, entries: Sequence[table.Entry]) -> dict[int, OSError]:
         written.append(len(entries))
         failed = real(self, entries)
-        return failed | {1: OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))} if written == [32] else failed
+        return failed | refused.pop() if refused else failed
 
     monkeypatch.setattr(table.FlowTable, "put_all", counted)
     streams = []
@@ -360,5 +362,17 @@ def test_many_are_written_together(place: Place, monkeypatch: pytest.MonkeyPatch
     assert place.told == ["the kernel does not take the flow: Cannot allocate memory"]
     place.offload.tick(time.monotonic())
     assert all(end.flow is not None for stream in streams for end in (stream.a, stream.b))
+    # Another way for all of them: they come up, and go down by it together.
+    written.clear()
+    monkeypatch.setattr(_Ways, "find", lambda _, __, remote: Hop(1, remote[0], 1280))
+    monkeypatch.setattr(_Ways, "changed", lambda _: True)
+    place.offload.tick(time.monotonic())
+    assert written == [32, 32, 16]
+    assert {flow[88:92] for _, flow in place.kernel.loaded.flows.items()} == {struct.pack("=I", 1280)}
+    # One that is taken up while it waits to be written is not written behind its back.
+    place.offload._take_down(place.stream)
+    place.offload.take_up(place.stream.a)
+    place.offload._write()
+    assert place.stream.a.flow is None and len(list(place.kernel.loaded.flows.items())) == 81
     for stream in streams:
         _close(stream)
