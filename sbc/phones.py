@@ -4,7 +4,7 @@ It does no I/O itself: what is to be stored goes out by `store`, and `stored` sa
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from config.model import Config
@@ -27,12 +27,11 @@ from signaling.errors import ParseError, PeerError
 from signaling.exchange import retry_after
 from signaling.flow import Address, Flow, Listener
 from signaling.message import Field, Request, Response
+from signaling.passed_digest import credentials_of
 from signaling.stateless import Plain
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions
 from signaling.uri import SipUri, TelUri, unescape
-
-MAX_CREDENTIALS = 8
 
 Store = Callable[[int, tuple[Change, ...]], None]
 Perform = Callable[[Sequence[TransactionEffect], float], None]
@@ -142,9 +141,9 @@ class Phones:
         found = self.locations.by_token(unescape(user_of(request.uri)))
         return any(one.upstream is not None for one in found)
 
-    def flows(self, ours: Collection[Address]) -> list[Flow]:
-        """The flows by these listeners that phones are reached by, and those that the registrar may use for calls."""
-        flows = self.locations.flows(ours)
+    def flows(self) -> list[Flow]:
+        """The flows that phones are reached by, and those that the registrar may use for their calls."""
+        flows = self.locations.flows()
         told = self._told_otherwise()
         if told and any(
             one.upstream is not None and one.upstream.asked_at <= self._moved_at
@@ -342,14 +341,13 @@ class Phones:
         if source.phone is None or policy is None or not policy.registrar:
             return targets
         routes: tuple[str, ...] = ()
+        token = ""
         for binding in self.locations.on_flow(flow):
             if binding.user == source.phone and binding.upstream is not None:
-                routes = binding.upstream.service_route
-        credentials = tuple(
-            (name, value)
-            for name in ("Authorization", "Proxy-Authorization")
-            for value in request.get_all(name)[:MAX_CREDENTIALS]
-        )
+                routes, token = binding.upstream.service_route, binding.token
+        if not any(gruu_in(contact.uri_text, policy.domains) for contact in request.contacts[:1]):
+            token = ""  # one that does not call itself by its GRUU wants none to call it by
+        credentials = credentials_of(request)
         domain = policy.upstream_domain
         gruu = gruu_in(request.uri, policy.domains)
         return tuple(
@@ -359,6 +357,7 @@ class Phones:
                 credentials=credentials,
                 routes=routes,
                 contact=_request_uri(credentials, target.user, domain, target.host, gruu),
+                gruu=token,
             )
             if target.trunk == policy.registrar
             else target

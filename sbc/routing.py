@@ -14,6 +14,7 @@ from typing import Protocol
 
 from config.frozen import frozen
 from config.model import PHONES, Config, Route, Trunk
+from nat.address import is_credible
 from sbc.decisions import Decision
 from signaling.errors import ParseError
 from signaling.flow import Address, Flow, host_port
@@ -84,7 +85,7 @@ class Target:
     ring at once, unless it is 0; when another group follows, they do for `ring_s` at most (0: as long as they like).
     `domain` is our host name in identities there, "" for that of the network. `credentials` (None: not the registrar of
     the phone that calls) and `routes` are what a phone's own registrar gets; `registrar` is whether that one calls the
-    phone.
+    phone, `gruu` the user part of a Contact of ours that leads to the calling phone alone.
     """
 
     trunk: str
@@ -104,6 +105,7 @@ class Target:
     credentials: tuple[tuple[str, str], ...] | None = None
     routes: tuple[str, ...] = ()
     registrar: bool = False
+    gruu: str = ""
 
 
 @frozen
@@ -214,7 +216,7 @@ class Router:
         self._ours = frozenset(
             host
             for network in config.networks.values()
-            for host in (*network.sip_addresses, network.advertised)
+            for host in (*network.sip_addresses, network.advertised, (network.domain or network.advertised).lower())
         )
 
     # -- who sent it ---------------------------------------------------------------------------------------
@@ -410,8 +412,10 @@ class Router:
     def redirected(self, target: Target, contacts: Sequence[str]) -> tuple[Target, ...]:
         """Targets out of the contacts of a 3xx that `target` sent, in their order (RFC 3261 s.8.1.3.4).
 
-        Only literal addresses are followed: the trunk may send us to another of its servers, not to a name of
-        its choice. Our own addresses, `target` itself, and what we cannot speak (sips, tel) are left out.
+        Addresses are followed that the trunk may name (`nat.address.is_credible`): another server, but not our own
+        loopback, nor a private network that it is not in, nor a name of its choice. A number, and a user at our own
+        address or domain, is somebody whom the trunk's server is to call. What we cannot speak (sips), and the
+        target itself, is left out.
         """
         found: dict[tuple[str, Address, str], Target] = {}
         before = (target.transport, target.address, target.user)
@@ -420,29 +424,37 @@ class Router:
                 uri = parse_uri(contact)
             except ParseError:
                 continue
-            if isinstance(uri, TelUri) or not isinstance(uri, SipUri) or uri.scheme != "sip":
+            if isinstance(uri, TelUri):
+                key = (target.transport, target.address, uri.number)
+            elif not isinstance(uri, SipUri) or uri.scheme != "sip":
                 continue
-            address = _ip(uri.host)
-            transport = (uri.param("transport") or "udp").lower()
-            if address is None or transport not in ("udp", "tcp"):
-                continue
-            host = str(address)
-            if host in self._ours or address.is_multicast or address.is_unspecified:
-                continue
-            user = uri.user or target.user
-            remote = (host, uri.port or SIP_PORT)
-            key = (transport, remote, user)
+            elif uri.host.lower() in self._ours or uri.host.lower() == target.domain:
+                key = (target.transport, target.address, uri.user or target.user)
+            else:
+                address = _ip(uri.host)
+                transport = (uri.param("transport") or "udp").lower()
+                if address is None or uri.port == 0 or transport not in ("udp", "tcp"):
+                    continue
+                host, peer = str(address), target.address[0]
+                if host in self._ours or (":" in host) != (":" in peer):
+                    continue
+                if host != peer and not is_credible(host, peer):
+                    continue
+                key = (transport, (host, uri.port or SIP_PORT), uri.user or target.user)
             if key != before and key not in found:
+                transport, remote, user = key
+                there = remote == target.address
                 found[key] = Target(
                     target.trunk,
                     target.network,
                     transport,
                     remote,
-                    host,
+                    target.host if there else remote[0],
                     user,
                     target.failover_on,
                     target.redirects,
                     target.nat,
+                    domain=target.domain,
                 )
             if len(found) == MAX_REDIRECTS:
                 break

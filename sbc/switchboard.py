@@ -443,6 +443,8 @@ class Switchboard:
         site = self._sites.site(flow) if target.flow is None else self._sites.of_phone(flow)
         if target.domain:
             site = replace(site, domain=target.domain)
+        if target.gruu:
+            site = replace(site, gruu=target.gruu)
         try:
             leg, effects = CalleeLeg.calling(
                 dial.name, self.settings, site, flow, target.host, target.user, to_send,

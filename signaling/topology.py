@@ -64,7 +64,8 @@ class Site:
 
     `domain` is the host in identities that we send there, `contact` our advertised address there. Who is not
     `trusted` there is not believed what it asserts of itself (RFC 3325 s.5), and gets no asserted identity whose owner
-    wants it private (s.7).
+    wants it private (s.7). With `gruu` our Contact is one, and this its user part: it leads to one phone, also outside
+    of the dialog (RFC 5627 s.4.4).
     """
 
     domain: str
@@ -72,6 +73,7 @@ class Site:
     transport: str
     user_agent: str | None = None
     trusted: bool = True
+    gruu: str = ""
 
 
 @frozen

@@ -169,10 +169,11 @@ class Usage:
             *render(carried, self.site),
         ]
 
-    def _contact(self, user: str = "sbc") -> str:
+    def _contact(self, user: str = "") -> str:
         site = self.site
         transport = "" if site.transport == "udp" else f";transport={site.transport}"
-        return f"<sip:{user}@{host_port(site.contact)}{transport}>"
+        gr = ";gr" if site.gruu and not user else ""
+        return f"<sip:{user or site.gruu or 'sbc'}@{host_port(site.contact)}{transport}{gr}>"
 
     def _warning(self, rule: str) -> Field:
         """The reason id of a refusal (design.md s.4.2), as RFC 3261 s.20.43 lets a server say it."""

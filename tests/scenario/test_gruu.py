@@ -135,3 +135,43 @@ def test_a_gruu_leads_to_its_phone_alone() -> None:
     registrar.agent.request("INVITE", uri="sip:alice@10.0.0.1:5060;gr=urn:uuid:8", body=audio("10.0.0.20"))
     first.agent.nothing()
     second.agent.nothing()
+
+
+def test_a_phone_that_calls_itself_by_its_gruu_can_be_called_back_there() -> None:
+    """RFC 5627 s.4.4: its Contact is one towards the registrar too, inside the call and outside."""
+    border = Border(RELAY)
+    registrar = GruuRegistrar(border)
+    phone, gruus = enter(border, registrar, "alice", 40001)
+    other, _ = enter(border, registrar, "alice", 40003, NAME.replace("9", "7"))
+    phone.agent.raw(
+        f"INVITE sip:200@sip.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.5:5060;branch=z9hG4bKgr1;rport\r\n"
+        f"Max-Forwards: 70\r\nFrom: <{phone.aor}>;tag=gr1\r\nTo: <sip:200@sip.example.com>\r\nCall-ID: gr1\r\n"
+        f"CSeq: 1 INVITE\r\nContact: <{gruus[0]}>\r\nContent-Type: application/sdp\r\n"
+        f"Content-Length: {len(audio('192.168.1.5'))}\r\n\r\n{audio('192.168.1.5')}"
+    )
+    invite = registrar.agent.expect("INVITE")
+    contact = invite.contacts[0].uri_text
+    assert (
+        contact
+        == registrar.contacts["sip:alice@pbx.internal"].replace(
+            registrar.contacts["sip:alice@pbx.internal"].split("@")[0], contact.split("@")[0]
+        )
+        + ";gr"
+    )
+    registrar.agent.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    registrar.agent.expect("ACK")
+    phone.agent.expect_answer(200)
+    registrar.agent.inside("INFO", invite)
+    assert phone.agent.expect("INFO").uri == gruus[0], "by its flow, and by the name that it gave"
+    registrar.agent.call_id = "back"
+    registrar.agent.request("INVITE", uri=contact, body=audio("10.0.0.20"))
+    assert phone.agent.expect("INVITE").uri == phone.contact
+    other.agent.nothing()
+
+
+def test_a_phone_without_gruu_is_called_back_by_nobody() -> None:
+    border = Border(RELAY)
+    registrar = GruuRegistrar(border)
+    phone, _ = enter(border, registrar, "alice", 40001)
+    phone.invite("200")
+    assert registrar.agent.expect("INVITE").contacts[0].uri_text == "sip:sbc@10.0.0.1:5060"
