@@ -4,7 +4,7 @@ It does no I/O itself: what is to be stored goes out by `store`, and `stored` sa
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from config.model import Config
@@ -141,9 +141,9 @@ class Phones:
         found = self.locations.by_token(unescape(user_of(request.uri)))
         return any(one.upstream is not None for one in found)
 
-    def flows(self) -> list[Flow]:
-        """The flows that phones are reached by, and those that the registrar may use for their calls."""
-        flows = self.locations.flows()
+    def flows(self, ours: Collection[Address]) -> list[Flow]:
+        """The flows by these listeners that phones are reached by, and those that the registrar may use for calls."""
+        flows = self.locations.flows(ours)
         told = self._told_otherwise()
         if told and any(
             one.upstream is not None and one.upstream.asked_at <= self._moved_at
