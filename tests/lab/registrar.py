@@ -27,9 +27,13 @@ class Contact:
 
 
 class Registrar:
-    """A running Kamailio at the first address of the private side."""
+    """A running Kamailio at the first address of the private side.
 
-    def __init__(self, namespaces: Namespaces) -> None:
+    With `asks` it wants to know who calls at each request that comes from the border, inside of calls too, and takes
+    no nonce twice.
+    """
+
+    def __init__(self, namespaces: Namespaces, asks: bool = False) -> None:
         self._namespaces = namespaces
         self.host = SIDES[PRIVATE].peer
         # Short: a path of a Unix socket has 107 characters at most.
@@ -43,6 +47,9 @@ class Registrar:
             "host": self.host,
             "desk": SIDES[PRIVATE].peers[DESK],
             "realm": DOMAIN,
+            "asks": "yes" if asks else "no",
+            "once": "1" if asks else "0",
+            "border": SIDES[PRIVATE].border,
             "modules": str(next(Path("/usr/lib").glob("*/kamailio/modules"))),
             "control": str(self._control),
             "users": users,

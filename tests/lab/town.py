@@ -61,10 +61,17 @@ class Town:
     """Two homes, the registrar, the desk phone and the border."""
 
     def __init__(
-        self, directory: Path, registrar: str = "pbx", more: str = "", expires_s: int = EXPIRES_S
+        self,
+        directory: Path,
+        registrar: str = "pbx",
+        more: str = "",
+        expires_s: int = EXPIRES_S,
+        asks: bool = False,
+        sections: str = "",
     ) -> None:
         self.village = Village(directory)
-        self.yaml = configuration(directory, registrar, more, expires_s)
+        self._asks = asks
+        self.yaml = configuration(directory, registrar, more, expires_s) + sections
         self.phones: list[Handset] = []
         self._numbers = 0
         self._judged: set[str] = set()
@@ -75,7 +82,7 @@ class Town:
         try:
             self.village.home("a", Nat.CONE, MAPPING_S)
             self.village.home("b", Nat.SYMMETRIC, MAPPING_S)
-            self.registrar = Registrar(self.village.namespaces)
+            self.registrar = Registrar(self.village.namespaces, self._asks)
             self.village.start(self.yaml)
             self.desk = Handset(
                 self.village.namespaces, PRIVATE, SIDES[PRIVATE].peers[1], DESK, f"{self.registrar.host}:5060",
