@@ -1,9 +1,12 @@
 """What an m= line becomes on both sides: hold, RTCP, and whose packets are believed (RFC 3264)."""
 
+from dataclasses import replace
+
 import pytest
 
+from config.load import load
 from media.relay import Learn
-from sbc.media_policy import trust
+from sbc.media_policy import MediaPolicy, trust
 from signaling.sdp.session import parse_connection
 from tests.harness.anchored import B1, PBX, VECTORS, A, Bench, direction_of, host_of, media_of, of_b, sdp
 
@@ -178,4 +181,14 @@ def test_a_new_description_from_behind_nat_may_mean_a_new_binding(bench: Bench) 
     assert bench.relay.changes == [], "a refresh is none"
     bench.call(sdp(host="192.168.1.7", version=2))
     assert bench.changed(before).a.epoch == 1
+    bench.at_rest()
+
+
+def test_digits_of_a_network_are_for_the_relay_process_where_policy_says_so() -> None:
+    yaml = "networks:\n  public: {address: 203.0.113.10, telephone_event: process}\n  private: {address: 10.0.0.1}\n"
+    events_up = MediaPolicy.of_config(load(yaml, {})).events_up
+    assert events_up == {"public"}
+    bench = Bench(lambda policy: replace(policy, events_up=events_up))
+    bench.call()
+    assert (bench.stream.a.events_up, bench.stream.b.events_up) == (True, False)
     bench.at_rest()
