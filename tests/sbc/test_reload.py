@@ -15,6 +15,7 @@ from sbc.control import ControlError, ask
 from sbc.log import LogFile
 from sbc.phone import CallFailed, Phone, Talk
 from sbc.server import Server
+from tests.harness.stun import serving
 from tests.sbc.test_server import (
     Ports,
     children,
@@ -462,5 +463,48 @@ def test_the_process_has_as_many_descriptors_after_a_hundred_reloads(tmp_path: P
         talk, heard = await talking(alice, bob, ports)
         await talk.hang_up()
         await heard.ended.wait()
+
+    held(tmp_path, scenario)
+
+
+def test_an_address_that_stun_tells_is_there_with_the_reload_that_asks_for_it(tmp_path: Path) -> None:
+    async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
+        talk, other = await talking(alice, bob, ports)
+        async with serving() as stun:
+            stun.says = "127.0.1.77"
+            auto = f"advertise: auto\n    stun_servers: 127.0.0.1:{stun.port}\n    nat: far-end"
+            await swap(server, tmp_path, ports, ("nat: far-end", auto))
+            assert server.config.networks["public"].advertised == "127.0.1.77"
+            async with another_call(ports) as (fresh, _):
+                assert "@127.0.1.77:" in fresh.target
+            await converse(talk, other)
+            assert_heard(talk, other)
+            await other.hang_up()
+            await talk.ended.wait()
+
+    held(tmp_path, scenario)
+
+
+def test_networks_come_and_go_with_what_belongs_to_them(tmp_path: Path) -> None:
+    """A third network with a relay that does not answer: nothing of it is left when it goes."""
+
+    async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
+        before = descriptors(), children()
+        turn = "turn: {server: 'turn:127.0.0.1:9', username: u, password: p}"
+        third = f"  third: {{address: 127.0.3.1, listen: [udp:{free_port('127.0.3.1')}], {turn}}}\n"
+        changes = await swap(server, tmp_path, ports, ("trunks:\n", f"{third}trunks:\n"))
+        assert "networks.third: added" in changes
+        assert len(children()) == len(before[1]) + 1, "the gateway"
+        with pytest.raises(ControlError, match="nothing was changed"):
+            await swap(server, tmp_path, ports, ("127.0.1.1", "192.0.2.77"))
+        assert "third" in server.config.networks and server.turn
+        async with another_call(ports):
+            pass
+        await swap(server, tmp_path, ports)
+        assert not server.turn
+        await at_rest(server)
+        talk, other = await talking(alice, bob, ports)
+        await talk.hang_up()
+        await other.ended.wait()
 
     held(tmp_path, scenario)
