@@ -97,6 +97,7 @@ class TurnNetworks:
         self._arrived = asyncio.Event()
         self._failing: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: list[subprocess.Popen[bytes]] = []
         self._control: socket.socket | None = None
         self._log = get_log("sbc.turn")
         self.on_locked: Callable[[PortPair, int, Address], None] = lambda pair, kind, source: None
@@ -172,6 +173,16 @@ class TurnNetworks:
             for table in (self._places, self._hosts, self._wanted):
                 table.pop(pool, None)
             self._failing.discard(pool)
+        if not self and self._control is not None and self._process is not None:
+            # Nobody needs the gateway any more: it ends with its control socket.
+            self._loop.remove_reader(self._control)
+            self._control.close()
+            self._ending.append(self._process)
+            self._control = self._process = None
+            self._loop.call_later(CLOSE_S, self._reap)
+
+    def _reap(self) -> None:
+        self._ending = [process for process in self._ending if process.poll() is None]
 
     def _join(self, pool: str, network: Network) -> None:
         taken = set(self._places.values())
@@ -241,9 +252,8 @@ class TurnNetworks:
         if control is not None:
             self._loop.remove_reader(control)
             control.close()
-        process = self._process
-        if process is not None:
-            deadline = time.monotonic() + CLOSE_S
+        deadline = time.monotonic() + CLOSE_S
+        for process in (*self._ending, *([] if self._process is None else [self._process])):
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     process.kill()

@@ -503,6 +503,7 @@ def test_networks_come_and_go_with_what_belongs_to_them(tmp_path: Path) -> None:
         await swap(server, tmp_path, ports)
         assert not server.turn
         await at_rest(server)
+        await until(lambda: (descriptors(), children()) == before)
         talk, other = await talking(alice, bob, ports)
         await talk.hang_up()
         await other.ended.wait()
