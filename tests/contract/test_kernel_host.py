@@ -15,11 +15,13 @@ from dataclasses import replace
 import pytest
 
 from media.fastpath import bpf, elf, ipsec
+from media.fastpath.loader import FastPath
 from media.fastpath.offload import IPSEC, UNKNOWN_IPSEC, priority
 from media.relay import Layer, WorkerRestarted
 from tests.contract import place
 from tests.contract.relays import Bench, bench, end_for, kernel, rtp_of
 from tests.contract.speech import EVENTS, descend, numbers, talk
+from tests.harness import fastpath
 from tests.harness.netns import inside, ip
 from tests.harness.rtp import RtpPeer, receiver_report, rtp_packet
 from tests.media.fastpath.kernel import frame
@@ -502,3 +504,17 @@ def test_every_kind_of_ipv6_packet_goes_where_it_must(make: str) -> None:
                 assert [data for data, _ in bob.received[heard:]] == [packet] * arrives, name
 
     asyncio.run(call())
+
+
+@kernel
+def test_two_paths_of_one_process_do_not_take_each_other_away(make: str) -> None:
+    """A reload that gives media other addresses starts a second one; the first stays for the calls that are on it."""
+    first, second = (FastPath([place.OURS], fastpath.loadable(), tcx=False) for _ in range(2))
+    assert len(place.handles()) == 2
+    first.close()
+    assert len(place.handles()) == 1
+    third = FastPath([place.OURS], fastpath.loadable(), tcx=False)
+    assert len(place.handles()) == 2
+    for path in (second, third):
+        path.close()
+    assert place.handles() == []
