@@ -8,7 +8,7 @@ from nat.address import Kind, classify, is_behind_nat, same
 from sbc.locations import MAX_SHOWN, identity_of
 from signaling.errors import ParseError, PeerError
 from signaling.flow import Flow, host_port
-from signaling.headers import NameAddr, Via, parse_name_addr
+from signaling.headers import NameAddr, Via, parse_name_addr, qvalue
 from signaling.message import Request
 from signaling.uri import SipUri, parse_uri, unescape
 
@@ -130,7 +130,7 @@ def _wanted(value: NameAddr, expires: int | None, outbound: bool) -> Wanted:
         contact,
         identity_of(contact, instance, reg_id),
         expires if own is None else _seconds(own),
-        _q(value.param("q")),
+        qvalue(value.param("q")),
         instance,
         reg_id,
     )
@@ -143,16 +143,6 @@ def _seconds(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
         return MALFORMED_S
     return min(int(text), MAX_SECONDS)
-
-
-def _q(text: str | None) -> int:
-    """Thousandths; RFC 3261 s.25.1 qvalue. One that is malformed counts as none."""
-    if not text:
-        return 1000
-    whole, _, part = text.partition(".")
-    if whole not in ("0", "1") or not (part + "0").isdigit() or len(part) > 3 or not part.isascii():
-        return 1000
-    return min(1000, int(whole) * 1000 + int((part + "000")[:3]))
 
 
 def _reg_id(text: str | None) -> int:

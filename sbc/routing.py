@@ -216,7 +216,11 @@ class Router:
         self._ours = frozenset(
             host
             for network in config.networks.values()
-            for host in (*network.sip_addresses, network.advertised, (network.domain or network.advertised).lower())
+            for host in (
+                *network.sip_addresses,
+                network.advertised,
+                (network.domain or network.advertised).lower(),
+            )
         )
 
     # -- who sent it ---------------------------------------------------------------------------------------

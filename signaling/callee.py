@@ -24,7 +24,7 @@ from signaling.exchange import (
     retry_after,
 )
 from signaling.flow import Address, Flow, host_port
-from signaling.headers import parse_name_addr, split_commas
+from signaling.headers import parse_name_addr, qvalue, split_commas
 from signaling.leg import Leg
 from signaling.location import with_location
 from signaling.message import Field, Request, Response
@@ -258,12 +258,14 @@ def tag_of(response: Response) -> str:
 
 
 def contacts_of(response: Response) -> tuple[str, ...]:
-    """The URIs that a 3xx names, bounded; those that are malformed are left out."""
-    contacts: list[str] = []
+    """The URIs that a 3xx names, the most wanted first (RFC 3261 s.8.1.3.4), bounded; malformed ones are left out."""
+    contacts: list[tuple[int, str]] = []
     for line in response.get_all("Contact"):
         for value in split_commas(line)[:MAX_CONTACTS]:
             try:
-                contacts.append(parse_name_addr(value).uri_text)
+                contact = parse_name_addr(value)
             except PeerError:
                 continue
-    return tuple(contacts[:MAX_CONTACTS])
+            contacts.append((qvalue(contact.param("q")), contact.uri_text))
+    contacts.sort(key=lambda one: -one[0])
+    return tuple(uri for _, uri in contacts[:MAX_CONTACTS])

@@ -264,3 +264,13 @@ def quote(text: str) -> str:
 def write_display(display: str) -> str:
     """A display name as it goes on the wire: quoted when it is more than tokens."""
     return display if _PLAIN_DISPLAY.fullmatch(display) and display == display.strip() else quote(display)
+
+
+def qvalue(text: str | None) -> int:
+    """How much a contact is wanted, in thousandths (RFC 3261 s.25.1 `qvalue`). One that is malformed counts as 1."""
+    if not text:
+        return 1000
+    whole, _, part = text.partition(".")
+    if whole not in ("0", "1") or not (part + "0").isdigit() or len(part) > 3 or not part.isascii():
+        return 1000
+    return min(1000, int(whole) * 1000 + int((part + "000")[:3]))

@@ -366,10 +366,13 @@ def test_contacts_of_a_redirect_are_followed_in_order() -> None:
     [
         "sip:7@evil.example",
         "sips:7@10.0.0.99",
-        "tel:+123",
         "mailto:a@b",
-        "sip:7@203.0.113.10",
-        "sip:7@10.0.0.1",
+        "sip:7@127.0.0.1:22",
+        "sip:7@169.254.169.254:80;transport=tcp",
+        "sip:7@255.255.255.255",
+        "sip:7@[::ffff:10.0.0.1];transport=tcp",
+        "sip:7@[2001:db8::7]",
+        "sip:7@10.0.0.99:0",
         "sip:7@224.0.0.1",
         "sip:7@0.0.0.0",
         "sip:7@10.0.0.9;transport=tls",
@@ -383,6 +386,21 @@ def test_unusable_contact(contact: str) -> None:
 
 def test_redirect_to_the_same_server_for_another_user_is_followed() -> None:
     assert redirected("sip:101@10.0.0.20") == [("udp", ("10.0.0.20", 5060), "101")]
+
+
+@pytest.mark.parametrize(
+    "contact", ["tel:+491", "sip:+491@10.0.0.1", "sip:+491@203.0.113.10:5080;transport=tcp"]
+)
+def test_a_redirect_to_a_number_or_to_us_calls_it_by_the_same_server(contact: str) -> None:
+    assert redirected(contact) == [("udp", ("10.0.0.20", 5060), "+491")]
+    assert redirected("sip:100@10.0.0.1") == []  # whom it has just been asked for
+
+
+def test_a_trunk_outside_does_not_aim_us_at_private_networks() -> None:
+    routes, servers = router()
+    target = plan(routes.route(call("private", "pbx", "0123"), servers)[0]).targets[0]
+    assert target.network == "public"
+    assert routes.redirected(target, ["sip:7@10.0.0.20", "sip:7@192.168.1.1", "sip:7@127.0.0.1"]) == ()
 
 
 def test_redirects_are_bounded_and_unique() -> None:
