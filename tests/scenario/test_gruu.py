@@ -5,7 +5,7 @@ import pytest
 from signaling.headers import parse_name_addr
 from signaling.message import Request
 from tests.harness.border import Border, audio
-from tests.scenario.test_phones import RELAY, Phone, Registrar, rest, talked
+from tests.harness.phones import RELAY, Phone, Registrar, rest, talked
 
 NAME = "urn:uuid:00000000-0000-5000-8000-000000000009"
 HIDDEN = "uloc-5f1c-1a2b"

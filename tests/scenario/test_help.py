@@ -5,7 +5,7 @@ import pytest
 from signaling.digest import Account, answer, parse_challenges
 from signaling.message import Request, Response
 from tests.harness.border import Agent, Border, audio
-from tests.scenario.test_phones import LOCAL, RELAY, Phone, Registrar, home, rest, talked
+from tests.harness.phones import LOCAL, RELAY, Phone, Registrar, home, rest, talked
 
 LOCAL_CHALLENGE = LOCAL.replace("store: null", "store: null, calls: challenge").replace(
     "{from: phones, to: phones, when: registered}",

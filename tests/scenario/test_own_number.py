@@ -2,7 +2,7 @@
 
 from signaling.digest import Account, answer, parse_challenges
 from tests.harness.border import Border
-from tests.scenario.test_phones import LOCAL, Phone, home, talked
+from tests.harness.phones import LOCAL, Phone, home, talked
 
 ALWAYS = LOCAL.replace("{from: phones, to: phones, when: registered}", "{from: phones, to: phones}")
 VOICEMAIL = LOCAL.replace(

@@ -4,7 +4,7 @@ import pytest
 
 from signaling.message import Request, Response
 from tests.harness.border import Agent, Border, audio
-from tests.scenario.test_phones import RELAY, home, rest
+from tests.harness.phones import RELAY, home, rest
 
 ASKS = 'Digest realm="pbx.internal", nonce="n{0}", algorithm=MD5, qop="auth"'
 SHOWS = 'Digest username="alice", realm="pbx.internal", nonce="n{0}", uri="sip:x", response="{0:032x}"'

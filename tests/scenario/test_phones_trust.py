@@ -7,7 +7,7 @@ import pytest
 from signaling.errors import ParseError
 from signaling.message import Message, Request, Response
 from tests.harness.border import Border, audio
-from tests.scenario.test_phones import LOCAL, RELAY, Phone, Registrar, home, rest
+from tests.harness.phones import LOCAL, RELAY, Phone, Registrar, home, rest
 
 TO_PBX = LOCAL.replace("{from: phones, to: phones, when: registered}", "{from: phones, to: pbx}")
 

@@ -5,7 +5,7 @@ import pytest
 from sbc.buckets import MAX_SOURCES
 from sbc.reflection import Reflection
 from tests.harness.border import Agent, Border
-from tests.scenario.test_phones import LOCAL, Phone
+from tests.harness.phones import LOCAL, Phone
 
 SHORT = (
     "REGISTER sip:sip.example.com SIP/2.0\r\n{via}: SIP/2.0/{transport} a;branch=z9hG4bK{number}\r\n"

@@ -9,7 +9,7 @@ from sbc.locations import Change, Row
 from sbc.media_policy import media_ranges
 from signaling.message import Request, Response
 from tests.harness.border import CONFIG, Agent, Border, audio, pair, picked_up, talking
-from tests.scenario.test_phones import LOCAL, RELAY, Phone, Registrar, home, talked
+from tests.harness.phones import LOCAL, RELAY, Phone, Registrar, home, talked
 
 PUBLIC = "listen: [udp:5060, tcp:5060]\n    media_ports: 20000"
 PRIVATE = "listen: [udp:5060, tcp:5060]\n    media_ports: 30000"

@@ -1,0 +1,126 @@
+"""Phones that are registered here: by name, by number, with several contacts, by GRUU, over the in-memory wire."""
+
+import pytest
+
+from signaling.digest import Account, answer, parse_challenges
+from signaling.message import Request
+from tests.harness.border import Border, audio
+from tests.harness.phones import LOCAL, Phone, local, rest, talked
+
+
+def test_nothing_is_kept_of_a_register_without_credentials() -> None:
+    """RFC 3261 s.8.2.7: it is answered again when it comes again, with the same tag."""
+    border = Border(LOCAL)
+    alice = Phone(border, "alice", 40001)
+    alice.register()
+    first = alice.agent.expect_answer(401)
+    alice.agent.raw(alice.last)
+    second = alice.agent.expect_answer(401)
+    assert first.to_tag == second.to_tag
+    assert border.calls.leftovers()["transactions"] == 0
+    assert second.via.param("received") == "192.0.2.77" and second.via.param("rport") == "40001"
+
+
+def test_phone_to_phone() -> None:
+    border, alice, bob = local()
+    alice.invite("bob")
+    assert isinstance(bob.agent.inbox[-1], Request) and bob.agent.inbox[-1].uri == bob.contact
+    talked(border, alice.agent, bob.agent)
+    rest(border)
+
+
+def test_by_number() -> None:
+    _border, alice, bob = local()
+    bob.invite("+15551234")
+    assert alice.agent.expect("INVITE").uri == alice.contact
+
+
+def test_all_phones_of_a_user_ring_and_one_wins() -> None:
+    border, alice, bob = local()
+    second = Phone(border, "bob", 40003)
+    second.authorized("b-secret")
+    alice.invite("bob")
+    first_invite = bob.agent.expect("INVITE")
+    other_invite = second.agent.expect("INVITE")
+    second.agent.answer(other_invite, 180, "Ringing")
+    bob.agent.answer(first_invite, 200, "OK", sdp=audio("192.168.1.5", 4002))
+    second.agent.expect("CANCEL")
+
+
+def test_q_decides_who_rings_first() -> None:
+    border, alice, bob = local()
+    desk = Phone(border, "bob", 40003)
+    desk.register(600)
+    challenge = parse_challenges(desk.agent.expect_answer(401))[0]
+    name, value = answer(challenge, Account("bob", "b-secret"), "REGISTER", "sip:sip.example.com", 1, "cn")
+    desk.register(600, f"{name}: {value}", contact=f"<{desk.contact}>;q=0.5")
+    desk.agent.expect_answer(200)
+    alice.invite("bob")
+    first = bob.agent.expect("INVITE")
+    desk.agent.nothing()
+    bob.agent.answer(first, 486, "Busy Here")
+    desk.agent.expect("INVITE")
+
+
+def test_unknown_and_unregistered_are_told_apart() -> None:
+    border = Border(
+        LOCAL.replace("- {from: phones, to: phones, when: registered}", "- {from: phones, to: phones}")
+    )
+    alice = Phone(border, "alice", 40001)
+    alice.authorized("a-secret")
+    alice.invite("bob")
+    assert "phone-not-registered" in (alice.agent.expect_answer(480).get("Warning") or "")
+    other = Phone(border, "alice", 40001)
+    other.invite("nobody")
+    assert "no-such-user" in (other.agent.expect_answer(404).get("Warning") or "")
+
+
+CHALLENGE = LOCAL.replace("store: null", "store: null, calls: challenge")
+
+
+def test_a_stranger_may_show_who_he_is() -> None:
+    border = Border(CHALLENGE)
+    bob = Phone(border, "bob", 40002)
+    bob.authorized("b-secret")
+    roaming = Phone(border, "alice", 41000, host="192.0.2.200")
+    invite = roaming.invite("bob")
+    challenge = parse_challenges(roaming.agent.expect_answer(407))[0]
+    assert challenge.proxy and border.records == []
+    name, value = answer(challenge, Account("alice", "a-secret"), "INVITE", invite.uri, 1, "cn")
+    roaming.invite("bob", fields=f"{name}: {value}")
+    got = bob.agent.expect("INVITE")
+    assert got.from_.uri_text == "sip:alice@sip.example.com"
+    assert got.get("Proxy-Authorization") is None
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "status"), [("alice", "guessed", 407), ("bob", "b-secret", 403)]
+)
+def test_a_stranger_with_the_wrong_password_or_name(user: str, password: str, status: int) -> None:
+    border = Border(CHALLENGE)
+    roaming = Phone(border, "alice", 41000)
+    invite = roaming.invite("bob")
+    challenge = parse_challenges(roaming.agent.expect_answer(407))[0]
+    name, value = answer(challenge, Account(user, password), "INVITE", invite.uri, 1, "cn")
+    roaming.invite("bob", fields=f"{name}: {value}")
+    roaming.agent.expect_answer(status)
+
+
+def test_public_and_temporary_gruu() -> None:
+    _border, alice, bob = local()
+    bob.register(600)
+    challenge = parse_challenges(bob.agent.expect_answer(401))[0]
+    name, value = answer(challenge, Account("bob", "b-secret"), "REGISTER", "sip:sip.example.com", 1, "cn")
+    bob.register(
+        600, f"{name}: {value}\r\nSupported: gruu", contact=f'<{bob.contact}>;+sip.instance="<urn:uuid:7>"'
+    )
+    contact = next(one for one in bob.agent.expect_answer(200).contacts if one.param("pub-gruu"))
+    for number, gruu in enumerate((contact.param("pub-gruu"), contact.param("temp-gruu"))):
+        alice.agent.call_id = f"gruu-{number}"
+        alice.agent.request(
+            "INVITE", uri=gruu, from_header=f"<{alice.aor}>;tag=g{number}", body=audio("192.168.1.5")
+        )
+        invite = bob.agent.expect("INVITE")
+        bob.agent.answer(invite, 486, "Busy Here")
+        bob.agent.expect("ACK")
+        alice.agent.expect_answer(486)
