@@ -4,12 +4,15 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from config.problems import ConfigError
 from sbc.simulate import simulate, stand_ins
 from signaling.flow import Flow
+from signaling.message import Request
+from signaling.parser import parse
 from tests.harness.border import Border
 
 SERVERS = ("sip:10.0.0.20", "sip:10.0.0.21:5080", "sip:10.0.0.22;transport=tcp", "sip:pbx.example")
@@ -113,6 +116,22 @@ def test_simulation_is_what_really_leaves(
     expected = without_session_id([(sent.data, sent.flow) for sent in simulation.sent])
     assert without_session_id(border.sent) == expected
     assert len(border.sent) > 0
+
+
+@pytest.mark.parametrize(
+    ("uri", "user"),
+    [
+        ("tel:+4930123", "+4930123"),
+        ("sip:+4930123@carrier.example", "+4930123"),
+        ("sip:200@203.0.113.10", "200"),
+    ],
+)
+def test_what_is_dialled_is_what_leaves(uri: str, user: str) -> None:
+    simulation = simulate(Border().config, "public", uri)
+    sent = parse(next(sent.data for sent in simulation.sent if sent.data.startswith(b"INVITE")))
+    assert isinstance(sent, Request)
+    assert sent.uri.startswith(f"sip:{user}@")
+    assert simulation.record.called == user
 
 
 def test_simulation_leaves_nothing_behind_and_opens_nothing() -> None:

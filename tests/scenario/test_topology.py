@@ -20,6 +20,13 @@ FIELDS = (
     "X-Internal: {c}",
     'P-Asserted-Identity: "Bob" <sip:200@{c}.example>',
     "P-Asserted-Identity: <tel:+15551234>",
+    "P-Asserted-Identity: <sip:100@{c}.example>, <tel:100>",
+    "P-Asserted-Identity: <tel:100;phone-context={c}.example>",
+    "Remote-Party-ID: <tel:200>;party=called;x={c}",
+    "Diversion: <tel:200>;reason=no-answer;x={c}",
+    "History-Info: <tel:200>;index=1;x={c}",
+    "Refer-To: <tel:200>",
+    "Referred-By: <tel:100;phone-context={c}.example>",
     "P-Preferred-Identity: <sip:200@{c}.example>",
     "Privacy: none",
     "Diversion: <sip:300@{c}.example>;reason=no-answer;counter=1",
@@ -98,10 +105,25 @@ class Story:
         self.version[network] += 1
         return body_of(network, agent.address[0], self.data.draw(SDP), direction, self.version[network])
 
+    def dial(self) -> Request:
+        """The INVITE: numbers are dialled and callers named by SIP or by tel URIs."""
+        a = self.a
+        domain = f"{CANARY[a.flow.network]}.example"
+        uri = self.data.draw(st.sampled_from([None, "tel:200", f"sip:200@{domain}"]))
+        to = self.data.draw(st.sampled_from([None, "<tel:200>", f"<sip:200@{domain}>"]))
+        who = self.data.draw(st.sampled_from([f"<sip:100@{domain}>", "<tel:100>", "<sip:100@sbc>"]))
+        fields = "\r\n".join(["Allow: INVITE, ACK, CANCEL, BYE, UPDATE, INFO", self.draw(a)])
+        return a.request(
+            "INVITE", uri=uri, to_header=to, from_header=f"{who};tag={a.tag}", fields=fields, body=self.sdp(a)
+        )
+
     def run(self, outcome: str, steps: list[str]) -> None:
         a, b = self.a, self.b
-        invite = a.invite(sdp=self.sdp(a), fields=self.draw(a))
+        invite = self.dial()
         got = b.expect("INVITE")
+        assert got.uri.startswith("sip:200@")
+        assert "sip:200@" in (got.get("To") or "")
+        assert re.search("<(?:tel:100>|sip:100@)", got.get("From") or "")
         if outcome == "cancel":
             b.answer(got, 180, fields=self.draw(b))
             a.cancel(invite)

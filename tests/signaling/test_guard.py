@@ -112,7 +112,10 @@ def test_broken_messages_teach_what_they_can() -> None:
         ("<sip:a@H.example:5060;x=1>;tag=2", "h.example", "a"),
         ("sip:h.example;tag=1", "h.example", ""),
         ("<sip:a:pw@[2001:DB8::1]:5060>", "2001:db8::1", "a"),
-        ("<tel:+1555;x=y>", "+1555", "+1555"),
+        ("<SIPS:a@h.example>", "h.example", "a"),
+        ("<tel:+1555;x=y>", "", "+1555"),
+        ("tel:+1555", "", "+1555"),
+        ("<urn:service:sos>", "", ""),
         ("", "", ""),
         ("nonsense", "", ""),
     ],
@@ -127,6 +130,17 @@ def test_hosts_of_names_the_machines() -> None:
         "10.1.2.3", "10.9.9.9", "10.1.2.77", "inner.example", "proxy.inner.example", "2001:db8::5", "border.example",
         "core.example",
     }  # fmt: skip
+
+
+def test_a_telephone_number_is_no_machine() -> None:
+    request = invite(
+        ("P-Asserted-Identity", "<sip:+49170@core.example>, <tel:+49170>"), ("Diversion", "<tel:5551234>")
+    )
+    request.uri = "tel:5551234"
+    request.replace("To", "<tel:5551234>")
+    request.replace("From", "<tel:+49170>;tag=tagA1")
+    assert not {"5551234", "+49170"} & set(hosts_of(request))
+    assert "core.example" in hosts_of(request)
 
 
 def test_without_hosts_takes_the_longest_name() -> None:
