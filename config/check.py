@@ -184,6 +184,13 @@ def _limits(found: Findings) -> None:
             f"{limits.tcp_connections_per_source} is never reached, as tcp_connections is "
             f"{limits.tcp_connections}; write less",
         )
+    t1_ms = found.config.timers.t1_ms
+    if limits.queue_age_ms >= t1_ms and not found.broken & {"limits.queue_age_ms", "timers", "timers.t1_ms"}:
+        found.warn(
+            "limits.queue_age_ms",
+            f"{limits.queue_age_ms} lets messages wait until peers repeat them after timers.t1_ms {t1_ms}, so that "
+            f"overload feeds itself; write {max(1, t1_ms * 2 // 5)} or less",
+        )
     if limits.max_transactions < 2 * limits.max_calls:
         found.warn(
             "limits.max_transactions",

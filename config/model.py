@@ -157,8 +157,11 @@ class Limits(Model):
     ] = 600
     queue_age_ms: Annotated[
         Positive,
-        Field(description="A new call whose request waited longer than this is refused with 503, ms."),
-    ] = 500
+        Field(
+            description="A new call whose request waited longer than this is refused with 503, ms; less than t1_ms, "
+            "after which peers send everything twice."
+        ),
+    ] = 200
     max_forwards: Annotated[
         Positive, Field(le=255, description="Max-Forwards of requests that have none.")
     ] = 70
@@ -201,7 +204,7 @@ class Timers(Model):
     rtp_start_s: Annotated[
         Seconds, Field(description="The same while there never was any media, s; 0: never.")
     ] = 60
-    rtp_hold_s: Annotated[Seconds, Field(description="The same for a call on hold, s; 0: never.")] = 3600
+    rtp_hold_s: Annotated[Seconds, Field(description="The same for a call on hold, s; 0: never.")] = 0
     learn_window_s: Annotated[
         PositiveSeconds, Field(description="How long a media source may be learned behind NAT, s.")
     ] = 10

@@ -58,7 +58,7 @@ class MediaPolicy:
     window_s: float = 10.0
     start_s: float = 60.0
     silence_s: float = 60.0
-    hold_s: float = 3600.0
+    hold_s: float = 0.0
     events_up: frozenset[str] = frozenset()
 
     @property
@@ -74,7 +74,7 @@ class MediaPolicy:
         return None
 
     def beside(self, before: "MediaPolicy", networks: Collection[str]) -> "MediaPolicy":
-        """The same with our addresses of before in these `networks`, for calls that have begun and have no media yet."""
+        """The same with our addresses of before in these `networks`, for calls that have begun without media yet."""
         left = {name: found for name, found in before.addresses.items() if name in networks}
         return replace(self, addresses={**left, **self.addresses})
 

@@ -2,6 +2,7 @@
 
 from media.relay import Silence
 from tests.harness.border import Border, audio, calling, established, hang_up, pair
+from tests.scenario.test_inside import reinvite
 
 
 def silence(border: Border, ever: bool) -> None:
@@ -36,3 +37,16 @@ def test_silent_early_media_is_no_reason_to_stop_ringing() -> None:
     answer = alice.expect_answer(200)
     alice.ack(answer)
     hang_up(border, alice, bob, answer)
+
+
+def test_a_call_on_hold_is_as_silent_as_it_likes_unless_a_limit_is_written() -> None:
+    for written, limit_s in (("", 0.0), ("timers: {rtp_hold_s: 900}\n", 900.0)):
+        border = Border(changes=lambda text, more=written: text + more)
+        alice, bob = pair(border)
+        answer, _ = established(border, alice, bob)
+        (stream,) = border.relay.streams
+        assert border.relay.limited.pop(stream) == (60.0, 60.0)
+        held, holding = audio("203.0.113.77", direction="sendonly"), audio("10.0.0.20", 4002, "recvonly")
+        reinvite(alice, bob, answer, held, holding)
+        assert border.relay.limited[stream] == (limit_s, limit_s)
+        hang_up(border, alice, bob, answer)
