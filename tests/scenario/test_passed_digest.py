@@ -1,8 +1,11 @@
 """A PBX that asks a phone who it is at every request: what it asks passes to the phone, and what that shows to it."""
 
+from random import Random
+
 import pytest
 
 from signaling.message import Request, Response
+from signaling.parser import parse
 from tests.harness.border import Agent, Border, audio
 from tests.harness.phones import RELAY, home, rest
 
@@ -55,12 +58,15 @@ class Talk:
         answer = caller.expect_answer(200)
         caller.ack(answer)
         self.of: dict[Agent, Request | Response] = {caller: answer, callee: invite}
+        self.hung_up: list[Request] = []
 
     def says(self, agent: Agent, method: str, fields: str = "", version: int = 2) -> None:
         """A request inside the dialog."""
         sdp = audio(agent.address[0], 4000, "sendonly", version=version)
         body = sdp if method in ("INVITE", "UPDATE") else ""
-        agent.inside(method, self.of[agent], body=body, fields=fields)
+        sent = agent.inside(method, self.of[agent], body=body, fields=fields)
+        if method == "BYE":
+            self.hung_up.append(sent)
 
 
 @pytest.fixture(params=[True, False], ids=["the-phone-calls", "the-pbx-calls"])
@@ -242,3 +248,40 @@ def test_a_restored_call_passes_it_too(talk: Talk) -> None:
     phone.inside("INFO", talk.of[talk.phone])
     ask(pbx, pbx.expect("INFO"), 1)
     asked(phone, 1)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_however_a_call_ends_nothing_is_left_and_nobody_waits(seed: int) -> None:
+    """Both sides do what they like, answers are lost, come late or ask again: every BYE gets its answer."""
+    chance = Random(seed)
+    talk = Talk(chance.random() < 0.5)
+    for number in range(chance.randint(2, 12)):
+        agent = chance.choice((talk.phone, talk.pbx))
+        match chance.randrange(5):
+            case 0 | 1:
+                talk.says(
+                    agent, chance.choice(("BYE", "BYE", "INFO", "INVITE")), shown(number), version=number + 2
+                )
+            case 2:
+                talk.border.advance(chance.choice((0.1, 1.0, 4.0, 40.0)))
+            case _:
+                asked_of = [one for one in agent.inbox if isinstance(one, Request) and one.method != "ACK"]
+                agent.inbox.clear()
+                for request in asked_of:
+                    if chance.random() < 0.8:
+                        status = chance.choice((200, 401, 407, 407, 481, 500))
+                        name = "WWW-Authenticate" if status == 401 else "Proxy-Authenticate"
+                        fields = f"{name}: {ASKS.format(number)}" if status in (401, 407) else ""
+                        agent.answer(request, status, "Chance", fields=fields)
+    byes = {(one.call_id, one.cseq.number) for one in talk.hung_up}
+    for agent in (talk.phone, talk.pbx):
+        agent.inbox.clear()
+    for agent in (talk.phone, talk.pbx):
+        talk.says(agent, "BYE")
+    rest(talk.border)
+    answered = {
+        (one.call_id, one.cseq.number)
+        for data, _ in talk.border.sent
+        if isinstance(one := parse(data), Response) and one.cseq.method == "BYE" and one.status >= 200
+    }
+    assert byes <= answered
