@@ -134,9 +134,9 @@ def _measure(part: str, wanted: argparse.Namespace, alone: bool) -> list[str]:
             )
             return [_row(f"CPU per relayed packet at {wanted.streams} streams, us", part, [rounds, theirs])]
         if part == "turn":
-            costs = [gateway_packet_us(wanted.streams // 2)[0] for _ in range(wanted.rounds)]
+            turn = [gateway_packet_us(wanted.streams // 2)[0] for _ in range(wanted.rounds)]
             name = "the same of the TURN gateway, which comes on top where a network has one, us"
-            return [_row(name, part, [costs])]
+            return [_row(name, part, [turn])]
         if part == "register":
             return _register(place, wanted, alone)
         systems: list[System] = [Ours(OURS)] if alone else [Ours(OURS), Peers(THEIRS)]
