@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from media.source import Sockaddr
 from media.stream import DIRECT_PORT, RTCP_PORT, RTP_PORT, Event, Port, RelayEnd, RelayStream
 
 # A second and a half of G.711, or 60 ms of 4 Mbit/s video, in kernel terms (the kernel doubles the number and
@@ -136,9 +137,7 @@ class Sockets:
             raise
         return self._add(Port(end, sock, (host, number), kind))
 
-    def _connect(
-        self, end: RelayEnd, port: Port, source: tuple[str, int] | tuple[str, int, int, int]
-    ) -> Port | None:
+    def _connect(self, end: RelayEnd, port: Port, source: Sockaddr) -> Port | None:
         sock = self._socket(end.family)
         try:
             # For this moment only: two sockets may share a port if both say so, and we share with nobody else.

@@ -7,12 +7,17 @@ received; what crosses as RTCP parses again and holds no byte of a name; counter
 """
 
 import random
+import socket
 import sys
 import time
+from typing import cast
 
 from media import demux, rtcp, rtp
+from media.forwarder import Forwarder
+from media.sockets import Sockets
 from media.source import LOCKED, PASS, STRANGER, RtcpGate, SourceGate
-from tests.harness.rtp import receiver_report, report_block, rtp_packet, sender_report
+from media.stream import Port, RelayStream
+from tests.harness.rtp import Address, receiver_report, report_block, rtp_packet, sender_report
 
 SECRET = b"alice@10.20.30.40"
 SOURCES = [("192.0.2.1", 4000), ("192.0.2.1", 4002), ("198.51.100.7", 4000), ("203.0.113.9", 1)]
@@ -117,6 +122,64 @@ def check_stream(rng: random.Random, packets: int) -> None:
     assert all(0 <= payload_type < 128 for payload_type in seen.payload_types())
 
 
+class Wire:
+    """A socket without a network: what comes is what was put there, what goes is noted."""
+
+    def __init__(self) -> None:
+        self.coming: list[tuple[bytes, Address]] = []
+        self.sent: list[tuple[bytes, Address]] = []
+
+    def recvfrom_into(self, buffer: bytearray) -> tuple[int, Address]:
+        if not self.coming:
+            raise BlockingIOError
+        data, source = self.coming.pop()
+        buffer[: len(data)] = data
+        return len(data), source
+
+    recv_into = None
+
+    def sendto(self, data: bytes | memoryview, target: Address) -> int:
+        self.sent.append((bytes(data), target))
+        return len(data)
+
+
+def check_forwarder(rng: random.Random, packets: int) -> None:
+    """The relay's own way of a packet between two ends of which one has SRTP, both, or neither."""
+    forwarder = Forwarder(lambda event: None, Sockets(lambda event: None, 0, 100))
+    stream = RelayStream(1, False, 10.0, 0.0, 0.0)
+    wires = []
+    for end, host in ((stream.a, "10.0.0.1"), (stream.b, "10.0.0.2")):
+        learn, mux = rng.choice(("off", "port", "any")), rng.random() < 0.5
+        secure = ("AES_CM_128_HMAC_SHA1_80", bytes(30), bytes(30)) if rng.random() < 0.3 else None
+        named, codecs = rng.choice(SOURCES), ((0, "PCMU", 8000),)
+        rest = (None, rng.random() < 0.9, True, codecs, 0, None, secure, False)
+        end.configure((host, 2, 3, named, named, mux, learn, *rest), forwarder.buffer)
+        pair = Wire(), Wire()
+        end.rtp_port, end.rtcp_port = (
+            Port(end, cast("socket.socket", wire), (host, 2 + kind), kind) for kind, wire in enumerate(pair)
+        )
+        end.aim()
+        wires.append(pair)
+    now = 0.0
+    for _ in range(packets):
+        end, pair = rng.choice(((stream.a, wires[0]), (stream.b, wires[1])))
+        now += rng.random() * 0.2
+        kind = rng.randrange(2)
+        pair[kind].coming.append((mutate(rng.choice(seeds()), rng), rng.choice(SOURCES)))
+        port = end.rtcp_port if kind else end.rtp_port
+        assert port is not None
+        if kind:
+            forwarder.receive_rtcp(port, now)
+        else:
+            assert forwarder.receive(port, now)
+    for end, pair in ((stream.a, wires[1]), (stream.b, wires[0])):
+        counted = end.reception.packets
+        assert end.forwarded <= counted and (end.receive or end.forwarded == 0)
+        assert end.secure is None or counted == end.rtcp_packets == 0, "nobody had the key"
+        assert len(pair[0].sent) + len(pair[1].sent) <= end.forwarded + end.rtcp_packets
+        assert all(target in SOURCES for _, target in pair[0].sent + pair[1].sent)
+
+
 def run(seconds: float, seed: int) -> int:
     """Fuzz for a while; the number of rounds."""
     rng = random.Random(seed)
@@ -126,6 +189,7 @@ def run(seconds: float, seed: int) -> int:
         for _ in range(50):
             check_rtcp(mutate(rng.choice(seeds()), rng))
         check_stream(rng, rng.randrange(200))
+        check_forwarder(rng, rng.randrange(200))
         rounds += 1
     return rounds
 

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.fuzz_rtp import check_rtcp, check_stream, mutate, seeds
+from tests.fuzz.fuzz_rtp import check_forwarder, check_rtcp, check_stream, mutate, seeds
 
 
 def test_media_ports_take_anything() -> None:
@@ -14,6 +14,7 @@ def test_media_ports_take_anything() -> None:
         for _ in range(20):
             check_rtcp(mutate(rng.choice(seeds()), rng))
         check_stream(rng, 100)
+        check_forwarder(rng, 100)
 
 
 @given(st.binary(max_size=200))
