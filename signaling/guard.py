@@ -68,7 +68,7 @@ def user_in(uri: str) -> str:
 
 
 def hosts_of(message: Message) -> tuple[str, ...]:
-    """Names and addresses of machines on the side that `message` came from, in lower case."""
+    """Names of machines on the side that `message` came from, in lower case."""
     return message.once("hosts", _hosts)
 
 
@@ -79,7 +79,10 @@ def _hosts(message: Message) -> tuple[str, ...]:
             hosts.update(dict.fromkeys(_hosts_in_lines(message.get_all(name))))
     if isinstance(message, Request):
         hosts[host_in(message.uri)] = None
-    return tuple(host for host in hosts if len(host) >= SHORTEST_HOST and host not in PUBLIC_NAMES)
+    # What has no letter is an address, which is found without being known, or a telephone number.
+    return tuple(
+        host for host in hosts if len(host) >= SHORTEST_HOST and host.islower() and host not in PUBLIC_NAMES
+    )
 
 
 def _machines(message: Message) -> list[str]:
@@ -133,17 +136,24 @@ def _vias(message: Message) -> list[Via]:
     return vias
 
 
-def without_hosts(text: str, hosts: Collection[str]) -> str:
-    """`text` with IP addresses and `hosts` (in lower case) replaced."""
+def without_hosts(text: str, hosts: Collection[str], names: bool = True) -> str:
+    """`text` with IP addresses and `hosts` (in lower case) replaced, as whole words; of a domain all names in it.
+
+    Not `names`: words without a dot stay, whatever machine is called so. In a user part they are numbers and people.
+    """
     if text.count(".") >= 3:
         text = _IPV4.sub(HIDDEN, text)
     if "::" in text or text.count(":") >= 7:
         text = _IPV6.sub(HIDDEN, text)
     lower = text.lower()
-    named = [host for host in hosts if host in lower and len(host) >= SHORTEST_HOST]
+    named = [
+        host for host in hosts if host in lower and len(host) >= SHORTEST_HOST and (names or "." in host)
+    ]
     # Longest first: a domain inside the name of a host of it must not save the rest of the name.
     for host in sorted(named, key=len, reverse=True):
-        text = re.sub(re.escape(host), HIDDEN, text, flags=re.IGNORECASE)
+        above = r"(?:[A-Za-z0-9_\-]+\.)*" if "." in host else ""
+        word = rf"(?<![A-Za-z0-9_\-]){above}{re.escape(host)}(?![A-Za-z0-9_\-]|\.[A-Za-z0-9_\-])"
+        text = re.sub(word, HIDDEN, text, flags=re.IGNORECASE)
     return text
 
 

@@ -232,13 +232,16 @@ def carry_identity(name_addr: NameAddr, hosts: Collection[str] = ()) -> Identity
 
 
 def clean_user(user: str, hosts: Collection[str] = ()) -> str:
-    """A user part without addresses and host names of its side, and without parameters that could hold one."""
+    """A user part without addresses and domain names of its side, and without parameters that could hold one.
+
+    What is dialled must arrive: a host name without a dot may be somebody's name or number as well.
+    """
     number, semicolon, tail = user.partition(";")
     if semicolon:
         # RFC 3261 s.19.1.6: a telephone number in a SIP URI brings its parameters along.
         number += write_params(_user_params(parse_params(tail)))
     plain = unescape(number)
-    safe = _clean(plain, hosts)
+    safe = _clean(plain, hosts, False)
     return number if safe == plain else escape(safe, safe="&=+$,;?/-_.!~*'()", errors="ignore")
 
 
@@ -259,14 +262,14 @@ def _user_params(params: Params) -> Params:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def _clean(text: str, hosts: Collection[str]) -> str:
-    """`text` in one line, bounded, with IP addresses and `hosts` (lower case) replaced."""
+def _clean(text: str, hosts: Collection[str], names: bool = True) -> str:
+    """`text` in one line, bounded, with IP addresses and `hosts` (lower case) replaced, as `without_hosts` does."""
     if not text:
         return text
     text = text[:MAX_TEXT]
     if not text.isprintable():
         text = _CONTROL.sub(" ", text)
-    return without_hosts(text, hosts)
+    return without_hosts(text, hosts, names)
 
 
 # -- what each header field becomes -------------------------------------------------------------------------

@@ -88,3 +88,25 @@ def test_tel_uris_of_the_called_cross() -> None:
     )
     ringing = caller.expect_answer(180)
     assert ringing.get_all("P-Asserted-Identity") == [f"<sip:{NUMBER}@sbc.public.example>", f"<tel:{NUMBER}>"]
+
+
+@pytest.mark.parametrize("upward", [False, True])
+@pytest.mark.parametrize(
+    ("user", "caller", "host"),
+    [
+        ("conference", "bob", "conf"),
+        ("conf", "conf", "conf"),
+        ("49301234", "491701", "1234"),
+        ("1000", "1000", "1000"),
+        ("sales-team", "smithson", "smith"),
+        ("asterisk", "asterisk", "asterisk"),
+    ],
+)
+def test_host_names_leave_users_alone(user: str, caller: str, host: str, upward: bool) -> None:
+    uri = f"sip:{user}@border.example"
+    got, border = dialled(uri, f"<{uri}>", f"<sip:{caller}@{host}>;tag=f1", "", upward)
+    assert got.uri.startswith(f"sip:{user}@")
+    assert f"sip:{user}@" in str(got.get("To"))
+    assert f"sip:{caller}@" in str(got.get("From"))
+    record = next(iter(border.calls.live.values()))
+    assert (record.caller, record.called) == (caller, user)

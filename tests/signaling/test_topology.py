@@ -190,9 +190,20 @@ def test_identity_at_an_ipv6_site() -> None:
 
 
 def test_identity_hides_further_names_of_its_side() -> None:
-    value = parse_name_addr('"core7" <sip:core7@x>')
-    assert carry_identity(value).render(SITE) == "core7 <sip:core7@ours.example>"
-    assert carry_identity(value, ["core7"]).render(SITE) == "hidden <sip:hidden@ours.example>"
+    value = parse_name_addr('"core7 core7.lan" <sip:a%40core7.lan@x>')
+    assert carry_identity(value).render(SITE) == "core7 core7.lan <sip:a%40core7.lan@ours.example>"
+    assert (
+        carry_identity(value, ["core7", "core7.lan"]).render(SITE)
+        == "hidden hidden <sip:a%40hidden@ours.example>"
+    )
+
+
+@pytest.mark.parametrize("host", ["asterisk", "conf", "1234", "30123"])
+def test_a_user_that_is_called_as_a_host_is(host: str) -> None:
+    """RFC 3261 s.19.1.1 has no rule that a host name must not be somebody's name or part of it."""
+    for user in (host, f"{host}erence", f"49{host}", f"{host}-team"):
+        assert clean_user(user, [host]) == user
+        assert carry_identity(parse_name_addr(f"<sip:{user}@{host}>"), [host]).user == user
 
 
 def test_identity_of_a_broken_uri_is_a_parse_error() -> None:
@@ -301,6 +312,7 @@ def test_the_list_can_be_read() -> None:
 
 LABELS = st.from_regex(r"zq[a-z0-9]{3,6}", fullmatch=True)
 NAMED = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
+DOMAINS = st.lists(LABELS, min_size=2, max_size=3).map(".".join)
 HOSTS = st.one_of(
     NAMED,
     NAMED.map(str.upper),
@@ -314,7 +326,8 @@ USERS = st.from_regex(r"\+?[a-w1-9]{3,8}", fullmatch=True)
 @st.composite
 def incoming(draw: st.DrawFn) -> tuple[Message, list[str], str]:
     """A message full of canaries, the canaries, and a user part that has to cross."""
-    hosts = [draw(HOSTS) for _ in range(4)]
+    # The first one is put into user parts, where a single label may be somebody's name.
+    hosts = [draw(DOMAINS), *(draw(HOSTS) for _ in range(3))]
     uri_hosts = [f"[{host}]" if ":" in host else host for host in hosts]
     words = [draw(WORDS) for _ in range(8)]
     user = draw(USERS)
