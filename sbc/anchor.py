@@ -98,15 +98,30 @@ class LocalAnchor:
 
     # -- the verbs -----------------------------------------------------------------------------------------
 
+    def reserve(self, call: str, caller: Party, callee: Party) -> None:
+        """Ports for the offer that `callee` makes when it answers (RFC 3261 s.13.2.1): a pair for each side.
+
+        Whether there are any has to be known before it rings. What its offer wants beyond them is taken with that.
+        """
+        state = self._state(call)
+        for party in (caller, callee):
+            if party.leg in state.reserved or (0, side_of(party.leg)) in state.kept:
+                continue
+            address = state.address(party)
+            if address is None:
+                raise UsageError(f"no media address on network {party.network}")
+            try:
+                state.reserved[party.leg] = self.streams.take_ports(address.pool)
+            except PoolExhausted as error:
+                raise self._exhausted(state, error) from error
+
     def offer(self, call: str, source: Party, target: Party, sdp: bytes) -> bytes:
         """An offer from `source`, rewritten for `target`. The session in force stays until the answer.
 
         Offered to several targets, each that is not dropped may answer: what is in force is the latest answer.
         """
         session = parse(sdp)
-        state = self._calls.get(call)
-        if state is None:
-            state = self._calls[call] = CallMedia(call, self._policy, self._allowed)
+        state = self._state(call)
         pending = state.exchange
         if state.branches:
             pending = state.resume(target.leg if side_of(source.leg) == "a" else source.leg)
@@ -125,6 +140,7 @@ class LocalAnchor:
                 state.set_aside(pending)
             else:
                 self._abandon(state, pending, side_of(source.leg))
+        self._use_reserved(state, lines, source, target)
         fresh: set[PortPair] = set()
         try:
             plans = [
@@ -257,7 +273,11 @@ class LocalAnchor:
     def drop(self, call: str, leg: str) -> None:
         """This leg of side b will not come to be (failover, forking): free what was made for it alone."""
         state = self._calls.get(call)
-        if state is None or state.legs.pop(leg, None) is None:
+        if state is None:
+            return
+        if leg in state.reserved:
+            self._ports.free((state.reserved.pop(leg),))
+        if state.legs.pop(leg, None) is None:
             return
         branch, exchange = state.branches.pop(leg, None), state.exchange
         if branch is not None:
@@ -281,7 +301,8 @@ class LocalAnchor:
         for branch in state.branches.values():
             self._ports.free(branch.fresh)
         self._ports.free(state.kept.values())
-        state.exchange, state.kept, state.branches = None, {}, {}
+        self._ports.free(state.reserved.values())
+        state.exchange, state.kept, state.branches, state.reserved = None, {}, {}, {}
         return self.streams.end(state)
 
     def query(self, call: str) -> MediaReport:
@@ -362,6 +383,16 @@ class LocalAnchor:
             pairs[side] = pair
         return Plan(next(self._ids) if stream is None else stream.id, pairs, hosts)
 
+    def _use_reserved(self, state: CallMedia, lines: list[Line], source: Party, target: Party) -> None:
+        """The first line of an offer gets what was reserved for it."""
+        if not state.reserved:
+            return
+        place = next((place for place, line in enumerate(lines) if line.usable), 0)
+        for party in (source, target):
+            pair = state.reserved.pop(party.leg, None)
+            if pair is not None and state.kept.setdefault((place, side_of(party.leg)), pair) is not pair:
+                self._ports.free((pair,))
+
     def _exhausted(self, state: CallMedia, error: PoolExhausted) -> PeerError:
         compared = (("pool", error.network), ("pairs", str(self._ports.size(error.network))))
         outcome = f"no port pair is free, {error.resting} rest"
@@ -373,6 +404,12 @@ class LocalAnchor:
         state.keep(exchange, keep)
         self._ports.free(exchange.fresh)
         state.exchange = None
+
+    def _state(self, call: str) -> CallMedia:
+        state = self._calls.get(call)
+        if state is None:
+            state = self._calls[call] = CallMedia(call, self._policy, self._allowed)
+        return state
 
     def _leg(self, state: CallMedia, name: str) -> LegSdp:
         leg = state.legs.get(name)

@@ -81,8 +81,9 @@ class CallMedia:
 
     `session` has the streams in force, `places` the m= lines that they (or nothing) stand for, and `holder` is the
     leg whose answer or offer made side b of them. `branches` are the offers that wait for legs that ring beside the
-    one of `exchange`. `kept` are ports of a party that stays while the other is replaced (failover, or another
-    branch answers), `retired` ports that an open stream has moved away from, `closing` ports of
+    one of `exchange`. `reserved` are ports by leg for an offer that the callee has yet to make. `kept` are ports of a
+    party that stays while the other is replaced (failover, or another branch answers), `retired` ports that an open
+    stream has moved away from, `closing` ports of
     streams that the relay has yet to close. `past` and `final` make the last report.
     """
 
@@ -94,6 +95,7 @@ class CallMedia:
     legs: dict[str, LegSdp] = field(default_factory=dict)
     exchange: Exchange | None = None
     kept: dict[tuple[int, Side], PortPair] = field(default_factory=dict)
+    reserved: dict[str, PortPair] = field(default_factory=dict)
     holder: str = ""
     branches: dict[str, Exchange] = field(default_factory=dict)
     retired: dict[int, list[PortPair]] = field(default_factory=dict)

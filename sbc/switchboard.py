@@ -427,6 +427,8 @@ class Switchboard:
         try:
             if sdp is not None:
                 sdp = self._anchor.offer(call.id, live.parties["a"], party, sdp)
+            else:
+                self._anchor.reserve(call.id, live.parties["a"], party)
         except PeerError as error:
             return call.not_dialled(dial.name, error, now)
         finally:

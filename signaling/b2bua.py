@@ -155,8 +155,7 @@ class Call:
         branch = self._branch(name)
         if branch is None:
             return []
-        retry_s = error.retry_after_s or (RETRY_AFTER_S if error.status == 503 else None)
-        rejected = Rejected(error.status, error.reason, error.rule, retry_after_s=retry_s)
+        rejected = Rejected(error.status, error.reason, error.rule, retry_after_s=retry_after_s(error))
         return self._branch_failed(branch, rejected, now, local=True)
 
     def crossed(self, sdp: bytes, now: float) -> list[Effect]:
@@ -379,15 +378,23 @@ class Call:
                 return self._deliver(crossing.cross.target, replace(event, sdp=None), now)
             case Updated():
                 self.updating = None
-                refused = UpdateRejected(error.status, error.reason, error.rule)
+                retry_s = retry_after_s(error)
+                refused = UpdateRejected(error.status, error.reason, error.rule, retry_after_s=retry_s)
                 return self._to_leg(source, refused, now)
             case Answered():
                 self.state, self.b = State.CALLING, None
                 effects = self._to_leg(source, Released(error.rule, error.reason), now)
-                branch = self._branch(source.name)
-                if branch is None:
+                hunt, branch = self.hunt, self._branch(source.name)
+                if hunt is None or branch is None:
                     return effects
-                rejected = Rejected(error.status, error.reason, error.rule)
+                rejected = Rejected(
+                    error.status, error.reason, error.rule, retry_after_s=retry_after_s(error)
+                )
+                if error.status == 503:
+                    # Nothing is wrong with whoever answered: what we lack, the next one would ring in vain for.
+                    branch.rest.clear()
+                    hunt.stop()
+                    return [*effects, *self._branch_failed(branch, rejected, now, local=True)]
                 return [*effects, *self._branch_failed(branch, rejected, now)]
             case UpdateAccepted() | Confirmed():
                 # One side already has the new session and the other cannot: no session is left to keep.
@@ -574,6 +581,11 @@ class Call:
         remaining = data["remaining_s"]
         call.deadline = None if remaining is None else now + remaining
         return call
+
+
+def retry_after_s(error: PeerError) -> int | None:
+    """What stands in Retry-After beside a failure of our own."""
+    return error.retry_after_s or (RETRY_AFTER_S if error.status == 503 else None)
 
 
 def user_of(text: str) -> str:

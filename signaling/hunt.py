@@ -70,10 +70,11 @@ class Branch:
 
 @dataclass(slots=True)
 class Failure:
-    """How a branch has ended; `by` is "b" when the peer said so, else "sbc"."""
+    """How a branch has ended; `by` is "b" when the peer said so, else "sbc". `local`: by a lack of our own."""
 
     event: Rejected | Redirected
     by: str
+    local: bool = False
 
 
 class Hunt:
@@ -118,6 +119,10 @@ class Hunt:
         del self.branches[branch.name]
         return self._start(branch.rest.popleft(), branch.group, branch.rest, now)
 
+    def stop(self) -> None:
+        """Nobody else is to ring."""
+        self._targets.clear()
+
     def branch_of(self, leg: Leg) -> Branch | None:
         """The branch that rings as `leg`; None when it was given up."""
         branch = self.branches.get(leg.name)
@@ -130,7 +135,7 @@ class Hunt:
         by = "sbc" if local or (isinstance(event, Rejected) and event.rule != "peer-rejected") else "b"
         best = self._best
         if best is None or rank(event) < rank(best.event):
-            self._best = Failure(event, by)
+            self._best = Failure(event, by, local)
 
     def verdict(self) -> Failure:
         """What the caller is told when nobody takes the call."""
@@ -146,7 +151,7 @@ class Hunt:
             # The challenge is between the trunk and us; the caller has no credentials for it.
             return Failure(Rejected(403, "Forbidden", "trunk-wants-credentials"), "sbc")
         status = crossing_status(event.status)
-        if status == 503 and self._failed > 1:
+        if status == 503 and self._failed > 1 and not best.local:
             # RFC 3261 s.16.7 step 6: one that is overloaded says nothing of us, and the caller would avoid us.
             return Failure(replace(event, status=500, reason=reason_phrase(500), retry_after_s=None), best.by)
         if status != event.status:

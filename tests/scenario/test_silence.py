@@ -1,7 +1,7 @@
 """Media silence ends a call after its limit, but not one that still rings (issue s.6)."""
 
 from media.relay import Silence
-from tests.harness.border import Border, audio, calling, established, hang_up, pair
+from tests.harness.border import CONFIG, Border, audio, calling, established, hang_up, pair
 from tests.scenario.test_inside import reinvite
 
 
@@ -41,7 +41,7 @@ def test_silent_early_media_is_no_reason_to_stop_ringing() -> None:
 
 def test_a_call_on_hold_is_as_silent_as_it_likes_unless_a_limit_is_written() -> None:
     for written, limit_s in (("", 0.0), ("timers: {rtp_hold_s: 900}\n", 900.0)):
-        border = Border(changes=lambda text, more=written: text + more)
+        border = Border(CONFIG + written)
         alice, bob = pair(border)
         answer, _ = established(border, alice, bob)
         (stream,) = border.relay.streams
