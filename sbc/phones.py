@@ -277,8 +277,16 @@ class Phones:
         """Changes that nobody waits for."""
         write_at = self.locations.write_at
         if self.locations.unsaved or (write_at is not None and write_at <= now):
-            self._unawaited -= 1
-            self._persist(self._unawaited, now)
+            self._write(now)
+
+    def _write(self, now: float) -> None:
+        self._unawaited -= 1
+        self._persist(self._unawaited, now)
+
+    def close(self, now: float) -> None:
+        """The last that the store gets: what was renewed and not written yet."""
+        if self.locations.unsaved or self.locations.write_at is not None:
+            self._write(now)
 
     def _watch(self, bindings: Iterable[Binding], now: float) -> None:
         if self._keeps is not None:

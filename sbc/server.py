@@ -244,6 +244,7 @@ class Server:
         except TimeoutError:
             self._log.warning("relay workers did not end in time")
         await self.turn.stop()
+        self.calls.phones.close(self.loop.time())
         self.store.close()
         if self.cdr is not None:
             self.cdr.close()

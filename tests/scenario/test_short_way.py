@@ -370,6 +370,17 @@ def test_a_renewal_that_the_store_covers_is_not_waited_for() -> None:
     assert row[10] == 1_700_000_000 + told, "what was promised is what is written"
 
 
+def test_the_end_writes_what_was_renewed() -> None:
+    phone, disk = stored()
+    phone.registered()
+    phone.border.calls.phones.close(phone.border.now)
+    disk.write()
+    (row,) = disk.rows.values()
+    assert row[10] == 1_700_000_000 + phone.border.now + 600
+    phone.border.calls.phones.close(phone.border.now)
+    assert not disk.waiting, "and nothing when there is nothing"
+
+
 def test_renewals_go_on_for_as_long_as_the_store_keeps_up() -> None:
     phone, disk = stored()
     for _ in range(20):
