@@ -248,7 +248,9 @@ def test_sigterm_after_a_reload_ends_the_calls_of_before_on_their_listeners(lab:
 
 def test_calls_do_not_notice_reloads_that_do_not_touch_their_listeners(lab: Lab) -> None:
     """100 calls, and a reload every 0.3 s that moves the control socket, the workers and listeners beside theirs."""
-    yaml = configured(lab)
+    # On a busy machine SIPp and we are late, which is no sign of anything lost: nobody repeats or refuses for that.
+    more = "media: {workers: 2}\nlimits: {queue_age_ms: 30000}\n"
+    yaml = configured(lab, more, t1_ms=350, t2_ms=1400)
     border = lab.start(yaml)
     callee = lab.callee(PRIVATE, "uas_call", calls=100, ring_ms=20)
     caller = lab.caller(PUBLIC, calls=100, rate=20, hold_ms=400)
@@ -272,8 +274,14 @@ def test_calls_do_not_notice_reloads_that_do_not_touch_their_listeners(lab: Lab)
         assert time.monotonic() < deadline, border.pids()
         time.sleep(0.2)
     lab.finish()
-    repeated = [text for text in lab.messages(PUBLIC) if text.startswith("INVITE ")]
-    assert len(repeated) == len({text.split("Call-ID:")[1].split("\r\n")[0] for text in repeated}) == 100
+    sent = [
+        packet
+        for side in SIDES
+        for packet in packets_of(lab, side)
+        if packet.protocol == UDP and packet.destination == (SIDES[side].border, 5060)
+    ]
+    assert len(sent) > 600
+    assert border.stats()["transport.datagrams_received"] >= len(sent), "none was lost"
     assert border.stop() == 0
     assert sip_sockets(lab) == set()
 
