@@ -381,7 +381,7 @@ class Calls:
                 if live is None or live.call is None:
                     # The leg is gone, but every 2xx still wants its ACK, and that of another fork a BYE after it
                     # (RFC 3261 s.13.2.2.4).
-                    self.board.see_off(leg.response(asked, response, now), now)
+                    self.board.see_off(leg, leg.response(asked, response, now), now)
                     return
                 self.board.learn(live, leg, response)
                 self.board.run(live, live.call.on_leg(leg, leg.response(asked, response, now), now), now)

@@ -35,8 +35,9 @@ from signaling.call_effects import (
 from signaling.call_effects import Effect as CallEffect
 from signaling.callee import CalleeLeg
 from signaling.errors import PeerError
-from signaling.events import Offered
+from signaling.events import InformAnswered, Offered, Rejected, UpdateRejected
 from signaling.exchange import (
+    Asked,
     CancelRequest,
     Challenged,
     Ended,
@@ -52,13 +53,17 @@ from signaling.flow import Flow, host_port
 from signaling.leg import Leg
 from signaling.location import without_location
 from signaling.message import Request, Response, respond
-from signaling.topology import Guard
+from signaling.topology import Carried, Guard, reason_phrase
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions, Transmit
 from signaling.usage import same_flow
 
 # How long the relay may take to report the final counters of a call before the CDR is written without them.
 REPORT_S = 2.0
+MAX_PAST = 256
+"""Calls that are over and whose legs the guard still knows the secrets of."""
+LEAK = "topology-leak"
+"""The reason id of a message that `topology: verify: block` has kept from leaving."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +79,10 @@ class Live:
     trunks: list[str] = field(default_factory=list)
     phones: dict[str, str] = field(default_factory=dict)
     armed: float | None = None
+
+
+Blocked = tuple[Live, Leg, Asked | None, Request | None]
+"""What the guard has kept from leaving: a request of ours, or (None) an answer that had to open the call."""
 
 
 class Switchboard:
@@ -107,6 +116,8 @@ class Switchboard:
         self.in_progress = 0
         self.on_trunk: Counter[str] = Counter()
         self.recent: deque[CallRecord] = deque(maxlen=config.limits.recent_calls)
+        self._blocked: list[Blocked] = []
+        self._past: dict[str, Live] = {}
         self.on_event = on_event
         self._transactions = transactions
         self._anchor = anchor
@@ -261,7 +272,33 @@ class Switchboard:
     def run(self, live: Live, effects: Sequence[CallEffect], now: float) -> None:
         """Carry out what an input to a call has caused, and set its timer."""
         self.carry_out(live, effects, now)
+        while self._blocked:
+            self._give_up(self._blocked.pop(), now)
         self._arm(live)
+
+    def _give_up(self, blocked: Blocked, now: float) -> None:
+        """Nothing comes of a message that was kept from leaving: who waits for it is told."""
+        live, leg, asked, request = blocked
+        if live.call is None:
+            return
+        if asked is None or request is None:
+            effects = live.call.hang_up(LEAK, "our answer would have told of the other side", now)
+        else:
+            answer = respond(request, 500, reason_phrase(500), LEAK)
+            told = [self._named(live, effect) for effect in leg.response(asked, answer, now)]
+            effects = live.call.on_leg(leg, told, now)
+        self.carry_out(live, effects, now)
+        self._arm(live)
+
+    def _named(self, live: Live, effect: LegEffect) -> LegEffect:
+        """A failure that is ours, with its reason id."""
+        event = effect.event if isinstance(effect, Raise) else None
+        if isinstance(event, Rejected | UpdateRejected):
+            return Raise(replace(event, rule=LEAK))
+        if isinstance(event, InformAnswered):
+            warning = ("Warning", f'399 sbc "{LEAK} {live.record.id}"')
+            return Raise(replace(event, carried=Carried((warning,))))
+        return effect
 
     def _arm(self, live: Live) -> None:
         self.wakeups.arm(live, None if live.call is None else live.call.next_timer())
@@ -299,18 +336,27 @@ class Switchboard:
         match effect:
             case SendRequest():
                 request = effect.request
+                if self._withheld(live, leg.name, request):
+                    self._blocked.append((live, leg, effect.asked, request))
+                    return
                 tx, sent = self._transactions.send_request(request, effect.flow, effect.asked, now)
                 effect.asked.tx = tx
-                self.transmit(live, leg, request, sent)
+                self.transmit(live, leg, request, sent, self._verify == "block")
             case SendAck():
                 sent = self._transactions.send_ack(effect.request, effect.flow)
                 self.transmit(live, leg, effect.request, sent)
             case Respond():
-                response = effect.response
-                self.transmit(live, leg, response, self._transactions.respond(effect.tx, response, now))
+                self._respond(live, leg, effect, now)
             case CancelRequest():
                 if effect.asked.tx is not None:
-                    self.put_out(self._transactions.cancel(effect.asked.tx, effect.fields, now))
+                    fields = effect.fields
+                    if (
+                        fields
+                        and self._verify == "block"
+                        and not self._guarded(live, leg.name, _text(fields))
+                    ):
+                        fields = ()  # it must go all the same, and Reason is a courtesy
+                    self.put_out(self._transactions.cancel(effect.asked.tx, fields, now), live, leg.name)
             case Opened():
                 self.dialogs[dialog_key(effect.call_id, effect.tag)] = (live, leg)
             case Challenged():
@@ -322,23 +368,40 @@ class Switchboard:
             case Raise():
                 pass  # the call has seen it
 
+    def _respond(self, live: Live, leg: Leg, effect: Respond, now: float) -> None:
+        tx, response = effect.tx, effect.response
+        if self._withheld(live, leg.name, response):
+            if response.status < 200:
+                return  # the final answer is still to come
+            if response.status < 300 and tx.request.method == "INVITE":
+                self._blocked.append((live, leg, None, None))
+            fields = error_fields(PeerError(500, reason_phrase(500), LEAK), live.record.id, 0)
+            response = respond(tx.request, 500, reason_phrase(500), response.to_tag or LEAK, fields)
+        sent = self._transactions.respond(tx, response, now)
+        self.transmit(live, leg, response, sent, self._verify == "block")
+
     def _leg_ended(self, leg: Leg) -> None:
         for tag in leg.opened:
             self.dialogs.pop(dialog_key(leg.dialog.call_id, tag), None)
         self.owners.pop(leg, None)
 
     def transmit(
-        self, live: Live, leg: Leg | None, message: Request | Response, effects: Sequence[TransactionEffect]
+        self,
+        live: Live,
+        leg: Leg | None,
+        message: Request | Response,
+        effects: Sequence[TransactionEffect],
+        looked_at: bool = False,
     ) -> None:
         """Send what a transaction made of `message`, after the guard has looked at it and the record has it.
 
-        What we send ourselves makes a transaction do nothing but transmit.
+        What we send ourselves makes a transaction do nothing but transmit. `looked_at`: `_withheld` has let it pass.
         """
         name = leg.name if leg is not None else "a"
         for effect in effects:
             if isinstance(effect, Transmit):
                 live.record.trace(self._wall(), name, ">", message, effect.data)
-                if self._guarded(live, name, effect.data):
+                if looked_at or self._guarded(live, name, effect.data):
                     self._send(effect.data, effect.flow)
 
     def refuse(
@@ -362,24 +425,34 @@ class Switchboard:
         else:
             self.transmit(live, leg, response, effects)
 
-    def see_off(self, effects: Sequence[LegEffect], now: float) -> None:
+    def see_off(self, leg: Leg, effects: Sequence[LegEffect], now: float) -> None:
         """What a leg that has ended still has to say to its peer."""
+        live = self._past.get(leg.reference)
         for effect in effects:
             match effect:
                 case SendAck():
-                    self.put_out(self._transactions.send_ack(effect.request, effect.flow))
+                    sent = self._transactions.send_ack(effect.request, effect.flow)
+                    self.put_out(sent, live, leg.name)
                 case SendRequest():
+                    if live is not None and self._withheld(live, leg.name, effect.request):
+                        continue
                     asked = effect.asked
                     asked.tx, sent = self._transactions.send_request(effect.request, effect.flow, asked, now)
-                    self.put_out(sent)
+                    self.put_out(sent, live, leg.name)
                 case _:
                     pass  # nobody is left to be told
 
-    def put_out(self, effects: Sequence[TransactionEffect]) -> None:
-        """Send what a transaction made by itself."""
+    def put_out(
+        self, effects: Sequence[TransactionEffect], live: Live | None = None, name: str = "a"
+    ) -> None:
+        """Send what a transaction made by itself: to leg `name` of a call, or for none."""
         for effect in effects:
-            if isinstance(effect, Transmit):
+            if isinstance(effect, Transmit) and (live is None or self._guarded(live, name, effect.data)):
                 self._send(effect.data, effect.flow)
+
+    def _withheld(self, live: Live, name: str, message: Request | Response) -> bool:
+        """Whether a message must not leave. It is looked at before a transaction has it, which would repeat it."""
+        return self._verify == "block" and not self._guarded(live, name, message.encode())
 
     def _guarded(self, live: Live, name: str, data: bytes) -> bool:
         """Whether the bytes may leave (design.md s.4.1): they must hold nothing of the other side."""
@@ -532,9 +605,17 @@ class Switchboard:
         self.calls.pop(live.record.id, None)
         self.wakeups.disarm(live)
         live.call = None
-        live.secrets.clear()
+        if live.secrets:
+            # A 2xx that comes too late is still answered (`see_off`), and that is looked at as well.
+            self._past[live.record.id] = live
+            if len(self._past) > MAX_PAST:
+                del self._past[next(iter(self._past))]
         live.parties.clear()
         live.phones.clear()
+
+
+def _text(fields: Sequence[tuple[str, str]]) -> bytes:
+    return "\r\n".join(value for _, value in fields).encode("utf-8", "surrogateescape")
 
 
 def dialog_key(call_id: str, tag: str) -> str:

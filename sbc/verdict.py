@@ -58,6 +58,9 @@ ENDINGS: dict[str, str] = {
     "session-timer": "Ended by us: the session timer ran out ({text}), one side has gone without a BYE.",
     "max-duration": "Ended by us: the call reached timers.max_call_s ({lasted}).",
     "dialog-check": "Ended by us: a side no longer knows the call (timers.dialog_check_s).",
+    "topology-leak": (
+        "Ended by us: a message held something of the other side (see the decisions), and topology.verify is block."
+    ),
     "bug": "Ended by us: this call met an error of the SBC itself; the log has its traceback.",
     # The operator.
     "drain": "Ended by us: the process was told to stop, and drain_s had passed.",
