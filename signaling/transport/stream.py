@@ -18,6 +18,7 @@ from signaling.errors import ParseError
 from signaling.flow import Address, Flow, Listener
 from signaling.message import Response
 from signaling.parser import Framer, KeepAlive, ParseLimits, parse, refuse
+from signaling.transport.arrival import ANCILLARY_BYTES, stamp_arrivals, waited_s
 from signaling.transport.limits import TransportCounters, TransportLimits
 
 Receive = Callable[[bytes, Flow, float], None]
@@ -207,7 +208,7 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, ANCILLARY_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -219,6 +220,8 @@ class Connection:
             self.close(failed=bool(self._unsent))
             return
         self._active_at = time.monotonic()
+        # What came before the last byte has waited longer, what stands after others here waits for them too.
+        arrived_at = self._active_at - waited_s(ancillary)
         self._partial_bytes += len(data)
         try:
             items = self._framer.feed(data)
@@ -232,7 +235,7 @@ class Connection:
                     self.send(_PONG, self.flow)  # RFC 5626 s.4.4.1
             else:
                 self._partial_bytes -= len(item)
-                self._face.receive(item, self.flow, 0.0)
+                self._face.receive(item, self.flow, time.monotonic() - arrived_at)
             if self.phase is Phase.CLOSED:
                 return
         if self._framer.error is not None:
@@ -258,8 +261,8 @@ class Connection:
 class StreamListener:
     """One TCP port and all connections that use it, accepted there or opened from its address.
 
-    `receive(data, flow, age_s)` gets whole messages; `failed(flow)` is called from the loop, never from inside
-    `send`, when what was sent on `flow` cannot have arrived.
+    `receive(data, flow, age_s)` gets whole messages and is told how long they have waited at least; `failed(flow)` is
+    called from the loop, never from inside `send`, when what was sent on `flow` cannot have arrived.
     """
 
     def __init__(
@@ -298,6 +301,7 @@ class StreamListener:
         sock = self._new_socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            stamp_arrivals(sock)  # of what comes before we accept it, too
             sock.bind(self.local)
             sock.listen(1024)
         except OSError:
@@ -429,6 +433,7 @@ class StreamListener:
 
     def _enter(self, sock: socket.socket, remote: Address, inbound: bool) -> Connection:
         sock.setblocking(False)
+        stamp_arrivals(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
         self.book.enter(inbound, remote[0])

@@ -5,21 +5,18 @@ Not asyncio's datagram transport, which allocates 256 KiB for each datagram (des
 
 import asyncio
 import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from signaling.flow import Address, Flow, Listener
 from signaling.stateless import METHODS
+from signaling.transport.arrival import ANCILLARY_BYTES, stamp_arrivals, waited_s
 from signaling.transport.limits import TransportCounters, TransportLimits
 from signaling.transport.refusals import UNREACHABLE, ask_for_refusals, refusals
 
 # Below this the queue age is taken from the time of the last empty queue, above it from the kernel's clock.
 SURE_AGE_S = 0.05
-SO_TIMESTAMPNS = 35  # Linux; Python's socket module does not name it
-_TIMESPEC = struct.Struct("qq")
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 _MAX_DATAGRAM = 65_535
 
 Receive = Callable[[bytes, Flow, float], None]
@@ -81,7 +78,7 @@ class UdpListener:
             size = self._limits.socket_buffer_bytes
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            stamp_arrivals(sock)
             if self._refused is not None:
                 ask_for_refusals(sock)
             sock.bind((host, port))
@@ -156,8 +153,8 @@ class UdpListener:
                 if age_s < SURE_AGE_S:
                     data, source = sock.recvfrom(_MAX_DATAGRAM)
                 else:
-                    data, ancillary, _, source = sock.recvmsg(_MAX_DATAGRAM, _ANCILLARY_BYTES)
-                    age_s = min(age_s, _waited_s(ancillary))
+                    data, ancillary, _, source = sock.recvmsg(_MAX_DATAGRAM, ANCILLARY_BYTES)
+                    age_s = min(age_s, waited_s(ancillary))
             except BlockingIOError:
                 self._empty_at = time.monotonic()
                 if counters.datagrams_received == before:
@@ -200,13 +197,3 @@ class UdpListener:
             self._refused(quoted, Flow(self.listener.network, "udp", self.local, remote))
             if self._socket is None:
                 return  # closed by what it has told
-
-
-def _waited_s(ancillary: list[tuple[int, int, bytes]]) -> float:
-    """Seconds since the kernel took the datagram in."""
-    for level, kind, value in ancillary:
-        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(value) == _TIMESPEC.size:
-            seconds, nanoseconds = _TIMESPEC.unpack(value)
-            stamp: float = seconds + nanoseconds / 1e9
-            return max(0.0, time.time() - stamp)
-    return 0.0

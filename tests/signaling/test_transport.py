@@ -60,13 +60,18 @@ class Node:
     def __init__(self, listeners: list[Listener], limits: TransportLimits) -> None:
         self.received: list[tuple[bytes, Flow, float]] = []
         self.failed: list[Flow] = []
+        self.slow_s = 0.0  # that serving a message takes
         self.wires = Wires(
             listeners,
-            lambda data, flow, age: self.received.append((data, flow, age)),
+            self.receive,
             self.failed.append,
             limits,
         )
         self.wires.open()
+
+    def receive(self, data: bytes, flow: Flow, age_s: float) -> None:
+        self.received.append((data, flow, age_s))
+        stall(self.slow_s)
 
     def flow_to(self, remote: Address, transport: str = "tcp") -> Flow:
         flow = self.wires.flow_to("public", transport, remote)
@@ -231,6 +236,42 @@ async def test_age_is_what_the_datagram_waited_and_not_how_long_we_were_idle() -
             await ours.until(lambda: len(ours.received) == 3)
             assert ours.received[1][2] >= 0.99
             assert ours.received[2][2] < 0.8
+
+
+@on_loop
+async def test_what_came_by_tcp_has_waited_since_the_kernel_had_it() -> None:
+    async with node(listener("tcp")) as ours:
+        peer = await TcpPeer.connect(ours.local("tcp"))
+        await asyncio.sleep(1.0)
+        peer.writer.write(MESSAGE)
+        await ours.until(lambda: ours.received)
+        assert ours.received[0][2] < 0.8, "how long the connection was idle says nothing"
+        peer.writer.write(MESSAGE * 2)
+        early = await TcpPeer.connect(ours.local("tcp"))
+        early.writer.write(MESSAGE)  # before it is accepted
+        stall(1.0)
+        peer.writer.write(MESSAGE)
+        await ours.until(lambda: len(ours.received) == 5)
+        ages = {
+            flow.remote: [age for _, other, age in ours.received if other == flow]
+            for _, flow, _ in ours.received
+        }
+        assert ages[early.local][0] >= 0.99
+        await early.close()
+        await peer.close()
+        await ours.until(lambda: not ours.wires.connections)
+
+
+@on_loop
+async def test_what_came_by_tcp_together_waits_for_each_other() -> None:
+    async with node(listener("tcp")) as ours:
+        ours.slow_s = 0.2
+        peer = await TcpPeer.connect(ours.local("tcp"))
+        peer.writer.write(MESSAGE * 3)
+        await ours.until(lambda: len(ours.received) == 3)
+        assert ours.received[2][2] >= ours.received[0][2] + 0.4
+        await peer.close()
+        await ours.until(lambda: not ours.wires.connections)
 
 
 @on_loop
@@ -564,8 +605,8 @@ async def test_all_binding_errors_come_in_one_sentence_and_nothing_stays_open() 
         with pytest.raises(ListenError) as raised:
             wires.open()
     assert str(raised.value) == (
-        f"cannot listen on udp:127.0.0.1:{port} of network public: the address is in use by another program (EADDRINUSE); "
-        "tcp:203.0.113.77:5060 of network carrier: the address is not on this host (EADDRNOTAVAIL)"
+        f"cannot listen on udp:127.0.0.1:{port} of network public: the address is in use by another program "
+        "(EADDRINUSE); tcp:203.0.113.77:5060 of network carrier: the address is not on this host (EADDRNOTAVAIL)"
     )
     assert wires.bound == ()
 
