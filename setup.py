@@ -12,7 +12,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HOT = {
-    "signaling": "uri headers message parser errors flow phrases multipart transaction transaction_tables dialog "
+    "signaling/transaction": "tables tx effects via clockwork client server layer",
+    "signaling": "uri headers message parser errors flow phrases multipart dialog "
     "session_timer exchange usage informs renegotiation leg caller callee hunt call_effects reason b2bua events "
     "topology guard return_path digest passed_digest stateless resolver sdp/session sdp/parser sdp/offer_answer",
     "sbc": "calls stateless reception switchboard answers wakeups sites routing trunks admission buckets record "
