@@ -50,6 +50,7 @@ from signaling.exchange import (
 )
 from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
+from signaling.guard import Secrets, host_in
 from signaling.leg import Leg
 from signaling.location import without_location
 from signaling.message import Request, Response, respond
@@ -75,7 +76,7 @@ class Live:
     call: Call | None
     record: CallRecord
     parties: dict[str, Party] = field(default_factory=dict)
-    secrets: dict[str, set[bytes]] = field(default_factory=dict)
+    secrets: dict[str, Secrets] = field(default_factory=dict)
     trunks: list[str] = field(default_factory=list)
     phones: dict[str, str] = field(default_factory=dict)
     armed: float | None = None
@@ -155,6 +156,8 @@ class Switchboard:
         self.calls[name] = live
         self.in_progress += 1
         self.own(live, leg)
+        if self._verify != "off":
+            self._told(live, "a").tell((leg.flow.remote[0],))
 
     def own(self, live: Live, leg: Leg) -> None:
         """A leg is of this call from now on."""
@@ -459,27 +462,35 @@ class Switchboard:
         verify = self._verify
         if verify == "off":
             return True
-        mine = name == "a"
-        data = without_location(data)
-        for other, secrets in live.secrets.items():
-            if (other == "a") != mine:
-                leaks = self._guard.scan(secrets, data)
-                if leaks:
-                    live.record.leaks += len(leaks)
-                    self._stats["topology:leaks"] += len(leaks)
-                    live.record.decide(
-                        Decision("topology", "topology.verify", (("leaked", ", ".join(leaks)),), verify),
-                        self._wall(),
-                    )
-                    return verify != "block"
-        return True
+        hearer, speaker = ("a", "b") if name == "a" else ("b", "a")
+        secrets = live.secrets.get(speaker)
+        if secrets is None:
+            return True
+        leaks = self._guard.scan(secrets, without_location(data), live.secrets.get(hearer))
+        if not leaks:
+            return True
+        live.record.leaks += len(leaks)
+        self._stats["topology:leaks"] += len(leaks)
+        live.record.decide(
+            Decision("topology", "topology.verify", (("leaked", ", ".join(leaks)),), verify),
+            self._wall(),
+        )
+        return verify != "block"
 
     def learn(self, live: Live, leg: Leg, message: Request | Response) -> None:
         """A message of a peer belongs to the record, and what only its side may know to the guard."""
         self.serving = live
         live.record.trace(self._wall(), leg.name, "<", message, None)
         if self._verify != "off":
-            self._guard.learn(live.secrets.setdefault("a" if leg.name == "a" else "b", set()), message)
+            self._guard.learn(self._told(live, leg.name), message)
+
+    def _told(self, live: Live, name: str) -> Secrets:
+        """What the side of leg `name` has told: all who are called are one side."""
+        side = "a" if name == "a" else "b"
+        told = live.secrets.get(side)
+        if told is None:
+            told = live.secrets[side] = Secrets()
+        return told
 
     def _dial(self, live: Live, dial: Dial, now: float) -> Sequence[CallEffect]:
         call, target = live.call, dial.target
@@ -529,6 +540,8 @@ class Switchboard:
             # What leads there cannot be used: a route that a registrar gave, a contact. Not the caller's fault.
             return call.not_dialled(dial.name, PeerError(500, error.reason, error.rule), now)
         self.own(live, leg)
+        if self._verify != "off":
+            self._told(live, dial.name).tell((flow.remote[0], target.address[0], host_in(target.contact)))
         if target.flow is not None:
             leg.destination = same_flow  # it is reached by no other way than the one that it registered by
             live.phones[dial.name] = target.user

@@ -21,6 +21,8 @@ _IDENTITIES = (
 _SIP = ("sip", "sips")
 _TELLING = ("INVITE", "UPDATE")
 MAX_SECRETS = 256
+MAX_BRANCHES = 32
+LONGEST_WORDS = 16
 MAX_SDP = 8192
 MAX_VALUES = 64
 
@@ -157,6 +159,28 @@ def without_hosts(text: str, hosts: Collection[str], names: bool = True) -> str:
     return text
 
 
+class Secrets:
+    """What one side of a call has told: `lasting` are names, addresses and tags, `passing` the last branches, and
+    `said` is what it may hear again whoever says it, and what is nobody's secret.
+    """
+
+    __slots__ = ("lasting", "passing", "said")
+
+    def __init__(self) -> None:
+        self.lasting: dict[str, bytes] = {}
+        self.passing: dict[str, bytes] = {}
+        self.said: set[str] = set()
+
+    def tell(self, words: Iterable[str]) -> None:
+        """This side knows these words."""
+        if len(self.said) < MAX_SECRETS:
+            self.said.update(words)
+
+    def knows(self, text: str) -> bool:
+        """Whether this side has told it itself."""
+        return text in self.lasting or text in self.said or text in self.passing
+
+
 class Guard:
     """Looks for things of one side in the bytes for the other (`topology: verify`). A net below the net: building
     messages anew is what hides; a hit is a bug of ours.
@@ -169,7 +193,7 @@ class Guard:
     def __init__(self, own: Iterable[str] = ()) -> None:
         self._own = PUBLIC_NAMES.union(text.lower() for text in own)
 
-    def learn(self, secrets: set[bytes], message: Request | Response) -> None:
+    def learn(self, secrets: Secrets, message: Request | Response) -> None:
         """Add what `message` tells of the side that it came from: hosts, Call-ID, tags, branches, user agent.
 
         A host that the sender also calls by (Request-URI, To) is a domain that both sides know, and what equals a
@@ -180,37 +204,57 @@ class Guard:
             return
         found = [message.get(name) or "" for name in ("Call-ID", "User-Agent", "Server")]
         if isinstance(message, Request):
-            found += [via.branch or "" for via in message.once("vias", _vias)]
+            branches = [via.branch or "" for via in message.once("vias", _vias)]
             found += message.once("machines", _machines)
         elif message.status == 100:
             return  # its sender may be a proxy on the way, and repeats what we wrote
         else:
             # The hosts in Via and From of a response are ours.
-            found.append((message.get("Via") or "").partition(";branch=")[2].partition(";")[0])
+            branches = [(message.get("Via") or "").partition(";branch=")[2].partition(";")[0]]
             found += _reached(message)
         with suppress(ParseError):  # it will be refused; there is nothing to learn from it
             found += [message.from_tag or "", message.to_tag or ""]
         if message.body and message.content_type == "application/sdp":
             found += [host.decode("ascii") for host in _SDP_ADDRESS.findall(message.body[:MAX_SDP])]
-        own = self._own
+        lasting, said, own = secrets.lasting, secrets.said, self._own
         innocent: set[str] | None = None
         for text in found:
-            secret = text.encode("utf-8", "surrogateescape")
-            if len(secret) < SHORTEST_HOST or secret in secrets or text.lower() in own:
+            if text in lasting or text in said or len(text) < SHORTEST_HOST or text.lower() in own:
                 continue
             if innocent is None:
                 innocent = _innocent(message)
-            if text not in innocent and len(secrets) < MAX_SECRETS:
-                secrets.add(secret)
+                secrets.tell(innocent)
+            if text not in innocent and not _is_common(text):
+                lasting[text] = text.encode("utf-8", "surrogateescape")
+                if len(lasting) > MAX_SECRETS:
+                    del lasting[next(iter(lasting))]
+        passing = secrets.passing
+        for text in branches:
+            if text not in passing and len(text) >= SHORTEST_HOST:
+                passing[text] = text.encode("utf-8", "surrogateescape")
+                if len(passing) > MAX_BRANCHES:
+                    del passing[next(iter(passing))]
 
-    def scan(self, secrets: Collection[bytes], outgoing: bytes) -> tuple[str, ...]:
-        """Which of the other side's `secrets` stand in `outgoing` as words of their own."""
-        found = [secret for secret in secrets if secret in outgoing]
+    def scan(self, secrets: Secrets, outgoing: bytes, hearer: Secrets | None = None) -> tuple[str, ...]:
+        """Which of the other side's `secrets` stand in `outgoing` as words of their own.
+
+        What the `hearer` has told us itself is none: two homes may have the same private addresses.
+        """
+        found = [secret for secret in secrets.lasting.values() if secret in outgoing]
+        found += [secret for secret in secrets.passing.values() if secret in outgoing]
         if not found:
             return ()
-        return tuple(
-            sorted(secret.decode("utf-8", "replace") for secret in found if _is_word(secret, outgoing))
-        )
+        leaks: list[str] = []
+        for secret in found:
+            text = secret.decode("utf-8", "surrogateescape")
+            if (hearer is None or not hearer.knows(text)) and _is_word(secret, outgoing):
+                leaks.append(secret.decode("utf-8", "replace"))
+        return tuple(sorted(leaks))
+
+
+def _is_common(text: str) -> bool:
+    """Whether this is a word or two that may stand in any text, though somebody calls a machine so."""
+    return len(text) < LONGEST_WORDS and text.replace(" ", "").isalpha()
 
 
 def _innocent(message: Message) -> set[str]:

@@ -6,7 +6,7 @@ Each row is the wall time of one operation in microseconds, the best of several 
 import time
 from collections.abc import Callable
 
-from signaling.guard import Guard
+from signaling.guard import Guard, Secrets
 from signaling.message import Request, respond
 from signaling.parser import Framer, parse, refuse
 from signaling.topology import Site, carry_identity, carry_request, render
@@ -81,7 +81,7 @@ def main() -> None:
     """Print the table."""
     invite = parse(INVITE)
     assert isinstance(invite, Request)
-    guard, secrets = Guard(["203.0.113.10"]), set[bytes]()
+    guard, secrets = Guard(["203.0.113.10"]), Secrets()
     guard.learn(secrets, invite)
     outgoing, carried = fresh(), carry_request(invite)
     rows: list[tuple[str, Callable[[], object], str]] = [
@@ -96,7 +96,7 @@ def main() -> None:
         ("topology: carry and render", lambda: render(carry_request(invite), SITE), ""),
         ("topology: render", lambda: render(carried, SITE), ""),
         ("guard: learn from a message", lambda: guard.learn(secrets, invite), ""),
-        (f"guard: scan for {len(secrets)} secrets", lambda: guard.scan(secrets, outgoing), ""),
+        (f"guard: scan for {len(secrets.lasting)} secrets", lambda: guard.scan(secrets, outgoing), ""),
     ]
     print("| operation | us | target |\n| --- | --- | --- |")
     for name, operation, target in rows:

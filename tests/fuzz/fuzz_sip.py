@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from signaling.errors import ParseError
-from signaling.guard import Guard, hosts_of
+from signaling.guard import Guard, Secrets, hosts_of
 from signaling.headers import parse_name_addr
 from signaling.message import Message, Request, Response
 from signaling.parser import DEFAULT_LIMITS, Framer, KeepAlive, parse, refuse
@@ -119,7 +119,7 @@ def check_message(message: Request | Response) -> None:
         assert "\r" not in value
         assert "\n" not in value
     carry_body(message.content_type or "text/plain", message.body, hosts_of(message))
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     guard = Guard()
     guard.learn(secrets, message)
     guard.scan(secrets, encoded)

@@ -4,6 +4,7 @@ import pytest
 
 from signaling.message import Request, Response
 from tests.harness.border import CONFIG, Agent, Border, audio, pair
+from tests.harness.phones import LOCAL, Phone
 
 MODES = ("off", "count", "block")
 DTMF = "application/dtmf-relay"
@@ -148,3 +149,27 @@ def test_cancel_goes_without_what_leaks(verify: str) -> None:
     shown = cancel.get("P-Asserted-Identity")
     assert (shown is None) == (verify == "block")
     assert leaks(border) == (0 if verify == "off" else 1)
+
+
+@pytest.mark.parametrize("verify", ["count", "block"])
+def test_two_homes_with_the_same_private_address(verify: str) -> None:
+    """Each names 192.168.178.20 in its Contact: what a phone has told of itself it may hear."""
+    border = Border(LOCAL + f"topology: {{verify: {verify}}}\n")
+    home = "192.168.178.20:5060"
+    alice, bob = (
+        Phone(border, "alice", 5101, host="192.0.2.77"),
+        Phone(border, "bob", 5102, host="192.0.2.88"),
+    )
+    alice.contact, bob.contact = f"sip:alice@{home}", f"sip:bob@{home}"
+    alice.authorized("a-secret")
+    bob.authorized("b-secret")
+    alice.agent.host = home
+    alice.agent.request(
+        "INVITE",
+        uri="sip:bob@sip.example.com",
+        from_header=f"<{alice.aor}>;tag=c1",
+        body=audio("192.168.178.20"),
+        fields="Allow: INVITE",
+    )
+    assert bob.agent.expect("INVITE").uri == bob.contact
+    assert border.calls.stats["topology:leaks"] == 0

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signaling.guard import MAX_SECRETS, Guard, host_in, hosts_of, user_in, without_hosts
+from signaling.guard import (
+    MAX_BRANCHES,
+    MAX_SECRETS,
+    Guard,
+    Secrets,
+    host_in,
+    hosts_of,
+    user_in,
+    without_hosts,
+)
 from signaling.message import Request, Response
 
 FIELDS = [
@@ -26,9 +35,13 @@ def invite(*extra: tuple[str, str]) -> Request:
 
 
 def learned(*own: str) -> set[bytes]:
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     Guard(own).learn(secrets, invite())
-    return secrets
+    return all_of(secrets)
+
+
+def all_of(secrets: Secrets) -> set[bytes]:
+    return {*secrets.lasting.values(), *secrets.passing.values()}
 
 
 def test_secrets_of_a_request() -> None:
@@ -46,27 +59,27 @@ def test_our_own_names_are_no_secrets() -> None:
 def test_a_domain_that_both_sides_use_is_no_secret() -> None:
     request = invite()
     request.replace("To", "<sip:bob@inner.example>")
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     Guard().learn(secrets, request)
-    assert b"inner.example" not in secrets
-    assert b"proxy.inner.example" in secrets
+    assert b"inner.example" not in all_of(secrets)
+    assert b"proxy.inner.example" in all_of(secrets)
 
 
 def test_user_parts_and_short_words_are_no_secrets() -> None:
     request = invite()
     request.replace("From", "<sip:alice@inner.example>;tag=5551234")
     request.replace("User-Agent", "pbx")
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     Guard().learn(secrets, request)
-    assert not secrets & {b"5551234", b"pbx"}
+    assert not all_of(secrets) & {b"5551234", b"pbx"}
 
 
 def test_what_a_response_tells() -> None:
     fields = [("Via", "SIP/2.0/UDP 203.0.113.1;branch=z9hG4bKours"), *FIELDS[1:6], ("Server", "PBX/18")]
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     Guard(["203.0.113.1"]).learn(secrets, Response(200, "OK", fields))
-    assert {b"PBX/18", b"10.1.2.77", b"z9hG4bKours"} <= secrets
-    assert b"203.0.113.1" not in secrets
+    assert {b"PBX/18", b"10.1.2.77", b"z9hG4bKours"} <= all_of(secrets)
+    assert b"203.0.113.1" not in all_of(secrets)
 
 
 @pytest.mark.parametrize(
@@ -87,23 +100,63 @@ def test_what_a_response_tells() -> None:
     ],
 )
 def test_scan(outgoing: bytes, leaks: tuple[str, ...]) -> None:
-    assert Guard().scan(learned(), outgoing) == leaks
+    secrets = Secrets()
+    Guard().learn(secrets, invite())
+    assert Guard().scan(secrets, outgoing) == leaks
 
 
 def test_the_table_is_bounded() -> None:
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     guard = Guard()
     for number in range(1000):
         guard.learn(secrets, invite(("Route", f"<sip:host{number}.example;lr>")))
-    assert len(secrets) == MAX_SECRETS
+    assert len(secrets.lasting) == MAX_SECRETS
+    assert guard.scan(secrets, b"host999.example") == ("host999.example",)
+
+
+def test_branches_of_a_long_call_do_not_fill_the_table() -> None:
+    secrets, guard = Secrets(), Guard()
+    for number in range(1000):
+        request = invite()
+        request.replace("Via", f"SIP/2.0/UDP 10.1.2.3;branch=z9hG4bK{number:04}")
+        guard.learn(secrets, request)
+    assert len(secrets.passing) == MAX_BRANCHES
+    assert len(secrets.lasting) < 20
+    guard.learn(secrets, invite(("Route", "<sip:late.example;lr>")))
+    assert guard.scan(secrets, b"late.example tagA1 z9hG4bK0999 z9hG4bK0001") == (
+        "late.example",
+        "tagA1",
+        "z9hG4bK0999",
+    )
+
+
+def test_what_the_hearer_has_told_is_no_leak() -> None:
+    secrets, hearer, guard = Secrets(), Secrets(), Guard()
+    guard.learn(secrets, invite())
+    assert guard.scan(secrets, b"10.1.2.77 tagA1", hearer) == ("10.1.2.77", "tagA1")
+    hearer.tell(["10.1.2.77"])
+    assert guard.scan(secrets, b"10.1.2.77 tagA1", hearer) == ("tagA1",)
+    guard.learn(hearer, invite())
+    assert guard.scan(secrets, b"10.1.2.77 tagA1", hearer) == ()
+
+
+def test_common_words_are_no_secrets() -> None:
+    request = invite()
+    request.replace("User-Agent", "Asterisk PBX")
+    request.replace("Contact", "<sip:alice@phone>")
+    request.replace("Record-Route", "<sip:gw7;lr>")
+    secrets = Secrets()
+    Guard().learn(secrets, request)
+    assert not {b"Asterisk PBX", b"phone"} & all_of(secrets)
+    assert b"tagA1" in all_of(secrets)
 
 
 def test_broken_messages_teach_what_they_can() -> None:
-    secrets: set[bytes] = set()
+    secrets = Secrets()
     Guard().learn(
         secrets, Request("INVITE", "x", [("Via", "nonsense"), ("From", "<"), ("Call-ID", "call@h.example")])
     )
-    assert secrets == {b"call@h.example", b"h.example"}
+    assert all_of(secrets) == {b"call@h.example", b"h.example"}
 
 
 @pytest.mark.parametrize(
