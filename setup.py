@@ -8,9 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
+ROOT = Path(__file__).resolve().parent
+PACKAGES = ["sbc", "signaling", "media", "nat", "config"]
 HOT = {
     "signaling/transaction": "tables tx effects via clockwork client server layer",
     "signaling": "uri headers message parser errors flow phrases multipart dialog "
@@ -35,7 +37,7 @@ class BuildPackages(build_py):
     """Puts the kernel program into the installation where clang is there to compile it."""
 
     def run(self) -> None:
-        sys.path.insert(0, str(Path(__file__).parent))
+        sys.path.insert(0, str(ROOT))
         from media.fastpath.build import build  # noqa: PLC0415  (only importable from here)
 
         why_not = build()
@@ -44,11 +46,26 @@ class BuildPackages(build_py):
         super().run()
 
 
-if __name__ == "__main__":
-    modules = []
-    if os.environ.get("SBC_COMPILE") == "1":
-        from mypyc.build import mypycify
+def native_modules() -> list[Extension]:
+    """The compiled libraries. mypyc sees a copy of the tree with its data classes expanded (config/expand.py)."""
+    sys.path.insert(0, str(ROOT))
+    from mypyc.build import mypycify  # noqa: PLC0415  (only there when something is compiled)
 
-        for library in COMPILED:
-            modules += mypycify(["--follow-imports=silent", *library], opt_level="2", debug_level="0")
-    setup(ext_modules=modules, cmdclass={"build_py": BuildPackages})
+    from config.expand import expand_tree  # noqa: PLC0415
+
+    expanded = ROOT / "build" / "expanded"
+    expand_tree(PACKAGES, expanded)
+    modules: list[Extension] = []
+    os.chdir(expanded)  # so that tracebacks name the files as they are named here
+    for library in COMPILED:
+        options = ["--follow-imports=silent", f"--config-file={ROOT / 'pyproject.toml'}", *library]
+        modules += mypycify(options, opt_level="2", debug_level="0", target_dir=str(ROOT / "build"))
+    os.chdir(ROOT)
+    for module in modules:
+        module.sources = [os.path.relpath(source, ROOT) for source in module.sources]
+    return modules
+
+
+if __name__ == "__main__":
+    compiling = os.environ.get("SBC_COMPILE") == "1"
+    setup(ext_modules=native_modules() if compiling else [], cmdclass={"build_py": BuildPackages})

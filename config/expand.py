@@ -1,0 +1,87 @@
+"""What a data class is to the compiler: `setup.py` writes its `__init__` out before mypyc sees it.
+
+mypyc leaves `@frozen` classes interpreted, and `__init__` of any data class to `dataclasses`: an instance costs a
+frame of the interpreter, and every attribute of it a look into a dict. With a written `__init__` they are structs.
+The source keeps its form, and its line numbers: `__init__` stands in the blank line behind the class.
+"""
+
+import ast
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def expand_tree(packages: Iterable[str], target: Path) -> None:
+    """Copy `packages` of the working directory into `target`, with their data classes expanded."""
+    shutil.rmtree(target, ignore_errors=True)
+    for package in packages:
+        shutil.copytree(package, target / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for path in target.rglob("*.py"):
+        path.write_text(expand(path.read_text()))
+
+
+def expand(source: str) -> str:
+    """`source` with the `__init__` of each of its data classes written out, where that says the same."""
+    lines = source.split("\n")
+    tree = ast.parse(source)
+    imports = next(
+        (node.lineno - 1 for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)), None
+    )
+    if imports is None:
+        return source
+    changed = False
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.ClassDef)
+            and (written := _expanded(node)) is not None
+            and not _behind(lines, node)
+        ):
+            decorator, init = written
+            lines[node.decorator_list[0].lineno - 1] = decorator
+            lines[node.end_lineno or 0] = init
+            changed = True
+    if changed:
+        lines[imports] = f"import dataclasses; {lines[imports]}"
+    return "\n".join(lines)
+
+
+def _behind(lines: list[str], node: ast.ClassDef) -> str:
+    """The line behind a class: "" where there is room for its `__init__`, else anything."""
+    return lines[node.end_lineno or 0].strip() if (node.end_lineno or 0) < len(lines) else "none"
+
+
+def _expanded(node: ast.ClassDef) -> tuple[str, str] | None:
+    """The decorator and the `__init__` of a data class; None for another class, or one that must stay as it is."""
+    if len(node.decorator_list) != 1 or node.bases or node.col_offset:
+        return None
+    decorator = node.decorator_list[0]
+    name = ast.unparse(decorator).partition("(")[0]
+    if name == "frozen":
+        options = "unsafe_hash=True"
+    elif name == "dataclass" and isinstance(decorator, ast.Call):
+        words = [ast.unparse(keyword) for keyword in decorator.keywords]
+        options = "eq=False" if "eq=False" in words else "unsafe_hash=True" if "frozen=True" in words else ""
+    else:
+        return None
+    if any(
+        isinstance(inner, ast.FunctionDef) and inner.name in ("__init__", "__post_init__")
+        for inner in node.body
+    ):
+        return None
+    parameters, assignments = ["self"], []
+    for field in node.body:
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        parameter = f"{field.target.id}: {ast.unparse(field.annotation)}"
+        value = field.target.id
+        default = field.value
+        if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
+            given = {keyword.arg: keyword.value for keyword in default.keywords}
+            default = given.get("default")
+            if "default_factory" in given:
+                parameter, default = f"{parameter} | None", ast.Constant(None)
+                value = f"({ast.unparse(given['default_factory'])})() if {value} is None else {value}"
+        parameters.append(parameter if default is None else f"{parameter} = {ast.unparse(default)}")
+        assignments.append(f"self.{field.target.id} = {value}")
+    init = f"    def __init__({', '.join(parameters)}) -> None: {'; '.join(assignments) or 'pass'}"
+    return f"@dataclasses.dataclass(init=False{', ' + options if options else ''})", init
