@@ -75,7 +75,14 @@ def hosts_of(message: Message) -> tuple[str, ...]:
 
 
 def _hosts(message: Message) -> tuple[str, ...]:
-    hosts = dict.fromkeys(message.once("machines", _machines))
+    machines = message.once("machines", _machines)
+    hosts = dict.fromkeys(machines)
+    if message.body:
+        for host in message.once("media", _media_hosts):
+            hosts[host.lower()] = None
+    for host in machines:
+        if host.count(".") >= 2 and host[-1:].isalpha():
+            hosts[_domain_of(host)] = None
     for name in _IDENTITIES:
         if message.get(name) is not None:
             hosts.update(dict.fromkeys(_hosts_in_lines(message.get_all(name))))
@@ -85,6 +92,29 @@ def _hosts(message: Message) -> tuple[str, ...]:
     return tuple(
         host for host in hosts if len(host) >= SHORTEST_HOST and host.islower() and host not in PUBLIC_NAMES
     )
+
+
+def _media_hosts(message: Message) -> list[str]:
+    """Addresses and names in the SDP of a message."""
+    if message.content_type != "application/sdp":
+        return []
+    return [host.decode("ascii") for host in _SDP_ADDRESS.findall(message.body[:MAX_SDP])]
+
+
+def _domain_of(host: str) -> str:
+    """The domain that a machine is in, "" for none: others in it are its neighbours. "co.uk" is nobody's domain."""
+    _, _, domain = host.partition(".")
+    first, _, last = domain.partition(".")
+    return "" if len(first) <= 3 and len(last) == 2 else domain
+
+
+def domains_of(*uris: str) -> tuple[str, ...]:
+    """Names of the machines in these URIs, and the domains that they are in, as `hosts_of`."""
+    hosts: list[str] = []
+    for uri in uris:
+        host = host_in(uri)
+        hosts += (host, _domain_of(host)) if host.count(".") >= 2 else (host,)
+    return tuple(host for host in hosts if host.islower() and host not in PUBLIC_NAMES)
 
 
 def _machines(message: Message) -> list[str]:
@@ -214,8 +244,8 @@ class Guard:
             found += _reached(message)
         with suppress(ParseError):  # it will be refused; there is nothing to learn from it
             found += [message.from_tag or "", message.to_tag or ""]
-        if message.body and message.content_type == "application/sdp":
-            found += [host.decode("ascii") for host in _SDP_ADDRESS.findall(message.body[:MAX_SDP])]
+        if message.body:
+            found += message.once("media", _media_hosts)
         lasting, said, own = secrets.lasting, secrets.said, self._own
         innocent: set[str] | None = None
         for text in found:

@@ -17,12 +17,12 @@ class Informs:
     def __init__(self) -> None:
         self._pending: dict[int, ServerTx] = {}
 
-    def open(self, tx: ServerTx, request: Request, trusted: bool) -> Informed:
+    def open(self, tx: ServerTx, request: Request, trusted: bool, hosts: tuple[str, ...] = ()) -> Informed:
         """The event for the other side. PeerError when the body cannot cross, or too many wait.
 
-        `trusted` is whether the peer is believed what it asserts of itself.
+        `trusted` is whether the peer is believed what it asserts of itself, `hosts` what its side is known by.
         """
-        body = carry_body(request.content_type, request.body, hosts_of(request))
+        body = carry_body(request.content_type, request.body, (*hosts_of(request), *hosts))
         if body is None:
             raise PeerError(415, "Unsupported Media Type", "unknown-body")
         if len(self._pending) >= MAX_AT_ONCE:

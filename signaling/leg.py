@@ -54,6 +54,7 @@ from signaling.exchange import (
     session_body,
 )
 from signaling.flow import Flow
+from signaling.guard import domains_of
 from signaling.message import Field, Request, Response
 from signaling.passed_digest import challenges_of, credentials_of
 from signaling.renegotiation import Renegotiable
@@ -196,7 +197,8 @@ class Leg(Renegotiable):
                 return self._update_received(tx, request, now)
             return self._early_update(tx, request, dialog)
         if method in INSIDE:
-            informed = self._informs.open(tx, request, self.site.trusted)
+            known = domains_of(self.dialog.remote_target, *self.dialog.route_set) if request.body else ()
+            informed = self._informs.open(tx, request, self.site.trusted, known)
             if self.role is Role.PHONE:
                 informed = replace(informed, credentials=credentials_of(request))
             return [Raise(informed)]

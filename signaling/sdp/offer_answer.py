@@ -10,7 +10,11 @@ from signaling.sdp.rewrite import (
     Section,
     Treatment,
     bandwidth_crosses,
+    is_feedback,
     is_number,
+    is_reports,
+    is_silence,
+    names_a_machine,
     names_a_place,
     treatment,
 )
@@ -233,13 +237,24 @@ def _describe(
                 if value.partition(" ")[0] in formats and RTPMAP.fullmatch(value) is not None:
                     kept.append(line)
             case Treatment.OF_FORMAT:
-                if use is Use.RTP and _of_format(value, formats) and not names_a_place(value):
+                if (
+                    use is Use.RTP
+                    and _of_format(value, formats)
+                    and not names_a_place(value)
+                    and not names_a_machine(value)
+                ):
                     kept.append(line)
             case Treatment.NUMBER:
                 if is_number(value):
                     kept.append(line)
-            case Treatment.TEXT:
-                if not names_a_place(value):
+            case Treatment.FEEDBACK:
+                if use is Use.RTP and _of_format(value, formats) and is_feedback(value):
+                    kept.append(line)
+            case Treatment.SILENCE:
+                if is_silence(value):
+                    kept.append(line)
+            case Treatment.REPORTS:
+                if is_reports(value):
                     kept.append(line)
             case Treatment.FAX:
                 if use is Use.UDPTL and not names_a_place(value):

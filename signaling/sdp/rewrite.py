@@ -14,10 +14,11 @@ Lines
 
 Attributes (of a line that is in use; a line with port 0 has none)
 
-    rtpmap fmtp rtcp-fb             kept for the formats that are kept
+    rtpmap                          kept for the formats that are kept
+    fmtp                            kept for the formats that are kept, without parameters that name a machine
+    rtcp-fb                         kept for them where it is one that is registered (RFC 4585, RFC 5104)
     ptime maxptime framerate        kept when they are numbers
-    silenceSupp                     kept
-    rtcp-xr                         kept
+    silenceSupp rtcp-xr             kept when they are written as RFC 3108 and RFC 3611 say
     sendrecv sendonly recvonly inactive     read at both levels, then written as negotiated; c=0.0.0.0 counts as
                                     not receiving (RFC 2543 hold, RFC 6337 s.5.3)
     rtcp                            ours, where the source had one (RFC 3605)
@@ -51,8 +52,10 @@ class Treatment(Enum):
 
     RTPMAP = "rtpmap"
     OF_FORMAT = "of a format"
+    FEEDBACK = "feedback for a format"
     NUMBER = "a number"
-    TEXT = "text without addresses"
+    SILENCE = "silence suppression"
+    REPORTS = "extended reports"
     FAX = "udptl only"
     SENDRECV = "sendrecv"
     SENDONLY = "sendonly"
@@ -65,12 +68,12 @@ class Treatment(Enum):
 ATTRIBUTES: dict[str, Treatment] = {
     "rtpmap": Treatment.RTPMAP,
     "fmtp": Treatment.OF_FORMAT,
-    "rtcp-fb": Treatment.OF_FORMAT,
+    "rtcp-fb": Treatment.FEEDBACK,
     "ptime": Treatment.NUMBER,
     "maxptime": Treatment.NUMBER,
     "framerate": Treatment.NUMBER,
-    "silenceSupp": Treatment.TEXT,
-    "rtcp-xr": Treatment.TEXT,
+    "silenceSupp": Treatment.SILENCE,
+    "rtcp-xr": Treatment.REPORTS,
     "sendrecv": Treatment.SENDRECV,
     "sendonly": Treatment.SENDONLY,
     "recvonly": Treatment.RECVONLY,
@@ -109,6 +112,30 @@ RTPMAP = re.compile(
     r"([0-9]{1,3}) +([0-9]*[A-Za-z][A-Za-z0-9_+-]*(?:\.[0-9][A-Za-z0-9_+-]*)?)/([0-9]{1,7})(?:/[0-9]{1,3})?"
 )
 
+# RFC 4585 s.4.2, RFC 5104 s.7.1, and what browsers send (goog-remb, transport-cc).
+FEEDBACK = re.compile(
+    r"(?:[0-9]{1,3}|\*) (?:ack(?: (?:rpsi|app))?|nack(?: (?:pli|sli|rpsi|app|tllei|pslei))?|trr-int [0-9]{1,6}"
+    r"|ccm (?:fir|tmmbr(?: smaxpr=[0-9]{1,6})?|tstr|vbcm(?: [0-9]{1,3})*|pause)|goog-remb|transport-cc)"
+)
+# RFC 3108 s.5.6.3.2: on or off, timer, preference, SID use, noise level.
+SILENCE = re.compile(
+    r"(?:on|off)(?: (?:[0-9]{1,6}|-)(?: (?:standard|custom|-)(?: (?:No SID|Fixed Noise|Sampled Noise|-)"
+    r"(?: (?:[0-9]{1,4}|-))?)?)?)?"
+)
+# RFC 3611 s.5.1.
+_REPORT = (
+    r"(?:pkt-(?:loss|dup)-rle(?:=[0-9]{1,6})?|pkt-rcpt-times(?:=[0-9]{1,6})?|rcvr-rtt=(?:all|sender)(?::[0-9]{1,6})?"
+    r"|stat-summary(?:=(?:loss|dup|jitt|TTL|HL)(?:,(?:loss|dup|jitt|TTL|HL)){0,4})?|voip-metrics)"
+)
+REPORTS = re.compile(rf"(?:{_REPORT}(?: {_REPORT}){{0,7}})?")
+
+# Parameters that no media format has, and that name a machine or a user of one.
+_OF_MACHINES = re.compile(
+    r"(?:^|[;, ])[ \t]*(?:host|hostname|server|user|name|node|addr|address|domain|path|url|uri|gw|gateway|device|cname)"
+    r"[ \t]*=",
+    re.IGNORECASE,
+)
+
 NUMBER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 
 
@@ -123,6 +150,26 @@ def treatment(name: str) -> Treatment | None:
 def names_a_place(value: str) -> bool:
     """Whether a value that would be copied holds something that may be an address, a host or a user of one."""
     return PLACE.search(value) is not None or not value.isprintable()
+
+
+def names_a_machine(value: str) -> bool:
+    """Whether an fmtp has a parameter for the name of a machine, whatever the name."""
+    return "=" in value and _OF_MACHINES.search(value) is not None
+
+
+def is_feedback(value: str) -> bool:
+    """Whether the value of rtcp-fb is one that is registered."""
+    return FEEDBACK.fullmatch(value) is not None
+
+
+def is_silence(value: str) -> bool:
+    """Whether the value of silenceSupp is as RFC 3108 has it."""
+    return SILENCE.fullmatch(value) is not None
+
+
+def is_reports(value: str) -> bool:
+    """Whether the value of rtcp-xr is as RFC 3611 has it."""
+    return REPORTS.fullmatch(value) is not None
 
 
 def is_number(value: str) -> bool:

@@ -45,6 +45,10 @@ FIELDS = (
     "Supported: timer, {c}",
     "Allow-Events: {c}",
     "Subject: lunch",
+    "Subject: lunch at gw7.{c}.example and http://wiki.{c}.example/x\r\nPath: <sip:edge.{c}.example;lr>",
+    'P-Asserted-Identity: "Reception at gw7.{c}.example" <sip:alice.srv9.{c}.example@{c}.example>'
+    "\r\nPath: <sip:edge.{c}.example;lr>",
+    'Diversion: "{c}.example" <sip:gw7.{c}.example@h>;reason=no-answer\r\nPath: <sip:edge.{c}.example;lr>',
     "Priority: urgent",
     "Date: Sat, 13 Nov 2010 23:29:00 GMT",
     "In-Reply-To: {c}@host",
@@ -65,6 +69,13 @@ ATTRIBUTES = (
     "a=ice-ufrag:{c}",
     "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{c}",
     "a=label:{c}",
+    "a=fmtp:0 host={c}",
+    "a=fmtp:0 server=gw7.{c}.example",
+    "a=rtcp-fb:0 {c}",
+    "a=rtcp-fb:* nack {c}",
+    "a=rtcp-xr:{c}",
+    "a=silenceSupp:on {c} - - -",
+    "a=rtpmap:101 gw.{c}/8000",
 )
 CANARY = {"public": "canarypub", "private": "canarypriv"}
 
@@ -161,8 +172,13 @@ class Story:
                 a.expect_answer(200)
             case "info" | "message":
                 kind = ("INFO", "application/dtmf-relay", "Signal=1\r\n")
-                method, content_type, body = kind if step == "info" else ("MESSAGE", "text/plain", "hi")
-                a.inside(method, answer, body=body, content_type=content_type, fields=self.draw(a))
+                method, content_type, body = (
+                    kind
+                    if step == "info"
+                    else ("MESSAGE", "text/plain", f"hi, see http://wiki.{CANARY[a.flow.network]}.example/x")
+                )
+                known = f"Path: <sip:edge.{CANARY[a.flow.network]}.example;lr>\r\n"
+                a.inside(method, answer, body=body, content_type=content_type, fields=known + self.draw(a))
                 b.answer(b.expect(method), 200, fields=self.draw(b))
                 a.expect_answer(200)
             case "inform-b":

@@ -9,6 +9,7 @@ from signaling.guard import (
     MAX_SECRETS,
     Guard,
     Secrets,
+    domains_of,
     host_in,
     hosts_of,
     user_in,
@@ -180,7 +181,8 @@ def test_host_and_user_in(value: str, host: str, user: str) -> None:
 
 def test_hosts_of_names_the_machines() -> None:
     assert set(hosts_of(invite(("P-Asserted-Identity", '"<sip:x@y>" <sip:a@core.example>')))) == {
-        "inner.example", "proxy.inner.example", "2001:db8::5", "border.example", "core.example",
+        "inner.example", "proxy.inner.example", "2001:db8::5", "2001:db8::99",
+        "border.example", "core.example",
     }  # fmt: skip
     assert not {"1234", "+49301", "30.123"} & set(
         hosts_of(invite(("Route", "<sip:1234>, <sip:+49301>, <sip:30.123>")))
@@ -232,3 +234,14 @@ def test_without_hosts_knows_an_address_from_a_number() -> None:
 @given(st.text(), st.lists(st.text(min_size=4, max_size=6).map(str.lower)))
 def test_without_hosts_takes_any_text(text: str, hosts: list[str]) -> None:
     without_hosts(text, hosts)
+
+
+def test_the_neighbours_of_a_machine_are_known() -> None:
+    request = invite(("Record-Route", "<sip:gw.shop.co.uk;lr>, <sip:pbx.corp.lan;lr>"))
+    request.body = SDP.replace(b"IP4 10.1.2.88", b"IP4 media.studio.lan")
+    hosts = set(hosts_of(request))
+    assert {"corp.lan", "shop.co.uk", "media.studio.lan"} <= hosts
+    assert "co.uk" not in hosts
+    text = "Reception at gw7.corp.lan, http://wiki.corp.lan/x, alice.srv9.corp.lan, corp.land"
+    assert without_hosts(text, hosts) == "Reception at hidden, http://hidden/x, hidden, corp.land"
+    assert domains_of("<sip:x@pbx.corp.lan>", "<sip:10.1.2.3>") == ("pbx.corp.lan", "corp.lan")
