@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 FACES = {
     "signaling.resolver",
     "signaling.transport.refusals",
+    "signaling.transport.arrival",
     "signaling.transport.stream",
     "signaling.transport.udp",
     "signaling.transport.wires",
