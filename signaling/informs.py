@@ -25,11 +25,15 @@ class Informs:
         body = carry_body(request.content_type, request.body, (*hosts_of(request), *hosts))
         if body is None:
             raise PeerError(415, "Unsupported Media Type", "unknown-body")
+        carried = carry_request(request, trusted)
+        if request.method == "NOTIFY" and carried.get("Event") is None:
+            # RFC 6665 s.8.2.1: a NOTIFY has an Event, and without it the other side could not read this one.
+            raise PeerError(489, "Bad Event", "unknown-event")
         if len(self._pending) >= MAX_AT_ONCE:
             raise PeerError(500, "Too many requests at once", "informs-at-once")
         number = max(self._pending, default=0) + 1
         self._pending[number] = tx
-        return Informed(number, request.method, body[0], body[1], carry_request(request, trusted))
+        return Informed(number, request.method, body[0], body[1], carried)
 
     def close(self, number: int) -> ServerTx | None:
         """The request that an answer is for, None when it has been answered."""

@@ -197,6 +197,8 @@ def read(data: bytes, flow: Flow, max_headers: int) -> Plain | None:
         at += 6
         if via[at : at + 1] not in ("", ";"):
             return None
+        if "received" in via.lower():
+            return None  # a parameter must not stand there twice: the long way takes it out
         via = f"{via[:at]}={port}{via[at:]};received={host}"
     elif sent_by != f"{host}:{port}" or "port" in via.lower():
         return None

@@ -188,10 +188,17 @@ def render(carried: Carried, site: Site) -> list[tuple[str, str]]:
         name == "Privacy" and value in ("id", "user", "header") for name, value in carried.fields
     )
     return [
-        (name, value if isinstance(value, str) else value.render(site))
+        (name, value if isinstance(value, str) else _seen_by(site, value).render(site))
         for name, value in carried.fields
         if not (private and name in ASSERTED)
     ]
+
+
+def _seen_by(site: Site, party: Party) -> Party:
+    """A party of the history that wants to be private is nobody to whom is not trusted (RFC 7044 s.7.3)."""
+    if site.trusted or "Privacy=" not in party.headers or party.headers.endswith("Privacy=none"):
+        return party
+    return Party(Identity("Anonymous", "anonymous"), "", party.params)
 
 
 def reason_phrase(status: int) -> str:
@@ -284,7 +291,7 @@ def _party(value: str, hosts: Collection[str]) -> CarriedValue | None:
 _DIGITS = re.compile(r"[0-9]{1,10}")
 _INDEX = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,20}")
 _CAUSE_IN_URI = re.compile(r"(?:^|&)reason=(sip|q\.850)%3Bcause%3D([0-9]{1,3})", re.IGNORECASE)
-_PRIVACY_IN_URI = re.compile(r"(?:^|&)privacy=(history|none)(?:&|$)", re.IGNORECASE)
+_PRIVACY_IN_URI = re.compile(r"(?:^|&)privacy=([a-z]+(?:(?:%3B|;)[a-z]+){0,6})(?:&|$)", re.IGNORECASE)
 _DIVERSIONS = frozenset(
     ("unknown", "user-busy", "no-answer", "unavailable", "unconditional", "time-of-day", "do-not-disturb",
      "deflection", "follow-me", "out-of-service", "away")
@@ -330,7 +337,10 @@ def _history(value: str, hosts: Collection[str]) -> CarriedValue | None:
     uri = parse_uri(parsed.uri_text)
     embedded = uri.headers if isinstance(uri, SipUri) else ""
     parts = [f"Reason={match[1]}%3Bcause%3D{match[2]}" for match in _CAUSE_IN_URI.finditer(embedded)][:2]
-    parts += [f"Privacy={match[1].lower()}" for match in _PRIVACY_IN_URI.finditer(embedded)][:1]
+    wished = _PRIVACY_IN_URI.search(embedded)
+    words = None if wished is None else _privacy(unescape(wished[1]), hosts)
+    if words is not None:
+        parts.append(f"Privacy={escape(str(words))}")
     identity = carry_identity(parsed, hosts)
     cause = uri.param("cause") if isinstance(uri, SipUri) else None
     if cause is not None and _DIGITS.fullmatch(cause):

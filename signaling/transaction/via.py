@@ -11,6 +11,7 @@ from signaling.transaction.tx import Key
 MAGIC_COOKIE = "z9hG4bK"
 # A request as we write it: our Via is the first line after the Request-Line.
 _QUOTED = re.compile(rb"([A-Z]{1,16}) [^\r\n]*\r\nVia: [^\r\n]*;branch=(z9hG4bK[0-9A-Za-z]{8,64})[;\r]")
+_RECEIVED = re.compile(r";[ \t]*received[ \t]*=[^;]*", re.IGNORECASE)
 _EMPTY_RPORT = re.compile(r";[ \t]*rport[ \t]*(?=;|$)", re.IGNORECASE)
 
 
@@ -85,6 +86,8 @@ def way_back(request: Request, via: Via, flow: Flow, symmetric: bool) -> Flow:
         top, *rest = split_commas(line) if "," in line else [line]
         if asked:
             top = _EMPTY_RPORT.sub(f";rport={port}", top, count=1)
+        if "received" in top.lower():
+            top = _RECEIVED.sub("", top)  # that is not for the sender to say
         request.replace_first("Via", ", ".join([f"{top};received={host}", *rest]))
     if flow.reliable or asked or symmetric:
         return flow

@@ -200,6 +200,19 @@ def test_other_requests_cross_and_so_do_their_answers(method: str, kind: str, bo
     hang_up(border, alice, bob, answer)
 
 
+@pytest.mark.parametrize(
+    "fields", ["", "Event: x-pbx-lan;id=1", "Event: keep-alive\r\nSubscription-State: active"]
+)
+def test_a_notify_whose_event_cannot_cross_is_489(fields: str) -> None:
+    """RFC 6665 s.8.2.1: the other side must not get one without Event."""
+    border, alice, bob, answer, _ = talking()
+    alice.inside("NOTIFY", answer, fields=fields)
+    refused = alice.expect_answer(489)
+    assert "unknown-event" in (refused.get("Warning") or "")
+    bob.nothing()
+    hang_up(border, alice, bob, answer)
+
+
 def test_old_cseq_is_500() -> None:
     border, alice, bob, answer, _ = talking()
     alice.inside("INFO", answer, cseq=1)

@@ -72,6 +72,11 @@ def test_nothing_crosses_by_itself() -> None:
         ("Diversion", "<tel:+1555;phone-context=inner.example>;reason=10.1.2.3", ["<tel:+1555>"]),
         ("History-Info", "<sip:a@x?Reason=SIP%3Bcause%3D302%3Btext%3D%22pbx%22&Privacy=history>;index=1.1;rc=1;x=y",
          ["<sip:a@ours.example?Reason=SIP%3Bcause%3D302&Privacy=history>;index=1.1;rc=1"]),
+        ("History-Info", "<sip:a@x?Privacy=id&Reason=SIP%3Bcause%3D302>;index=1",
+         ["<sip:a@ours.example?Reason=SIP%3Bcause%3D302&Privacy=id>;index=1"]),
+        ("History-Info", "<sip:a@x?Privacy=history%3Bid%3Bpbx>;index=1",
+         ["<sip:a@ours.example?Privacy=history%3Bid>;index=1"]),
+        ("History-Info", "<sip:a@x?Privacy=pbx>;index=1", ["<sip:a@ours.example>;index=1"]),
         ("History-Info", "<sip:a@x;cause=486>;index=1", ["<sip:a@ours.example;cause=486>;index=1"]),
         ("b", "<sip:a@x>;cid=\"1@10.1.2.3\"", ["<sip:a@ours.example>"]),
         ("Reason", 'Q.850;cause=16;text="cleared by pbx.inner.example"',
@@ -225,6 +230,16 @@ def test_private_identity_stays_in_the_trust_domain() -> None:
     assert crossed(*fields, site=stranger) == [("Privacy", "id")]
     public = (("P-Asserted-Identity", "<sip:a@x>"), ("Privacy", "none"))
     assert [name for name, _ in crossed(*public, site=stranger)] == ["P-Asserted-Identity", "Privacy"]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "shown"),
+    [("id", ANONYMOUS), ("history", ANONYMOUS), ("none", "<sip:a@ours.example?Privacy=none>")],
+)
+def test_a_private_history_stays_in_the_trust_domain(privacy: str, shown: str) -> None:
+    stranger = Site("ours.example", ("203.0.113.9", 5060), "udp", trusted=False)
+    field = ("History-Info", f"<sip:a@x?Privacy={privacy}>;index=1")
+    assert crossed(field, site=stranger) == [("History-Info", f"{shown};index=1")]
 
 
 def test_a_stranger_is_not_believed_what_it_asserts_of_itself() -> None:

@@ -1,5 +1,7 @@
 """The way back of an answer (RFC 3261 s.18.2.2, RFC 3581)."""
 
+import pytest
+
 from signaling.flow import Flow
 from signaling.parser import parse
 from signaling.transaction import (
@@ -61,3 +63,16 @@ def test_only_the_top_via_is_completed() -> None:
         "SIP/2.0/UDP 10.1.1.1;rport=5060;branch=z9hG4bKtop;received=198.51.100.7",
         "SIP/2.0/UDP 10.2.2.2;rport;branch=z9hG4bKlow",
     ]
+
+
+@pytest.mark.parametrize(
+    "written", [";received=10.9.9.9;rport", ";rport;Received = 10.9.9.9;x=1", ";received=1"]
+)
+def test_received_is_said_once_and_by_us(written: str) -> None:
+    flow = Flow("public", "udp", UDP.local, ("192.0.2.9", 40123))
+    (transmit,) = only(
+        Transmit, layer().receive(request(sent_by="10.1.1.1:5062", via_params=written), flow, 0.0)
+    )
+    via = parse(transmit.data).get("Via") or ""
+    assert via.lower().count("received") == 1
+    assert ";received=192.0.2.9" in via
