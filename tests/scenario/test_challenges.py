@@ -234,7 +234,7 @@ class TestStrangers:
             alice.inside(method, answer)
         else:
             alice.inside(
-                method, answer, body="Signal=1", content_type="application/dtmf-relay", fields="Event: x"
+                method, answer, body="Signal=1", content_type="application/dtmf-relay", fields="Event: talk"
             )
         request = stranger.agent.expect(method)
         no_credentials(request)
