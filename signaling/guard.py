@@ -33,6 +33,8 @@ _IPV6 = re.compile(
     r"[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){7}"
     r"|(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})?::(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6})?"
 )
+# What follows an escape is a word too: "%40" is an "@".
+_WORD_BEGINS = r"(?:(?<![A-Za-z0-9_\-])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"
 _HOST_END = re.compile(r"[;>?:, \t]")
 _SDP_ADDRESS = re.compile(rb"\bIN IP[46] ([0-9A-Za-z:.\-]{2,255})")
 _TOKEN_BYTE = re.compile(rb"[A-Za-z0-9_\-]")
@@ -184,7 +186,7 @@ def without_hosts(text: str, hosts: Collection[str], names: bool = True) -> str:
     # Longest first: a domain inside the name of a host of it must not save the rest of the name.
     for host in sorted(named, key=len, reverse=True):
         above = r"(?:[A-Za-z0-9_\-]+\.)*" if "." in host else ""
-        word = rf"(?<![A-Za-z0-9_\-]){above}{re.escape(host)}(?![A-Za-z0-9_\-]|\.[A-Za-z0-9_\-])"
+        word = rf"{_WORD_BEGINS}{above}{re.escape(host)}(?![A-Za-z0-9_\-]|\.[A-Za-z0-9_\-])"
         text = re.sub(word, HIDDEN, text, flags=re.IGNORECASE)
     return text
 

@@ -213,6 +213,7 @@ def test_without_hosts_takes_the_longest_name() -> None:
         ("http://wiki.corp.lan/x", "http://hidden/x"),
         ("corp.land corp.lan.example xcorp.lan", "corp.land corp.lan.example xcorp.lan"),
         ("mail bob@Corp.Lan!", "mail bob@hidden!"),
+        ("bob%40corp.lan %2Fconf", "bob%40hidden %2Fhidden"),
     ],
 )
 def test_without_hosts_takes_whole_words(text: str, clean: str) -> None:
