@@ -69,6 +69,10 @@ ENDINGS: dict[str, str] = {
     "draining": "Rejected with {status}: the process is being stopped and takes no new calls.",
     "overload": "Rejected with {status}: too many messages wait (limits.queue_age_ms).",
     "no-route": ("Rejected with {status}: no rule of routes matched; the decisions show what was compared."),
+    "uri-scheme": "Rejected with {status}: A calls a URI that is neither sip:, tel: nor urn:service:sos.",
+    "sips-without-tls": (
+        "Rejected with {status}: A calls a sips: URI, which asks for TLS all the way, and TLS is not served here."
+    ),
     "user-too-long": "Rejected with {status}: a user part is too long to be matched; nobody has such a number.",
     "max-calls": "Rejected with {status}: limits.max_calls calls were in progress.",
     "rate": "Rejected with {status}: more new calls a second than limits.calls_per_s.",

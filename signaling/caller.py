@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from signaling import session_timer
 from signaling.dialog import Dialog
+from signaling.errors import PeerError
 from signaling.events import Answered, Event, Offered, Progressed, Redirected, Rejected, Released
 from signaling.exchange import (
     ALLOW,
@@ -25,7 +26,18 @@ from signaling.location import carry_location
 from signaling.message import Request, respond
 from signaling.topology import Carried, Site, carry_identity, carry_request, clean_user, hosts_of, render
 from signaling.transaction import ServerTx
-from signaling.uri import SipUri, TelUri, parse_uri, service_of
+from signaling.uri import OpaqueUri, SipUri, TelUri, Uri, parse_uri, service_of
+
+
+def check_scheme(uri: Uri) -> None:
+    """416 for a Request-URI that we cannot call (RFC 3261 s.8.2.2.1).
+
+    A sips: URI asks for TLS on every hop (s.26.2.2): without it the call must fail, not go on in the clear.
+    """
+    if isinstance(uri, OpaqueUri) and not service_of(uri):
+        raise PeerError(416, "Unsupported URI Scheme", "uri-scheme")
+    if isinstance(uri, SipUri) and uri.scheme == "sips":
+        raise PeerError(416, "Unsupported URI Scheme", "sips-without-tls")
 
 
 class CallerLeg(Leg):
@@ -41,6 +53,8 @@ class CallerLeg(Leg):
     ) -> "tuple[CallerLeg, list[Effect]]":
         """The leg that a new INVITE opens. Raises PeerError for one that cannot be served."""
         request = tx.request
+        uri = parse_uri(request.uri)
+        check_scheme(uri)
         check_extensions(request)
         sdp = session_body(request)
         dialog = Dialog.of_request(request, tag())
@@ -50,7 +64,6 @@ class CallerLeg(Leg):
         leg.served = Served(tx, request, sdp, timer)
         leg.remote_sdp = sdp
         leg.remote_updates = allows(request, "UPDATE")
-        uri = parse_uri(request.uri)
         user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
         hosts = hosts_of(request)
         hops = request.max_forwards

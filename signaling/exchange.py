@@ -251,8 +251,10 @@ def answer_body(response: Response) -> tuple[bytes | None, PeerError | None]:
         return None, PeerError(502, error.reason, error.rule)
 
 
-# Answers that are between the peer and us alone: the other side has nothing to answer them with.
-_OURS_ALONE = {401: 403, 407: 403, 420: 500, 421: 500, 422: 500, 423: 500, 439: 500, 494: 500}
+# Answers that are between the peer and us alone: the other side has nothing to answer them with, as what they ask for
+# has to be in our own request. They stay in their class: as it is, the call is not taken there, and nobody is to
+# believe that a server has failed (RFC 3261 s.21.4, s.21.5).
+_OURS_ALONE = {401: 403, 407: 403, 420: 488, 421: 488, 422: 488, 423: 480, 439: 480, 494: 403}
 
 
 def crossing_status(status: int) -> int:

@@ -282,6 +282,50 @@ def test_required_extension_is_420() -> None:
     border.at_rest()
 
 
+@pytest.mark.parametrize(
+    ("status", "told"), [(420, 488), (421, 488), (422, 488), (423, 480), (439, 480), (494, 403)]
+)
+def test_what_only_our_request_could_answer_stays_a_4xx(status: int, told: int) -> None:
+    border, alice, bob, invite = calling()
+    bob.answer(invite, status)
+    bob.expect("ACK")
+    alice.expect_answer(told)
+    border.at_rest()
+    assert border.records[0].final_status == told
+
+
+@pytest.mark.parametrize(
+    ("uri", "rule"),
+    [
+        ("http://x.example/", "uri-scheme"),
+        ("mailto:200@x.example", "uri-scheme"),
+        ("urn:service:counseling", "uri-scheme"),
+        ("sips:200@203.0.113.10", "sips-without-tls"),
+        ("SIPS:200@203.0.113.10", "sips-without-tls"),
+    ],
+)
+def test_a_uri_that_cannot_be_called_is_416(uri: str, rule: str) -> None:
+    """RFC 3261 s.8.2.2.1, and s.26.2.2: what asks for TLS does not go on in the clear."""
+    border = Border()
+    alice, bob = pair(border)
+    alice.request("INVITE", uri=uri, body=audio("203.0.113.77"))
+    assert rule in (alice.expect_answer(416).get("Warning") or "")
+    bob.nothing()
+    border.at_rest()
+    assert (border.records[0].final_status, border.records[0].final_rule) == (416, rule)
+
+
+def test_a_number_and_a_service_are_called_without_sip() -> None:
+    border = Border()
+    alice, bob = pair(border)
+    alice.request("INVITE", uri="tel:+4930123", to_header="<tel:+4930123>", body=audio("203.0.113.77"))
+    invite = bob.expect("INVITE")
+    assert invite.uri.startswith("sip:+4930123@")
+    bob.answer(invite, 486)
+    alice.expect_answer(486)
+    border.at_rest()
+
+
 def test_max_forwards_zero_is_483() -> None:
     border = Border()
     alice, bob = pair(border)

@@ -221,7 +221,7 @@ def test_422_that_helps_nobody_is_not_the_callers(fields: str) -> None:
     bob.answer(bob.expect("INVITE"), 422, fields=fields)
     bob.expect("ACK")
     bob.nothing()
-    alice.expect_answer(500)
+    alice.expect_answer(488)
     border.at_rest()
 
 
