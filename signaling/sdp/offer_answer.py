@@ -247,15 +247,6 @@ def _describe(
             case Treatment.NUMBER:
                 if is_number(value):
                     kept.append(line)
-            case Treatment.FEEDBACK:
-                if use is Use.RTP and _of_format(value, formats) and is_feedback(value):
-                    kept.append(line)
-            case Treatment.SILENCE:
-                if is_silence(value):
-                    kept.append(line)
-            case Treatment.REPORTS:
-                if is_reports(value):
-                    kept.append(line)
             case Treatment.FAX:
                 if use is Use.UDPTL and not names_a_place(value):
                     kept.append(line)
@@ -272,6 +263,15 @@ def _describe(
             case Treatment.RTCP:
                 rtcp_said = True
                 rtcp_port, rtcp_host = _rtcp(value)
+            case Treatment.FEEDBACK:
+                if use is Use.RTP and _of_format(value, formats) and is_feedback(value):
+                    kept.append(line)
+            case Treatment.SILENCE:
+                if is_silence(value):
+                    kept.append(line)
+            case Treatment.REPORTS:
+                if is_reports(value):
+                    kept.append(line)
     if connection.unspecified:
         receives = False
     rtcp = None
