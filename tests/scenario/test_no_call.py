@@ -364,3 +364,10 @@ def test_overload_is_refused_before_parsing() -> None:
     bob.inbox.clear()
     border.advance(1)
     bob.nothing()
+    alice.inbox.clear()
+    # What a parser would stumble over tells whether it was asked.
+    broken = late.replace(b"Max-Forwards: 70", b"Max-Forwards: many")
+    border.calls.receive(broken, alice.flow, border.now)
+    alice.expect_answer(400)
+    border.calls.receive(broken, alice.flow, border.now, age_s=3.0)
+    alice.expect_answer(503)
