@@ -20,6 +20,8 @@ _INSIDE = tuple(
         "fe80::/10",
     )
 )
+PRIVILEGED = 1024
+"""The first port that is nobody's by right (RFC 6335 s.6)."""
 _PUBLIC_WORDS = ("public", "internet", "wan", "external", "outside")
 
 
@@ -77,12 +79,21 @@ def _families(found: Findings, key: str, network: Network) -> None:
             f"{address} is no address that peers can send to; write one address of ours, or add advertise: "
             "with the one that they reach us at",
         )
+    if literal and address and _is_loopback(literal) and not _is_loopback(address):
+        found.error(
+            f"{key}.advertise",
+            f"peers would look for us at {literal}, which is their own host; write the address that they reach us at",
+        )
     for name, given in (("address6", network.address6), ("advertise", literal)):
         if given in wildcards:
             found.error(
                 f"{key}.{name}",
                 f"{given} is no address that peers can send to; write one address of ours",
             )
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
 
 
 def _reachable(found: Findings, key: str, network: Network) -> None:
@@ -124,6 +135,12 @@ def _media_ports(found: Findings, key: str, network: Network) -> None:
             f"{ports} holds {ports.pairs} pairs of ports, but limits.max_calls is {calls} and a call needs {sides} "
             f"({calls} x {per_call} = {needed}); write {advice}, or at most "
             f"limits.max_calls: {max(1, ports.pairs // per_call)}",
+        )
+    elif ports.first < PRIVILEGED:
+        found.warn(
+            key,
+            f"ports below {PRIVILEGED} belong to services of the system, and many firewalls and phones refuse media "
+            f"there; write {PRIVILEGED} or more as the first one",
         )
     elif ports.first % 2 or not ports.last % 2:
         even = PortRange(first=ports.first + ports.first % 2, last=ports.last - 1 + ports.last % 2)

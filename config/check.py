@@ -1,5 +1,6 @@
 """What is wrong with a configuration as a whole, though each of its values is right by itself."""
 
+import difflib
 import importlib.metadata
 import os
 from collections.abc import Collection, Mapping
@@ -16,6 +17,14 @@ from config.timing import contradictions, written
 DISTRIBUTION = "border-sbc"
 PACKAGES = ("sbc", "signaling", "media", "nat", "config")
 """Our import packages; their names are generic, so another distribution might bring one of them too."""
+
+CODECS = """
+PCMU PCMA G722 G7221 G723 G728 G729 G729D G729E G726-16 G726-24 G726-32 G726-40 GSM GSM-EFR iLBC iSAC opus speex
+AMR AMR-WB AMR-WB+ EVS EVRC EVRCB EVRCWB L16 telephone-event CN red H261 H263 H263-1998 H264 H265 H266 VP8 VP9 AV1
+rtx ulpfec t140
+"""
+"""Encoding names that are in use (IANA, RTP Payload Format Media Types); others may pass too, but look like mistakes
+when they are nearly one of these."""
 
 SUN_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux (unix(7))."""
@@ -36,6 +45,7 @@ def check(
     _phones(found)
     _routes(found)
     _idle_trunks(found)
+    _idle_networks(found)
     _limits(found)
     _timers(found)
     _media_and_files(found)
@@ -170,6 +180,26 @@ def _idle_trunks(found: Findings) -> None:
             )
 
 
+def _idle_networks(found: Findings) -> None:
+    """Calls come from a network by a route from it or from one of its trunks, and go there by a trunk."""
+    config = found.config
+    if not config.routes or found.broken & {"routes", "trunks", "networks", "phones"}:
+        return
+    used = {trunk.network for trunk in config.trunks.values()} | {route.from_ for route in config.routes}
+    if config.phones is not None:
+        used.add(config.phones.network)
+    if "any" in used or any(trunk.network not in config.networks for trunk in config.trunks.values()):
+        return
+    if any(key.startswith(("trunks.", "routes")) for key in found.broken):
+        return
+    for name in config.networks:
+        if name not in used:
+            found.warn(
+                f"networks.{name}",
+                "no route leads to or from this network, so every call there is refused; write one, or take it out",
+            )
+
+
 def _limits(found: Findings) -> None:
     limits = found.config.limits
     if 0 < limits.calls_per_s < limits.calls_per_s_per_source:
@@ -206,6 +236,16 @@ def _timers(found: Findings) -> None:
             found.error(f"timers.{key}", message, level)
 
 
+def _codec_names(found: Findings) -> None:
+    known = {name.lower(): name for name in CODECS.split()}
+    for index, codec in enumerate(found.config.media.codecs or ()):
+        if codec.lower() in known:
+            continue
+        near = difflib.get_close_matches(codec.lower(), known, 1, 0.8)
+        if near:
+            found.warn(f"media.codecs[{index}]", f"no codec {codec} is known; did you mean {known[near[0]]}?")
+
+
 def _media_and_files(found: Findings) -> None:
     media, log = found.config.media, found.config.log
     if media.engine == "native":
@@ -218,6 +258,7 @@ def _media_and_files(found: Findings) -> None:
         found.warn(
             "media.codecs", "digits are taken out without telephone-event; add it, unless that is meant"
         )
+    _codec_names(found)
     if log.file is not None and log.file == log.cdr:
         found.error("log.cdr", "call records would go to the log file; write another path")
     path = os.fsencode(found.config.control.socket)

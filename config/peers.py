@@ -71,6 +71,17 @@ def _server(found: Findings, key: str, server: SipServer, network: Network, fami
         found.error(
             key, f"{server.uri} is our own listener, so calls would come back; write the peer's address"
         )
+        return
+    for other in found.config.networks.values():
+        ports = {listen.port for listen in other.listen if listen.transport == server.transport}
+        ours = server.host in {*other.sip_addresses, other.advertised}
+        if other.name != network.name and ours and (server.port or SIP_PORT) in ports:
+            found.error(
+                key,
+                f"{server.uri} is our own listener in network {other.name}, so calls would come back; "
+                "write the peer's address",
+            )
+            return
 
 
 def _numbers_of(found: Findings, key: str, trunk: Trunk) -> None:

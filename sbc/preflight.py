@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import resource
 import socket
 from dataclasses import replace
@@ -45,12 +46,12 @@ def examine_host(config: Config) -> tuple[Config | None, list[str]]:
         if network.interface is not None and not network.address and not addresses_of(network.interface)
     ]
     try:
-        return resolve(config), missing_addresses(config)
+        return resolve(config), [*missing_addresses(config), *missing_folders(config)]
     except ConfigError as error:
         if not absent:
             return None, [str(problem) for problem in error.problems]
         warnings = [str(replace(problem, level="warning")) for problem in error.problems]
-        return config, [*warnings, *missing_addresses(config)]
+        return config, [*warnings, *missing_addresses(config), *missing_folders(config)]
 
 
 def names_of_servers(config: Config, ask: bool) -> list[str]:
@@ -120,6 +121,16 @@ def missing_addresses(config: Config) -> list[str]:
             if reason is not None:
                 warnings.append(f"{config.path}: warning: networks.{network.name}: {address}: {reason}")
     return warnings
+
+
+def missing_folders(config: Config) -> list[str]:
+    """Warnings on files that could not be made: right where the service manager makes their folder."""
+    return [
+        f"{config.path}: warning: log.{key}: there is no directory {folder}, so nothing is written; make it, or write"
+        " another"
+        for key, path in (("file", config.log.file), ("cdr", config.log.cdr))
+        if path and not os.path.isdir(folder := os.path.dirname(path) or ".")
+    ]
 
 
 def few_descriptors(config: Config, limit: int | None = None) -> list[str]:

@@ -37,6 +37,14 @@ def test_an_interface_that_is_not_here_is_a_warning() -> None:
     assert "warning: networks.a.interface: there is no interface nosuch0" in said
 
 
+def test_a_folder_that_is_not_here_is_a_warning() -> None:
+    config, (said,) = examine_host(
+        load(TEXT + "log: {cdr: /no/such/folder/calls.jsonl, file: /tmp/sbc.log}\n")
+    )
+    assert config is not None
+    assert "warning: log.cdr: there is no directory /no/such/folder" in said
+
+
 def test_names_are_left_alone_unless_asked_for() -> None:
     (note,) = names_of_servers(load(TEXT), ask=False)
     assert note.endswith("note: names of servers were not looked up (--resolve does): nowhere.invalid")
