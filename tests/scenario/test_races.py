@@ -174,6 +174,33 @@ def test_local_refresh_against_the_peers_offer_is_glare(method: str) -> None:
     hang_up(border, alice, bob, answer)
 
 
+def test_the_owner_of_a_call_id_waits_longer_after_glare() -> None:
+    """RFC 3261 s.14.1: 2.1 to 4 s where the Call-ID is ours, so that the other one is first."""
+    border = Border(changes=lambda text: text + "\ntimers: {session_expires_s: 200, min_se_s: 90}\n")
+    alice = border.agent("public", "203.0.113.77:41000", "tcp")
+    bob = border.agent("private", "10.0.0.20:5060")
+    alice.request(
+        "INVITE", body=audio("203.0.113.77"), fields="Supported: timer\r\nSession-Expires: 1800;refresher=uac"
+    )
+    timer = "Session-Expires: 200;refresher=uac"
+    bob.answer(bob.expect("INVITE"), 200, sdp=audio("10.0.0.20", 4002), fields=timer)
+    bob.expect("ACK")
+    answer = alice.expect_answer(200)
+    alice.ack(answer)
+    border.advance(100)
+    waits = []
+    for _ in range(6):
+        bob.answer(bob.expect("UPDATE"), 491)
+        start = border.now
+        while not bob.inbox and border.now < start + 5:
+            border.advance(0.05)
+        waits.append(border.now - start)
+    assert all(2.1 <= wait <= 4.06 for wait in waits), waits
+    assert len({round(wait, 1) for wait in waits}) > 1, "drawn anew each time"
+    bob.answer(bob.expect("UPDATE"), 200)
+    hang_up(border, alice, bob, answer)
+
+
 def test_info_that_waits_is_answered_when_the_call_ends() -> None:
     border, alice, bob, answer, invite = talking()
     alice.inside("INFO", answer)
