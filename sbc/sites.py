@@ -34,7 +34,7 @@ class Sites:
             name for name, network in config.networks.items() if network.nat == "far-end"
         )
         self._anybody = config.phones is not None and config.phones.calls == "any"
-        self.former: tuple[Listener, ...] = ()
+        self.former = self._left_over(before)
         self.former_names: dict[str, tuple[str, ...]] = {}
         if before is not None:
             self._inherit(before)
@@ -54,10 +54,14 @@ class Sites:
         if config.phones is not None and config.phones.domain is not None:
             self.own |= {config.phones.domain}
 
+    def _left_over(self, before: "Sites | None") -> tuple[Listener, ...]:
+        if before is None:
+            return ()
+        former = {place_of(listener): listener for listener in (*before.former, *before.listeners)}
+        return tuple(listener for place, listener in former.items() if place not in self._by_flow)
+
     def _inherit(self, before: "Sites") -> None:
         """Know what is left over from the configuration before."""
-        former = {place_of(listener): listener for listener in (*before.former, *before.listeners)}
-        self.former = tuple(listener for place, listener in former.items() if place not in self._by_flow)
         present = {listener.network for listener in self.listeners}
         for listener in self.former:
             place = place_of(listener)
