@@ -428,7 +428,7 @@ def test_limits_and_timers_are_those_of_the_file(tmp_path: Path) -> None:
         assert server.calls.recent.maxlen == 1
         book = server.wires._book.limits
         assert (book.connections, book.idle_s, book.max_message_bytes) == (7, 3, 2000)
-        assert server.calls.transactions._give_up_s == pytest.approx(64 * 0.04)
+        assert server.calls.transactions.clients._give_up_s == pytest.approx(64 * 0.04)
         long = b"OPTIONS sip:x SIP/2.0\r\n" + b"X: y\r\n" * 400 + b"\r\n"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
             stranger.sendto(long, ("127.0.1.1", ports.public))
