@@ -19,7 +19,7 @@ TREE := build/compiled
 SOURCES := setup.py tests/compiled.sh $(shell find sbc signaling media nat config tests -name '*.py' -o -name '*.c')
 IN_TREE = cd $(TREE) && $(abspath $(BIN))/python
 
-PHONES := $(patsubst %,tests/lab/test_%.py,homes registration_lab diagnosis stun turn carrier)
+PHONES := $(patsubst %,tests/lab/test_%.py,homes registration_lab diagnosis stun turn carrier tcp_phones phone_features challenging_pbx)
 
 .PHONY: help run test check bench lab load install packages compiled clean
 

@@ -280,7 +280,7 @@ def test_calls_do_not_notice_reloads_that_do_not_touch_their_listeners(lab: Lab)
         for packet in packets_of(lab, side)
         if packet.protocol == UDP and packet.destination == (SIDES[side].border, 5060)
     ]
-    assert len(sent) > 600
+    assert len(sent) >= 600
     assert border.stats()["transport.datagrams_received"] >= len(sent), "none was lost"
     assert border.stop() == 0
     assert sip_sockets(lab) == set()
