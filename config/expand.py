@@ -33,8 +33,8 @@ def expand(source: str) -> str:
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.ClassDef)
+            and _has_room(lines, node)
             and (written := _expanded(node)) is not None
-            and not _behind(lines, node)
         ):
             decorator, init = written
             lines[node.decorator_list[0].lineno - 1] = decorator
@@ -45,9 +45,9 @@ def expand(source: str) -> str:
     return "\n".join(lines)
 
 
-def _behind(lines: list[str], node: ast.ClassDef) -> str:
-    """The line behind a class: "" where there is room for its `__init__`, else anything."""
-    return lines[node.end_lineno or 0].strip() if (node.end_lineno or 0) < len(lines) else "none"
+def _has_room(lines: list[str], node: ast.ClassDef) -> bool:
+    """Whether a blank line stands behind a class."""
+    return lines[node.end_lineno or 0 : (node.end_lineno or 0) + 1] == [""]
 
 
 def _expanded(node: ast.ClassDef) -> tuple[str, str] | None:
