@@ -1,4 +1,4 @@
-"""Listeners that are changed while they run: which socket stays, which goes, and who is on it until then."""
+"""All listeners together, also while they are changed: which socket stays, which goes, who is on it until then."""
 
 import asyncio
 from dataclasses import replace
@@ -7,8 +7,17 @@ import pytest
 
 from signaling.flow import Flow, Listener
 from signaling.transport.limits import TransportLimits
-from signaling.transport.wires import ListenError
-from tests.signaling.test_transport import MESSAGE, Node, TcpPeer, listener, node, on_loop, udp_peer
+from signaling.transport.wires import ListenError, Wires
+from tests.signaling.transport.node import (
+    MESSAGE,
+    Node,
+    TcpPeer,
+    listener,
+    node,
+    on_loop,
+    tcp_server,
+    udp_peer,
+)
 
 LIMITS = TransportLimits()
 
@@ -20,6 +29,71 @@ def change(ours: Node, *listeners: Listener) -> None:
 def of(ours: Node, transport: str) -> Listener:
     """The open listener of a transport, with its port."""
     return next(one for one in ours.wires.bound if one.transport == transport)
+
+
+@on_loop
+async def test_all_binding_errors_come_in_one_sentence_and_nothing_stays_open() -> None:
+    with udp_peer() as taken:
+        port = taken.getsockname()[1]
+        wires = Wires(
+            [
+                listener("udp", port=port),
+                listener("udp"),
+                listener("tcp", host="203.0.113.77", port=5060, network="carrier"),
+            ],
+            lambda data, flow, age: None,
+            lambda flow: None,
+            TransportLimits(),
+        )
+        with pytest.raises(ListenError) as raised:
+            wires.open()
+    assert str(raised.value) == (
+        f"cannot listen on udp:127.0.0.1:{port} of network public: the address is in use by another program "
+        "(EADDRINUSE); tcp:203.0.113.77:5060 of network carrier: the address is not on this host (EADDRNOTAVAIL)"
+    )
+    assert wires.bound == ()
+
+
+@on_loop
+async def test_udp_and_tcp_share_a_port_and_both_families_a_network() -> None:
+    async with node(listener("udp"), listener("udp", host="::1"), listener("tcp")) as ours:
+        assert ours.wires.flow_to("public", "udp", ("::1", 5060)) is not None
+        flow = ours.wires.flow_to("public", "udp", ("127.0.0.1", 5060))
+        assert flow is not None
+        assert flow.local == ours.local("udp")
+        assert ours.wires.flow_to("private", "udp", ("127.0.0.1", 5060)) is None
+        assert ours.wires.flow_to("public", "tcp", ("::1", 5060)) is None
+
+
+@on_loop
+async def test_sending_on_a_listener_that_is_not_there_fails() -> None:
+    async with node(listener()) as ours:
+        flow = Flow("private", "udp", ("127.0.0.2", 5060), ("127.0.0.1", 5060))
+        ours.wires.send(b"x", flow)
+        await ours.until(lambda: ours.failed == [flow])
+
+
+@on_loop
+async def test_closing_twice_and_sending_after_it_is_quiet() -> None:
+    async with node(listener(), listener("tcp")) as ours:
+        flow = Flow("public", "udp", ours.local("udp"), ("127.0.0.1", 9))
+        ours.wires.close()
+        ours.wires.close()
+        ours.wires.send(b"x", flow)
+        await asyncio.sleep(0)
+        assert ours.failed == []
+
+
+@on_loop
+async def test_close_with_open_connections_and_one_under_way() -> None:
+    async with node(listener("tcp")) as ours, tcp_server() as (remote, _):
+        peer = await TcpPeer.connect(ours.local("tcp"))
+        await ours.until(lambda: ours.wires.connections == 1)
+        flow = ours.flow_to(remote)
+        ours.wires.send(MESSAGE, flow)
+        ours.wires.close()
+        assert await peer.closed()
+        await peer.close()
 
 
 @on_loop
