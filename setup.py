@@ -17,7 +17,7 @@ HOT = {
     "signaling/transaction": "tables tx effects via clockwork client server layer",
     "signaling": "uri headers message parser errors flow phrases multipart dialog "
     "session_timer exchange usage informs renegotiation leg caller callee hunt call_effects reason b2bua events "
-    "topology guard return_path digest passed_digest stateless resolver sdp/session sdp/parser sdp/offer_answer",
+    "topology identity site guard return_path digest passed_digest stateless resolver sdp/session sdp/parser sdp/offer_answer",
     "signaling/transport": "udp limits arrival refusals",
     "sbc": "calls stateless reception switchboard answers wakeups sites routing trunks admission buckets record "
     "decisions anchor streams call_media exchange media_policy media_ports locations register_request "

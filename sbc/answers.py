@@ -7,7 +7,7 @@ from signaling.events import Rejected
 from signaling.exchange import ALLOW, KNOWN, SDP, SUPPORTED
 from signaling.flow import host_port
 from signaling.message import Field, Request, Response, respond
-from signaling.topology import Site
+from signaling.site import Site
 
 Answer = tuple[int, str, list[Field]]
 """Status, reason and fields of an answer."""

@@ -22,10 +22,10 @@ from sbc.routing import Refusal, ServerView, Source, Target
 from sbc.sites import Sites
 from sbc.trunks import Trunks
 from sbc.users import Users
-from signaling.b2bua import user_of
 from signaling.errors import ParseError, PeerError
 from signaling.exchange import retry_after
 from signaling.flow import Address, Flow, Listener
+from signaling.identity import user_of
 from signaling.message import Field, Request, Response
 from signaling.passed_digest import credentials_of
 from signaling.stateless import Plain

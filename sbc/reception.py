@@ -20,13 +20,14 @@ from sbc.routing import CallRequest, Refusal, Router, Source
 from sbc.sites import Sites
 from sbc.switchboard import Live, Switchboard
 from sbc.trunks import Trunks
-from signaling.b2bua import Call, user_of
+from signaling.b2bua import Call
 from signaling.call_effects import OnLeg
 from signaling.caller import CallerLeg
 from signaling.errors import PeerError
 from signaling.events import Offered
 from signaling.exchange import Opened, Raise
 from signaling.flow import Flow
+from signaling.identity import user_of
 from signaling.message import Request, respond
 from signaling.transaction import ServerTx, Transactions
 from signaling.uri import SipUri, parse_uri, unescape

@@ -22,7 +22,7 @@ from signaling.exchange import crossing_status
 from signaling.flow import Address, host_port
 from signaling.headers import NameAddr, parse_name_addr, quote
 from signaling.message import Field, Request, Response
-from signaling.topology import reason_phrase
+from signaling.phrases import reason_phrase
 from signaling.uri import SipUri, parse_uri, unescape
 
 MAX_SERVERS = 3

@@ -11,7 +11,7 @@ from config.model import Config, Network
 from nat.address import family, is_credible
 from signaling.exchange import LegSettings
 from signaling.flow import Address, Flow, Listener
-from signaling.topology import Site
+from signaling.site import Site
 from signaling.usage import Usage
 
 Place = tuple[str, str, Address]

@@ -50,11 +50,12 @@ from signaling.exchange import (
 )
 from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
-from signaling.guard import Secrets, host_in
+from signaling.guard import Guard, Secrets, host_in
 from signaling.leg import Leg
 from signaling.location import without_location
 from signaling.message import Request, Response, respond
-from signaling.topology import Carried, Guard, reason_phrase
+from signaling.phrases import reason_phrase
+from signaling.topology import Carried
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions, Transmit
 from signaling.usage import same_flow

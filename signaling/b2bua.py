@@ -49,10 +49,9 @@ from signaling.exchange import OTHER_ROLE, Ended, Raise
 from signaling.exchange import Effect as LegEffect
 from signaling.exchange import State as LegState
 from signaling.hunt import MAX_REDIRECTED, UNREACHABLE, Branch, Hunt, Target
+from signaling.identity import user_of
 from signaling.leg import Leg
 from signaling.reason import ELSEWHERE, reason_of, sip_reason
-from signaling.topology import clean_user
-from signaling.uri import SipUri, TelUri, parse_uri, service_of
 
 # A full port pool has room again as soon as somebody hangs up (RFC 3261 s.20.33).
 RETRY_AFTER_S = 5
@@ -586,16 +585,6 @@ class Call:
 def retry_after_s(error: PeerError) -> int | None:
     """What stands in Retry-After beside a failure of our own."""
     return error.retry_after_s or (RETRY_AFTER_S if error.status == 503 else None)
-
-
-def user_of(text: str) -> str:
-    """The user part of a URI, empty where it has none or is none."""
-    try:
-        uri = parse_uri(text)
-    except PeerError:
-        return ""
-    user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
-    return service_of(uri) or clean_user(user, (uri.host.lower(),) if isinstance(uri, SipUri) else ())
 
 
 def with_sdp(event: Event, sdp: bytes) -> Event:

@@ -29,7 +29,9 @@ from signaling.leg import Leg
 from signaling.location import with_location
 from signaling.message import Field, Request, Response
 from signaling.passed_digest import challenges_of
-from signaling.topology import Site, carry_response, reason_phrase
+from signaling.phrases import reason_phrase
+from signaling.site import Site
+from signaling.topology import carry_response
 
 # The peer makes early dialogs up: more than these share the last one.
 MAX_FORKS = 16

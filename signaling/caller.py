@@ -21,12 +21,15 @@ from signaling.exchange import (
     session_body,
 )
 from signaling.flow import Flow
+from signaling.guard import hosts_of
+from signaling.identity import carry_identity, user_part
 from signaling.leg import Leg
 from signaling.location import carry_location
 from signaling.message import Request, respond
-from signaling.topology import Carried, Site, carry_identity, carry_request, clean_user, hosts_of, render
+from signaling.site import Site
+from signaling.topology import Carried, carry_request, render
 from signaling.transaction import ServerTx
-from signaling.uri import OpaqueUri, SipUri, TelUri, Uri, parse_uri, service_of
+from signaling.uri import OpaqueUri, SipUri, Uri, parse_uri, service_of
 
 
 def check_scheme(uri: Uri) -> None:
@@ -64,12 +67,11 @@ class CallerLeg(Leg):
         leg.served = Served(tx, request, sdp, timer)
         leg.remote_sdp = sdp
         leg.remote_updates = allows(request, "UPDATE")
-        user = uri.user if isinstance(uri, SipUri) else uri.number if isinstance(uri, TelUri) else ""
         hosts = hosts_of(request)
         hops = request.max_forwards
         offered = Offered(
             # A service is called by its name (RFC 5031); which number that is here is for a route to say.
-            service_of(uri) or clean_user(user, hosts),
+            user_part(uri, hosts),
             carry_identity(request.from_, hosts),
             carry_identity(request.to, hosts),
             sdp,

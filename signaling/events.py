@@ -8,10 +8,10 @@ number of an early dialog inside the call.
 from dataclasses import field
 
 from config.frozen import frozen
+from signaling.identity import Identity
 from signaling.location import Location
-from signaling.topology import Carried, Identity
+from signaling.topology import NOTHING, Carried
 
-NOTHING = Carried()
 Fields = tuple[tuple[str, str], ...]
 
 

@@ -25,6 +25,7 @@ MAX_BRANCHES = 32
 LONGEST_WORDS = 16
 MAX_SDP = 8192
 MAX_VALUES = 64
+MAX_TEXT = 256
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
 # Whole numbers below 256 only: +1.212.555.0100 is how some people write a telephone number.
@@ -38,6 +39,7 @@ _WORD_BEGINS = r"(?:(?<![A-Za-z0-9_\-])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"
 _HOST_END = re.compile(r"[;>?:, \t]")
 _SDP_ADDRESS = re.compile(rb"\bIN IP[46] ([0-9A-Za-z:.\-]{2,255})")
 _TOKEN_BYTE = re.compile(rb"[A-Za-z0-9_\-]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def host_in(uri: str) -> str:
@@ -189,6 +191,16 @@ def without_hosts(text: str, hosts: Collection[str], names: bool = True) -> str:
         word = rf"{_WORD_BEGINS}{above}{re.escape(host)}(?![A-Za-z0-9_\-]|\.[A-Za-z0-9_\-])"
         text = re.sub(word, HIDDEN, text, flags=re.IGNORECASE)
     return text
+
+
+def clean_text(text: str, hosts: Collection[str], names: bool = True) -> str:
+    """`text` in one line, bounded, with IP addresses and `hosts` (lower case) replaced, as `without_hosts` does."""
+    if not text:
+        return text
+    text = text[:MAX_TEXT]
+    if not text.isprintable():
+        text = _CONTROL.sub(" ", text)
+    return without_hosts(text, hosts, names)
 
 
 class Secrets:

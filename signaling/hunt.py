@@ -13,7 +13,7 @@ from typing import Protocol
 from signaling.events import Redirected, Rejected
 from signaling.exchange import crossing_status
 from signaling.leg import Leg
-from signaling.topology import reason_phrase
+from signaling.phrases import reason_phrase
 
 UNREACHABLE = ("server-timeout", "server-unreachable")
 MAX_REDIRECTED = 5

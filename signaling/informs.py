@@ -2,8 +2,9 @@
 
 from signaling.errors import PeerError
 from signaling.events import Informed
+from signaling.guard import hosts_of
 from signaling.message import Request
-from signaling.topology import carry_body, carry_request, hosts_of
+from signaling.topology import carry_body, carry_request
 from signaling.transaction import ServerTx
 
 MAX_AT_ONCE = 16

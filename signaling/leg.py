@@ -54,20 +54,13 @@ from signaling.exchange import (
     session_body,
 )
 from signaling.flow import Flow
-from signaling.guard import domains_of
+from signaling.guard import domains_of, hosts_of
 from signaling.message import Field, Request, Response
 from signaling.passed_digest import challenges_of, credentials_of
+from signaling.phrases import reason_phrase
 from signaling.renegotiation import Renegotiable
-from signaling.topology import (
-    Carried,
-    Site,
-    carry_body,
-    carry_request,
-    carry_response,
-    hosts_of,
-    reason_phrase,
-    render,
-)
+from signaling.site import Site
+from signaling.topology import Carried, carry_body, carry_request, carry_response, render
 from signaling.transaction import ServerTx
 
 LEAVE_S = 4.0

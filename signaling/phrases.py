@@ -72,3 +72,8 @@ WARNINGS: dict[int, str] = {
     331: "Unicast not available", 370: "Insufficient bandwidth", 399: "Miscellaneous warning",
 }  # fmt: skip
 """Warning codes (RFC 3261 s.20.43)."""
+
+
+def reason_phrase(status: int) -> str:
+    """The phrase for a status line that crosses: a peer's own text may name its machines."""
+    return SIP.get(status) or SIP[status // 100 * 100]

@@ -1,7 +1,8 @@
 """What the peers are told of why a call ends (RFC 3326)."""
 
 from signaling.events import Rejected, Released
-from signaling.topology import Carried, reason_phrase
+from signaling.phrases import reason_phrase
+from signaling.topology import Carried
 
 # What the peers are told of why we end a call (RFC 3326), by ITU-T Q.850 s.2.2.7: the nearest cause there is.
 _Q850 = {

@@ -34,7 +34,8 @@ from signaling.exchange import (
 )
 from signaling.message import Field, Request, Response
 from signaling.passed_digest import challenges_of, credentials_of
-from signaling.topology import Carried, carry_request, carry_response, reason_phrase, render
+from signaling.phrases import reason_phrase
+from signaling.topology import Carried, carry_request, carry_response, render
 from signaling.transaction import ServerTx
 from signaling.usage import Usage
 

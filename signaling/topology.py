@@ -1,9 +1,9 @@
 """What may cross the border, as a list; nothing else does (RFC 5853 s.3.1, design.md s.4.1).
 
-A message is never copied. `carry_request`, `carry_response`, `carry_identity` and `carry_body` take out of a
-message of one side what `HEADERS` lets cross, as values without any host; `render` writes them for the other side
-as its `Site` wants to see us. Free text crosses in display names, user parts, Subject and instant messages only, with
-addresses and host names of its side taken out; all other text is made anew from its number.
+A message is never copied. `carry_request`, `carry_response` and `carry_body` take out of a message of one side what
+`HEADERS` lets cross, as values without any host (who somebody is: `signaling.identity`); `render` writes them for the
+other side as its `Site` wants to see us. Free text crosses in display names, user parts, Subject and instant messages
+only, with addresses and host names of its side taken out; all other text is made anew from its number.
 
 `HEADERS` is the documentation: every header field of the IANA registry that a call may meet, and what becomes of it.
 A field that is not there is dropped.
@@ -16,118 +16,18 @@ from urllib.parse import quote as escape
 
 from config.frozen import frozen
 from signaling.errors import ParseError
-from signaling.flow import Address
-from signaling.guard import Guard, hosts_of, without_hosts
-from signaling.headers import (
-    NameAddr,
-    parse_name_addr,
-    parse_params,
-    split_commas,
-    unquote,
-    write_display,
-)
+from signaling.guard import clean_text, hosts_of, without_hosts
+from signaling.headers import parse_name_addr, parse_params, split_commas, unquote
+from signaling.identity import Identity, Party, carry_identity
 from signaling.message import KEYS, Message, Request, Response, key_of
-from signaling.phrases import Q850, SIP, WARNINGS
-from signaling.uri import Params, SipUri, TelUri, parse_uri, unescape, write_params
+from signaling.phrases import Q850, SIP, WARNINGS, reason_phrase
+from signaling.site import Site
+from signaling.uri import Params, SipUri, parse_uri, unescape
 
-__all__ = [
-    "HEADERS",
-    "Carried",
-    "Guard",
-    "Identity",
-    "Party",
-    "Row",
-    "Site",
-    "carry_body",
-    "carry_identity",
-    "carry_request",
-    "carry_response",
-    "clean_user",
-    "describe",
-    "hosts_of",
-    "reason_phrase",
-    "render",
-]
-
-ANONYMOUS = '"Anonymous" <sip:anonymous@anonymous.invalid>'
-ANONYMOUS_HOST = "anonymous.invalid"
 ASSERTED = ("P-Asserted-Identity", "Remote-Party-ID", "P-Preferred-Identity")
 """What says who somebody is, and is for the trusted to say: From does too, and is checked."""
-MAX_TEXT = 256
 MAX_VALUES = 16
 MAX_BODY = 8192
-
-
-@frozen
-class Site:
-    """How one network sees us.
-
-    `domain` is the host in identities that we send there, `contact` our advertised address there. Who is not
-    `trusted` there is not believed what it asserts of itself (RFC 3325 s.5), and gets no asserted identity whose owner
-    wants it private (s.7). With `gruu` our Contact is one, and this its user part: it leads to one phone, also outside
-    of the dialog (RFC 5627 s.4.4).
-    """
-
-    domain: str
-    contact: Address
-    transport: str
-    user_agent: str | None = None
-    trusted: bool = True
-    gruu: str = ""
-
-
-@frozen
-class Identity:
-    """Who somebody is, without the network that he is in.
-
-    `user` is as it stands in a URI, escapes included. `tel` says that it was a tel URI, which has no host anyway.
-    `params` are those of the number (RFC 3966, RFC 4694) and `user`.
-    """
-
-    display: str = ""
-    user: str = ""
-    tel: bool = False
-    params: Params = ()
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether the name is withheld (RFC 3323 s.4.1.1.3)."""
-        return self.user == "anonymous"
-
-    def uri(self, site: Site, headers: str = "") -> str:
-        """The identity as a URI of `site`."""
-        if self.anonymous:
-            return f"sip:anonymous@{ANONYMOUS_HOST}"
-        if self.tel:
-            return f"tel:{self.user}{write_params(self.params)}"
-        host = f"[{site.domain}]" if ":" in site.domain else site.domain
-        user = f"{self.user}@" if self.user else ""
-        return f"sip:{user}{host}{write_params(self.params)}{headers}"
-
-    def render(self, site: Site) -> str:
-        """The identity as a name-addr of `site`, without tag."""
-        if self.anonymous:
-            return ANONYMOUS
-        display = f"{write_display(self.display)} " if self.display else ""
-        return f"{display}<{self.uri(site)}>"
-
-
-@frozen
-class Party:
-    """An identity in a header field, with what may stand beside it: `headers` in its URI, `params` behind it."""
-
-    identity: Identity
-    headers: str = ""
-    params: Params = ()
-
-    def render(self, site: Site) -> str:
-        """The value as `site` gets it."""
-        identity = self.identity
-        if identity.anonymous:
-            return f"{ANONYMOUS}{write_params(self.params)}"
-        display = f"{write_display(identity.display)} " if identity.display else ""
-        return f"{display}<{identity.uri(site, self.headers)}>{write_params(self.params)}"
-
 
 CarriedValue = str | Party
 
@@ -199,84 +99,6 @@ def _seen_by(site: Site, party: Party) -> Party:
     if site.trusted or "Privacy=" not in party.headers or party.headers.endswith("Privacy=none"):
         return party
     return Party(Identity("Anonymous", "anonymous"), "", party.params)
-
-
-def reason_phrase(status: int) -> str:
-    """The phrase for a status line that crosses: a peer's own text may name its machines."""
-    return SIP.get(status) or SIP[status // 100 * 100]
-
-
-# -- identities ---------------------------------------------------------------------------------------------
-
-# RFC 3966, RFC 4694 (number portability), RFC 7852-style tokens of carriers (cpc, oli) and RFC 8225's verstat.
-_NUMBER = re.compile(r"[0-9A-Fa-f+*#().\-]{1,32}")
-_WORD = re.compile(r"[A-Za-z0-9\-]{1,40}")
-_USER_PARAMS: dict[str, re.Pattern[str] | None] = {
-    "phone-context": re.compile(r"\+[0-9().\-]{1,20}"),  # the other form is a domain name
-    "isub": _NUMBER, "ext": _NUMBER, "rn": _NUMBER, "cic": _NUMBER, "npdi": None, "cpc": _WORD,
-    "oli": _NUMBER, "verstat": re.compile(r"(?:TN-Validation|No-TN-Validation)[A-Za-z\-]{0,20}"),
-}  # fmt: skip
-
-
-def carry_identity(name_addr: NameAddr, hosts: Collection[str] = ()) -> Identity:
-    """The identity of a From, To, P-Asserted-Identity, ... value.
-
-    `hosts` are further names of that side (`hosts_of`) to keep out of display name and user part. ParseError for a
-    URI that is none. A URI without a user part that we understand is an identity without user.
-    """
-    uri = parse_uri(name_addr.uri_text)
-    if isinstance(uri, TelUri):
-        return Identity(_clean(name_addr.display, hosts), uri.number, True, _user_params(uri.params))
-    if not isinstance(uri, SipUri):
-        return Identity(_clean(name_addr.display, hosts))
-    host = uri.host.lower()
-    if uri.user.lower() == "anonymous" or host == ANONYMOUS_HOST:
-        return Identity("Anonymous", "anonymous")
-    if host not in hosts:
-        hosts = (host, *hosts)
-    params = (("user", "phone"),) if uri.param("user") == "phone" else ()
-    return Identity(_clean(name_addr.display, hosts), clean_user(uri.user, hosts), False, params)
-
-
-def clean_user(user: str, hosts: Collection[str] = ()) -> str:
-    """A user part without addresses and domain names of its side, and without parameters that could hold one.
-
-    What is dialled must arrive: a host name without a dot may be somebody's name or number as well.
-    """
-    number, semicolon, tail = user.partition(";")
-    if semicolon:
-        # RFC 3261 s.19.1.6: a telephone number in a SIP URI brings its parameters along.
-        number += write_params(_user_params(parse_params(tail)))
-    plain = unescape(number)
-    safe = _clean(plain, hosts, False)
-    return number if safe == plain else escape(safe, safe="&=+$,;?/-_.!~*'()", errors="ignore")
-
-
-def _user_params(params: Params) -> Params:
-    kept: list[tuple[str, str | None]] = []
-    for name, value in params:
-        key = name.lower()
-        if key not in _USER_PARAMS:
-            continue
-        pattern = _USER_PARAMS[key]
-        if pattern is None or (value is not None and pattern.fullmatch(value)):
-            kept.append((key, None if pattern is None else value))
-    return tuple(kept)
-
-
-# -- free text ----------------------------------------------------------------------------------------------
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-def _clean(text: str, hosts: Collection[str], names: bool = True) -> str:
-    """`text` in one line, bounded, with IP addresses and `hosts` (lower case) replaced, as `without_hosts` does."""
-    if not text:
-        return text
-    text = text[:MAX_TEXT]
-    if not text.isprintable():
-        text = _CONTROL.sub(" ", text)
-    return without_hosts(text, hosts, names)
 
 
 # -- what each header field becomes -------------------------------------------------------------------------
@@ -384,7 +206,7 @@ def _warning(value: str, hosts: Collection[str]) -> CarriedValue | None:
 
 
 def _text(value: str, hosts: Collection[str]) -> CarriedValue | None:
-    return _clean(value, hosts) or None
+    return clean_text(value, hosts) or None
 
 
 def _one_of(*words: str) -> Carry:

@@ -24,7 +24,8 @@ from signaling.flow import Flow, host_port
 from signaling.informs import Informs
 from signaling.message import Field, Request, Response, respond
 from signaling.session_timer import SessionClock
-from signaling.topology import Carried, Site, render
+from signaling.site import Site
+from signaling.topology import Carried, render
 from signaling.transaction import ServerTx
 
 

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 from signaling.guard import Guard, Secrets
+from signaling.identity import carry_identity
 from signaling.message import Request, respond
 from signaling.parser import Framer, parse, refuse
-from signaling.topology import Site, carry_identity, carry_request, render
+from signaling.site import Site
+from signaling.topology import carry_request, render
 
 SDP = (
     "v=0\r\no=- 3847 3847 IN IP4 198.51.100.20\r\ns=-\r\nc=IN IP4 198.51.100.20\r\nt=0 0\r\n"

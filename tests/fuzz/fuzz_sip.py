@@ -16,9 +16,11 @@ from pathlib import Path
 from signaling.errors import ParseError
 from signaling.guard import Guard, Secrets, hosts_of
 from signaling.headers import parse_name_addr
+from signaling.identity import carry_identity
 from signaling.message import Message, Request, Response
 from signaling.parser import DEFAULT_LIMITS, Framer, KeepAlive, parse, refuse
-from signaling.topology import Site, carry_body, carry_identity, carry_request, carry_response, render
+from signaling.site import Site
+from signaling.topology import carry_body, carry_request, carry_response, render
 from signaling.uri import parse_uri
 
 DEADLINE_S = 1.0

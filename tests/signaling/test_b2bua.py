@@ -12,9 +12,11 @@ from signaling.exchange import LegSettings, Raise
 from signaling.exchange import State as LegState
 from signaling.flow import Flow
 from signaling.hunt import EARLY_PER_LEG
+from signaling.identity import Identity
 from signaling.leg import Leg
 from signaling.reason import ELSEWHERE
-from signaling.topology import Carried, Identity, Site
+from signaling.site import Site
+from signaling.topology import Carried
 from tests.signaling.test_hunt import phone
 
 pytestmark = pytest.mark.source

@@ -4,26 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signaling.errors import ParseError
+from signaling.guard import hosts_of
 from signaling.headers import parse_name_addr
+from signaling.identity import ANONYMOUS, carry_identity
 from signaling.message import Message, Request, Response
 from signaling.parser import parse
-from signaling.topology import (
-    ANONYMOUS,
-    HEADERS,
-    NOTHING,
-    Identity,
-    Site,
-    carry_body,
-    carry_identity,
-    carry_request,
-    carry_response,
-    clean_user,
-    describe,
-    hosts_of,
-    reason_phrase,
-    render,
-)
+from signaling.site import Site
+from signaling.topology import HEADERS, NOTHING, carry_body, carry_request, carry_response, describe, render
 from signaling.uri import unescape
 
 SITE = Site("ours.example", ("203.0.113.9", 5060), "udp")
@@ -158,69 +145,7 @@ def test_values_are_bounded() -> None:
     assert len(crossed(("Subject", "x" * 5000))[0][1]) == 256
 
 
-# -- identities ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ('"Alice B" <sip:alice@pbx.inner.example>;tag=1', "Alice B <sip:alice@ours.example>"),
-        ("<sips:alice:pw@10.1.2.3:5061;transport=tls>", "<sip:alice@ours.example>"),
-        ("<sip:10.1.2.3>", "<sip:ours.example>"),
-        ("<tel:+1-555;phone-context=inner.example;ext=12;x=y>", "<tel:+1-555;ext=12>"),
-        ("<tel:555;phone-context=+49>", "<tel:555;phone-context=+49>"),
-        ("<sip:+1555;phone-context=pbx.inner.example;npdi;rn=+1777@x;user=phone>",
-         "<sip:+1555;npdi;rn=+1777@ours.example;user=phone>"),
-        ("<sip:10.1.2.3@10.1.2.3>", "<sip:hidden@ours.example>"),
-        ("<sip:alice%4010.1.2.3@10.1.2.3>", "<sip:alice%40hidden@ours.example>"),
-        ("<sip:a%40PBX.inner.example@pbx.inner.example>", "<sip:a%40hidden@ours.example>"),
-        ("<sip:%70bx.inner.example@pbx.inner.example>", "<sip:hidden@ours.example>"),
-        ('"alice@pbx.inner.example" <sip:a@pbx.inner.example>', '"alice@hidden" <sip:a@ours.example>'),
-        ('"at 2001:db8::77" <sip:a@x>', "at hidden <sip:a@ours.example>"),
-        ('"10:20:30" <sip:a%20b@x>', '"10:20:30" <sip:a%20b@ours.example>'),
-        ("大停電 <sip:a@x>", '"大停電" <sip:a@ours.example>'),
-        ("<urn:service:sos>", "<sip:ours.example>"),
-        ('"Anonymous" <sip:anonymous@anonymous.invalid>;tag=2', ANONYMOUS),
-        ('"A" <sip:Anonymous@pbx.inner.example>', ANONYMOUS),
-        ("<sip:x7@anonymous.invalid>", ANONYMOUS),
-    ],
-)  # fmt: skip
-def test_identity(value: str, expected: str) -> None:
-    assert carry_identity(parse_name_addr(value)).render(SITE) == expected
-
-
-def test_identity_at_an_ipv6_site() -> None:
-    site = Site("2001:db8::9", ("2001:db8::9", 5060), "udp")
-    assert carry_identity(parse_name_addr("<sip:a@x>")).render(site) == "<sip:a@[2001:db8::9]>"
-
-
-def test_identity_hides_further_names_of_its_side() -> None:
-    value = parse_name_addr('"core7 core7.lan" <sip:a%40core7.lan@x>')
-    assert carry_identity(value).render(SITE) == "core7 core7.lan <sip:a%40core7.lan@ours.example>"
-    assert (
-        carry_identity(value, ["core7", "core7.lan"]).render(SITE)
-        == "hidden hidden <sip:a%40hidden@ours.example>"
-    )
-
-
-@pytest.mark.parametrize("host", ["asterisk", "conf", "1234", "30123"])
-def test_a_user_that_is_called_as_a_host_is(host: str) -> None:
-    """RFC 3261 s.19.1.1 has no rule that a host name must not be somebody's name or part of it."""
-    for user in (host, f"{host}erence", f"49{host}", f"{host}-team"):
-        assert clean_user(user, [host]) == user
-        assert carry_identity(parse_name_addr(f"<sip:{user}@{host}>"), [host]).user == user
-
-
-def test_identity_of_a_broken_uri_is_a_parse_error() -> None:
-    with pytest.raises(ParseError):
-        carry_identity(parse_name_addr("<nonsense>"))
-
-
-def test_an_anonymous_caller_stays_anonymous() -> None:
-    identity = carry_identity(parse_name_addr('"Anonymous" <sip:anonymous@anonymous.invalid>'))
-    assert identity.anonymous
-    assert identity == Identity("Anonymous", "anonymous")
-    assert not carry_identity(parse_name_addr("<sip:a@x>")).anonymous
+# -- trust ------------------------------------------------------------------------------------------------
 
 
 def test_private_identity_stays_in_the_trust_domain() -> None:
@@ -252,18 +177,6 @@ def test_a_stranger_is_not_believed_what_it_asserts_of_itself() -> None:
     assert [name for name, _ in carry_request(request(*fields), trusted=False).fields] == ["Subject"]
     response = Response(486, "Busy Here", [*request().fields, *fields, ("Privacy", "id")])
     assert [name for name, _ in carry_response(response, trusted=False).fields] == ["Privacy"]
-
-
-def test_clean_user() -> None:
-    assert clean_user("alice") == "alice"
-    assert clean_user("10.1.2.3") == "hidden"
-    assert clean_user("a;phone-context=x.example") == "a"
-
-
-def test_reason_phrase_is_the_standard_one() -> None:
-    assert reason_phrase(486) == "Busy Here"
-    assert reason_phrase(499) == "Bad Request"
-    assert reason_phrase(699) == "Busy Everywhere"
 
 
 # -- bodies -------------------------------------------------------------------------------------------------
