@@ -29,7 +29,9 @@ from tests.bench.usage import come_first
 
 README = Path(os.environ.get("SBC_README") or Path(__file__).parents[2] / "README.md")
 """`make bench` runs in a copy of the tree and names the one that is to be written."""
-BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
+PLACE, MEDIA_PLACE = "make bench", "media bench"
+"""What the marks around the figures say, `<!-- PLACE -->` and `<!-- end of PLACE -->`: of calls, and of packets. Each are
+written if they were measured."""
 
 OURS = Corner(77)
 THEIRS = Corner(78)
@@ -86,19 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"\n{noise}")
     if wanted.readme:
-        _write(
-            README, "\n".join([*table, "", *packets, "", f"Python {platform.python_version()}. {noise}", ""])
-        )
+        for place, lines in ((PLACE, table if set(wanted.only) - {"media"} else []), (MEDIA_PLACE, packets)):
+            if lines:
+                _write(
+                    README, place, "\n".join([*lines, "", f"Python {platform.python_version()}. {noise}", ""])
+                )
     return 0
 
 
-def _write(path: Path, text: str) -> None:
-    """Put the figures where the front page has them."""
-    before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    _, mark, after = rest.partition(END)
+def _write(path: Path, place: str, text: str) -> None:
+    """Put figures where the front page has them."""
+    begin, end = f"<!-- {place} -->\n", f"<!-- end of {place} -->"
+    before, _, rest = path.read_text("utf-8").partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise SystemExit(f"bench: {path.name} has no place for the figures ({BEGIN.strip()} ... {END})")
-    path.write_text(f"{before}{BEGIN}{text}{END}{after}", "utf-8")
+        raise SystemExit(f"bench: {path.name} has no place for the figures ({begin.strip()} ... {end})")
+    path.write_text(f"{before}{begin}{text}{end}{after}", "utf-8")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -115,7 +120,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=list(PARTS), help=f"of {','.join(PARTS)}"
     )
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md as well")
+    parser.add_argument(
+        "--readme", action="store_true", help="write what was measured into README.md as well"
+    )
     found = parser.parse_args(arguments)
     unknown = [part for part in found.only if part not in PARTS]
     if unknown:

@@ -201,9 +201,9 @@ def test_the_table_takes_the_direct_run_off_and_compares() -> None:
         ],
     )
     assert lines == [
-        "| 1000 x RTP | direct | - | - | 5.00 | - | 10, 20, 30 | 0 of 600000 | 50,000/s |",
-        "| 1000 x RTP | reference | 6.00 | 0.75 | 7.00 | 0.70 | 10, 20, 30 | 0 of 600000 | 50,000/s |",
+        "| 1000 x RTP | direct | - | - | 5.00 (4.00 to 9.00) | - | 10, 20, 30 | 0 of 600000 | 50,000/s |",
+        "| 1000 x RTP | reference | 6.00 | 0.75 | 7.00 (6.00 to 8.00) | 0.70 | 10, 20, 30 | 0 of 600000 | 50,000/s |",
         "| 1000 x RTP | kernel | no kernel 6.6 | | | | | | |",
-        "| 1000 x RTP | rtpengine | 8.00 | 1.00 | 10.00 | 1.00 | 10, 20, 30 | 8 of 600000 (sink 7, relay 1) |"
-        " no; 20,000/s |",
+        "| 1000 x RTP | rtpengine | 8.00 | 1.00 | 10.00 (9.00 to 10.00) | 1.00 | 10, 20, 30 | "
+        "8 of 600000 (sink 7, relay 1) | no; 20,000/s |",
     ]

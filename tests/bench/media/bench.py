@@ -6,7 +6,9 @@ relay us    CPU for each packet of the relay's processes, all their threads, by 
             the tick-sampled /proc/stat knows nothing of such short work)
 machine us  that of everybody who has to do with a packet: the relay, the phones of both sides, and the kernel's
             ksoftirqd threads; less the same of the direct run, where the phones send to each other. On these cables
-            the kernel does its work for a packet in the process that sends it, so that nothing is left out.
+            the kernel does its work for a packet in the process that sends it, so that nothing is left out. The median
+            of the rounds, and the least and the most: on a machine with other work the direct run alone varies by more
+            than a packet costs in the kernel, and only rounds help.
 delay       from the call that sends a packet to its arrival in the network stack of the other side
 lost        of the packets of all rounds, the warm-up of each aside, and where (losses.py); what came in another
             order, or twice

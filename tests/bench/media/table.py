@@ -38,25 +38,30 @@ def rows(load: str, found: Sequence[Row]) -> list[str]:
         if not row.results:
             lines.append(f"| {load} | {row.way} | {row.absent} |" + " |" * 6)
             continue
-        relay, machine = row.median(_relay), row.median(_machine)
+        relay, machine = row.median(_relay), [each.machine_us for each in row.results]
         relay_ratio = machine_ratio = "-"
         if row is not direct and direct is not None:
             machine = _added(row, direct)
             if peer is not None:
                 relay_ratio = f"{relay / peer.median(_relay):.2f}"
-                machine_ratio = f"{machine / _added(peer, direct):.2f}"
+                machine_ratio = f"{statistics.median(machine) / statistics.median(_added(peer, direct)):.2f}"
         delay = ", ".join(f"{row.median(each):.0f}" for each in (_p50, _p99, _max))
         lines.append(
-            f"| {load} | {row.way} | {'-' if row is direct else f'{relay:.2f}'} | {relay_ratio} | {machine:.2f}"
+            f"| {load} | {row.way} | {'-' if row is direct else f'{relay:.2f}'} | {relay_ratio} | {_spread(machine)}"
             f" | {machine_ratio} | {delay} | {_lost(row)} | {_carried(row)} |"
         )
     return lines
 
 
-def _added(row: Row, direct: Row) -> float:
-    """What a way costs the machine beyond the direct run; their rounds follow each other, noise hits both."""
+def _added(row: Row, direct: Row) -> list[float]:
+    """What a way costs the machine beyond the direct run, by round: its runs follow each other, noise hits all."""
     pairs = zip(row.results, direct.results, strict=True)
-    return statistics.median(own.machine_us - base.machine_us for own, base in pairs)
+    return [own.machine_us - base.machine_us for own, base in pairs]
+
+
+def _spread(figures: Sequence[float]) -> str:
+    """The median, and between which the rounds were: what is small beside the direct run may be noise."""
+    return f"{statistics.median(figures):.2f} ({min(figures):.2f} to {max(figures):.2f})"
 
 
 def _lost(row: Row) -> str:
@@ -86,10 +91,6 @@ def _carried(row: Row) -> str:
 
 def _relay(result: Result) -> float:
     return result.relay_us
-
-
-def _machine(result: Result) -> float:
-    return result.machine_us
 
 
 def _p50(result: Result) -> float:
