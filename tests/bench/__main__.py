@@ -30,7 +30,7 @@ from tests.bench.usage import come_first
 README = Path(os.environ.get("SBC_README") or Path(__file__).parents[2] / "README.md")
 """`make bench` runs in a copy of the tree and names the one that is to be written."""
 PLACE, MEDIA_PLACE = "make bench", "media bench"
-"""What the marks around the figures say, `<!-- PLACE -->` and `<!-- end of PLACE -->`: of calls, and of packets. Each are
+"""What the marks around the figures say, `<!-- PLACE -->` and `<!-- end of PLACE -->`: of calls, and of packets;
 written if they were measured."""
 
 OURS = Corner(77)
