@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
 from config.frozen import frozen
 from signaling.call_effects import (
@@ -44,11 +44,12 @@ from signaling.events import (
     UpdateCancelled,
     Updated,
     UpdateRejected,
+    with_sdp,
 )
 from signaling.exchange import OTHER_ROLE, Ended, Raise
 from signaling.exchange import Effect as LegEffect
 from signaling.exchange import State as LegState
-from signaling.hunt import MAX_REDIRECTED, UNREACHABLE, Branch, Hunt, Target
+from signaling.hunt import Branch, Failure, Hunt, Target
 from signaling.identity import user_of
 from signaling.leg import Leg
 from signaling.reason import ELSEWHERE, reason_of, sip_reason
@@ -85,7 +86,6 @@ class Call:
         "deadline",
         "hunt",
         "id",
-        "late",
         "legs",
         "max_call_s",
         "offered",
@@ -99,10 +99,9 @@ class Call:
         self.a = a
         self.b: Leg | None = None
         self.legs: list[Leg] = [a]
-        self.offered: Offered | None = offered
+        self.offered = offered  # until it is known whom to ask
         self.state = State.ROUTING
         self.hunt: Hunt | None = None  # until somebody has answered
-        self.late = offered is not None and offered.sdp is None
         self.updating: Updated | None = None
         self.crossing: Crossing | None = None
         self.waiting: deque[tuple[Leg, Event]] = deque()
@@ -113,11 +112,12 @@ class Call:
 
     def begin(self, targets: Sequence[Target], now: float) -> list[Effect]:
         """Policy has chosen: try `targets`, in their order and groups."""
-        if self.state is not State.ROUTING:
+        if self.state is not State.ROUTING or self.offered is None:
             return []
-        self.hunt = Hunt(targets)
+        self.hunt = hunt = Hunt(targets, self.offered)
+        self.offered = None
         self.state = State.CALLING
-        return self._next_group(self.hunt, now)
+        return self._ring(hunt, hunt.next_group(now) or hunt.verdict(), now)
 
     def refuse(self, rejected: Rejected, now: float, by: str = "sbc") -> list[Effect]:
         """Policy refuses the call, or no target is left."""
@@ -128,12 +128,12 @@ class Call:
 
     def followed(self, name: str, targets: Sequence[Target], now: float) -> list[Effect]:
         """Where the redirect that `Follow` asked for leads; `targets` come before those that were left."""
-        branch = self._branch(name)
-        if branch is None:
+        hunt, branch = self.hunt, self._branch(name)
+        if hunt is None or branch is None:
             return []
         branch.rest.extendleft(reversed(targets))
         if branch.rest:
-            return self._again(branch, now)
+            return self._ring(hunt, [hunt.again(branch, now)], now)
         return self._branch_failed(branch, Rejected(480, "Temporarily Unavailable", "redirect-unusable"), now)
 
     def awaits(self, name: str) -> bool:
@@ -243,8 +243,9 @@ class Call:
             return self._from_a(event, now)
         if self.state is State.UP:
             return self._from_b(leg, event, now) if leg is self.b else []
-        branch = None if self.hunt is None else self.hunt.branch_of(leg)
-        return [] if branch is None else self._from_branch(branch, leg, event, now)
+        hunt = self.hunt
+        branch = None if hunt is None else hunt.branch_of(leg)
+        return [] if hunt is None or branch is None else self._from_branch(hunt, branch, leg, event, now)
 
     def _from_a(self, event: Event, now: float) -> list[Effect]:
         if isinstance(event, Released):
@@ -253,7 +254,6 @@ class Call:
             effects = self._release_branches(event, now)
             return [*effects, *self._finish("a", event.cause, event.text, 487)]
         if isinstance(event, Confirmed):
-            self.offered = None
             if event.sdp is not None and self.b is not None:
                 return self._cross("answer", self.a, self.b, event, event.sdp, now)
             return [] if self.b is None else self._to_leg(self.b, event, now)
@@ -266,10 +266,10 @@ class Call:
             return self._released(leg, event, now)
         return self._inside(leg, self.a, event, now)
 
-    def _from_branch(self, branch: Branch, leg: Leg, event: Event, now: float) -> list[Effect]:
+    def _from_branch(self, hunt: Hunt, branch: Branch, leg: Leg, event: Event, now: float) -> list[Effect]:
         match event:
             case Progressed():
-                return self._progressed(branch, leg, event, now)
+                return self._progressed(hunt, branch, leg, event, now)
             case Answered():
                 sdp = event.sdp
                 if sdp is None:
@@ -277,12 +277,12 @@ class Call:
                 self.state, self.b = State.UP, leg
                 if branch.number > 1:
                     event = replace(event, early=branch.early(event.early))
-                kind: Literal["offer", "answer"] = "offer" if self.late else "answer"
+                kind: Literal["offer", "answer"] = "offer" if hunt.offered.sdp is None else "answer"
                 return self._cross(kind, leg, self.a, event, sdp, now)
             case Rejected():
                 return self._branch_failed(branch, event, now)
             case Redirected():
-                return self._redirected(branch, event, now)
+                return self._redirected(hunt, branch, event, now)
             case Released():
                 rejected = Rejected(480, "Temporarily Unavailable", event.cause)
                 return self._branch_failed(branch, rejected, now)
@@ -292,17 +292,15 @@ class Call:
             case _:
                 return []
 
-    def _progressed(self, branch: Branch, leg: Leg, event: Progressed, now: float) -> list[Effect]:
+    def _progressed(
+        self, hunt: Hunt, branch: Branch, leg: Leg, event: Progressed, now: float
+    ) -> list[Effect]:
         effects: list[Effect] = [Milestone("ringing", leg.name, event.status, event.reason)]
-        hunt = self.hunt
         if branch.number > 1:
             event = replace(event, early=branch.early(event.early))
-        if event.sdp is not None and hunt is not None:
-            if hunt.early not in hunt.branches:
-                hunt.early = branch.name
-            if hunt.early == branch.name:
+        if event.sdp is not None:
+            if hunt.plays(branch):
                 return [*effects, *self._cross("answer", leg, self.a, event, event.sdp, now)]
-            # One can be heard at a time: the first who plays something to the caller.
             event = replace(event, sdp=None)
         return [*effects, *self._to_leg(self.a, event, now)]
 
@@ -389,12 +387,11 @@ class Call:
                 rejected = Rejected(
                     error.status, error.reason, error.rule, retry_after_s=retry_after_s(error)
                 )
-                if error.status == 503:
+                lacking = error.status == 503
+                if lacking:
                     # Nothing is wrong with whoever answered: what we lack, the next one would ring in vain for.
-                    branch.rest.clear()
-                    hunt.stop()
-                    return [*effects, *self._branch_failed(branch, rejected, now, local=True)]
-                return [*effects, *self._branch_failed(branch, rejected, now)]
+                    hunt.stop(branch)
+                return [*effects, *self._branch_failed(branch, rejected, now, local=lacking)]
             case UpdateAccepted() | Confirmed():
                 # One side already has the new session and the other cannot: no session is left to keep.
                 return self.hang_up(error.rule, error.reason, now)
@@ -406,73 +403,46 @@ class Call:
     def _branch(self, name: str) -> Branch | None:
         return None if self.hunt is None else self.hunt.branches.get(name)
 
-    def _next_group(self, hunt: Hunt, now: float) -> list[Effect]:
-        branches = hunt.next_group(now)
-        if not branches or self.offered is None:
-            return self._nobody(hunt, now)
-        return [Dial(branch.name, branch.target, self.offered) for branch in branches]
-
-    def _again(self, branch: Branch, now: float) -> list[Effect]:
-        """The next server of a branch."""
-        hunt = self.hunt
-        if hunt is None or self.offered is None:
-            return []
-        branch = hunt.again(branch, now)
-        return [Dial(branch.name, branch.target, self.offered)]
-
-    def _branch_failed(
-        self, branch: Branch, event: Rejected, now: float, local: bool = False
-    ) -> list[Effect]:
-        hunt, target = self.hunt, branch.target
-        if hunt is None:
-            return []
-        out: list[Effect] = [
-            Milestone(
-                "tried", branch.name, event.status, event.reason, event.rule, event.retry_after_s, target
-            ),
-            DropLeg(branch.name),
-        ]
-        goes_on = event.rule in UNREACHABLE or event.status in target.failover_on
-        if goes_on and branch.rest:
-            return [*out, *self._again(branch, now)]
-        hunt.failed(branch, event, local)
-        if event.status >= 600:
-            # RFC 3261 s.16.7 step 5: nobody else is to answer either.
-            out.extend(self._release_branches(Released("declined", event.reason, sip_reason(event)), now))
-            return [*out, *self._nobody(hunt, now)]
-        return [*out, *self._after(hunt, goes_on or branch.group > 0, now)]
-
-    def _after(self, hunt: Hunt, goes_on: bool, now: float) -> list[Effect]:
-        """A branch is over: wait for the others, or try the next group, or that was all."""
-        if hunt.branches:
-            return []
-        return self._next_group(hunt, now) if goes_on and hunt.more else self._nobody(hunt, now)
-
-    def _nobody(self, hunt: Hunt, now: float) -> list[Effect]:
-        """Nobody takes the call."""
-        failure = hunt.verdict()
-        event = failure.event
+    def _ring(self, hunt: Hunt, outcome: list[Branch] | Failure, now: float) -> list[Effect]:
+        """Who is to ring now, or what the caller is told because nobody takes the call."""
+        if isinstance(outcome, list):
+            return [Dial(branch.name, branch.target, hunt.offered) for branch in outcome]
+        event = outcome.event
         if isinstance(event, Rejected):
-            return self.refuse(event, now, failure.by)
+            return self.refuse(event, now, outcome.by)
         users = tuple(user for contact in event.contacts if (user := user_of(contact)))
         effects = self._to_leg(self.a, replace(event, contacts=(), users=users), now)
         return [*effects, *self._finish("b", "peer-redirected", event.reason, event.status)]
 
-    def _redirected(self, branch: Branch, event: Redirected, now: float) -> list[Effect]:
-        hunt, target, name = self.hunt, branch.target, branch.name
+    def _branch_failed(
+        self, branch: Branch, event: Rejected, now: float, local: bool = False
+    ) -> list[Effect]:
+        hunt, name = self.hunt, branch.name
         if hunt is None:
             return []
-        follow = target.redirects == "follow" and hunt.redirected < MAX_REDIRECTED
+        out: list[Effect] = [
+            Milestone(
+                "tried", name, event.status, event.reason, event.rule, event.retry_after_s, branch.target
+            ),
+            DropLeg(name),
+        ]
+        outcome = hunt.failed(branch, event, now, local)
+        if isinstance(outcome, Failure):
+            # RFC 3261 s.16.7 step 5: nobody else is to answer either.
+            out.extend(self._release_branches(Released("declined", event.reason, sip_reason(event)), now))
+        return [*out, *self._ring(hunt, outcome, now)]
+
+    def _redirected(self, hunt: Hunt, branch: Branch, event: Redirected, now: float) -> list[Effect]:
+        name, target = branch.name, branch.target
+        follow = hunt.follows(branch)
         rule = "redirected" if follow else "peer-redirected"
         out: list[Effect] = [
             Milestone("tried", name, event.status, event.reason, rule, target=target),
             DropLeg(name),
         ]
         if follow:
-            hunt.redirected += 1
             return [*out, Follow(name, target, event.contacts)]
-        hunt.failed(branch, event)
-        return [*out, *self._after(hunt, branch.group > 0, now)]
+        return [*out, *self._ring(hunt, hunt.failed(branch, event, now), now)]
 
     def _rung_out(self, branch: Branch, now: float) -> list[Effect]:
         """It has rung for as long as the next group lets it."""
@@ -585,16 +555,3 @@ class Call:
 def retry_after_s(error: PeerError) -> int | None:
     """What stands in Retry-After beside a failure of our own."""
     return error.retry_after_s or (RETRY_AFTER_S if error.status == 503 else None)
-
-
-def with_sdp(event: Event, sdp: bytes) -> Event:
-    """The event with its SDP rewritten."""
-    match event:
-        case Progressed() | Answered() | Confirmed() | Updated() | UpdateAccepted() | Offered():
-            return replace(event, sdp=sdp)
-        case Rejected() | Redirected() | UpdateRejected() | UpdateCancelled() | Informed():
-            return event
-        case InformAnswered() | Released() | ReleaseAnswered():
-            return event
-        case _:
-            assert_never(event)

@@ -5,7 +5,8 @@ host-less (`signaling.topology`), `sdp` is a body that the anchor rewrites on th
 number of an early dialog inside the call.
 """
 
-from dataclasses import field
+from dataclasses import field, replace
+from typing import assert_never
 
 from config.frozen import frozen
 from signaling.identity import Identity
@@ -184,3 +185,16 @@ Event = (
     | Released
     | ReleaseAnswered
 )
+
+
+def with_sdp(event: Event, sdp: bytes) -> Event:
+    """The event with its SDP rewritten."""
+    match event:
+        case Progressed() | Answered() | Confirmed() | Updated() | UpdateAccepted() | Offered():
+            return replace(event, sdp=sdp)
+        case Rejected() | Redirected() | UpdateRejected() | UpdateCancelled() | Informed():
+            return event
+        case InformAnswered() | Released() | ReleaseAnswered():
+            return event
+        case _:
+            assert_never(event)

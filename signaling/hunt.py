@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from signaling.events import Redirected, Rejected
+from signaling.events import Offered, Redirected, Rejected
 from signaling.exchange import crossing_status
 from signaling.leg import Leg
 from signaling.phrases import reason_phrase
@@ -78,14 +78,15 @@ class Failure:
 
 
 class Hunt:
-    """The search for somebody who takes the call. `branches` are those that ring, by the names of their legs."""
+    """The search for somebody who takes what is `offered`. `branches` are those that ring, by the names of legs."""
 
-    __slots__ = ("_best", "_failed", "_targets", "_tried", "branches", "early", "redirected")
+    __slots__ = ("_best", "_failed", "_redirected", "_targets", "_tried", "branches", "early", "offered")
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[Target], offered: Offered) -> None:
+        self.offered = offered
         self.branches: dict[str, Branch] = {}
         self.early = ""  # the branch whose early media the caller hears
-        self.redirected = 0
+        self._redirected = 0
         self._targets = deque(targets)
         self._tried = 0
         self._failed = 0
@@ -119,8 +120,9 @@ class Hunt:
         del self.branches[branch.name]
         return self._start(branch.rest.popleft(), branch.group, branch.rest, now)
 
-    def stop(self) -> None:
-        """Nobody else is to ring."""
+    def stop(self, branch: Branch) -> None:
+        """Nobody else is to ring, neither after this branch nor in its place."""
+        branch.rest.clear()
         self._targets.clear()
 
     def branch_of(self, leg: Leg) -> Branch | None:
@@ -128,14 +130,42 @@ class Hunt:
         branch = self.branches.get(leg.name)
         return branch if branch is not None and branch.leg is leg else None
 
-    def failed(self, branch: Branch, event: Rejected | Redirected, local: bool = False) -> None:
-        """The branch has come to its end. `local` is a failure of our own."""
+    def plays(self, branch: Branch) -> bool:
+        """Whether the caller hears the early media of this branch. One can be heard at a time: the first."""
+        if self.early not in self.branches:
+            self.early = branch.name
+        return self.early == branch.name
+
+    def follows(self, branch: Branch) -> bool:
+        """Whether policy is to be asked where the redirect of this branch leads, and not too often."""
+        if branch.target.redirects != "follow" or self._redirected >= MAX_REDIRECTED:
+            return False
+        self._redirected += 1
+        return True
+
+    def failed(
+        self, branch: Branch, event: Rejected | Redirected, now: float, local: bool = False
+    ) -> list[Branch] | Failure:
+        """A branch has come to its end, `local` by a lack of our own: who is to ring now, none while others still do.
+
+        The verdict when the hunt is over: when nobody is left, or one has declined for all (RFC 3261 s.16.7 step 5).
+        """
+        unreachable = isinstance(event, Rejected) and event.rule in UNREACHABLE
+        goes_on = unreachable or event.status in branch.target.failover_on
+        if goes_on and branch.rest:
+            return [self.again(branch, now)]
         del self.branches[branch.name]
         self._failed += 1
         by = "sbc" if local or (isinstance(event, Rejected) and event.rule != "peer-rejected") else "b"
         best = self._best
         if best is None or rank(event) < rank(best.event):
             self._best = Failure(event, by, local)
+        if event.status < 600:
+            if self.branches:
+                return []
+            if self._targets and (goes_on or branch.group):
+                return self.next_group(now)
+        return self.verdict()
 
     def verdict(self) -> Failure:
         """What the caller is told when nobody takes the call."""
@@ -157,11 +187,6 @@ class Hunt:
         if status != event.status:
             return Failure(replace(event, status=status, reason=reason_phrase(status)), best.by)
         return best
-
-    @property
-    def more(self) -> bool:
-        """Whether another group waits."""
-        return bool(self._targets)
 
     def next_timer(self) -> float | None:
         """When a branch has rung for long enough."""

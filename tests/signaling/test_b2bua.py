@@ -6,7 +6,7 @@ from signaling.b2bua import Call, State
 from signaling.call_effects import Cross, Dial, DropLeg, Effect, Milestone
 from signaling.dialog import Dialog
 from signaling.errors import PeerError
-from signaling.events import Answered, Event, Offered, Progressed, Rejected, Released
+from signaling.events import Answered, Event, Offered, Progressed, Redirected, Rejected, Released
 from signaling.exchange import Effect as LegEffect
 from signaling.exchange import LegSettings, Raise
 from signaling.exchange import State as LegState
@@ -17,12 +17,13 @@ from signaling.leg import Leg
 from signaling.reason import ELSEWHERE
 from signaling.site import Site
 from signaling.topology import Carried
-from tests.signaling.test_hunt import phone
+from tests.signaling.test_hunt import Place, phone
 
 pytestmark = pytest.mark.source
 """Its legs are not real ones."""
 
 FLOW = Flow("net", "udp", ("192.0.2.1", 5060), ("192.0.2.2", 5060))
+OFFERED = Offered("200", Identity(), Identity(), b"offer", Carried(), 70)
 SITE = Site("us.example", ("192.0.2.1", 5060), "udp", None)
 
 
@@ -43,10 +44,8 @@ class Slow:
     """A call with two phones; its `Cross` effects are answered by hand."""
 
     def __init__(self) -> None:
-        nobody = Identity()
         self.a, self.b1, self.b2 = Told("a"), Told("b1"), Told("b2")
-        offered = Offered("200", nobody, nobody, b"offer", Carried(), 70)
-        self.call = Call("c", self.a, offered, 0.0)
+        self.call = Call("c", self.a, OFFERED, 0.0)
         dials = self.call.begin([phone(1), phone(1)], 0.0)
         assert [type(effect) for effect in dials] == [Dial, Dial]
         for leg in (self.b1, self.b2):
@@ -146,3 +145,13 @@ def test_a_leg_that_nobody_waits_for_any_more_is_not_called() -> None:
     assert names(effects) == ["drop b3", "OnLeg"]
     assert slow.call.not_dialled("b3", PeerError(503, "No", "media-ports-exhausted"), 1.0) == []
     assert slow.call.followed("b3", [phone(1)], 1.0) == []
+
+
+def test_a_redirect_that_is_failed_over_on_goes_to_the_next_server() -> None:
+    """`failover_on` may name a 3xx, where `redirects` is not `follow`."""
+    call, leg = Call("c", Told("a"), OFFERED, 0.0), Told("b1")
+    servers = [Place("pbx", "", failover_on=frozenset({302})), Place("carrier", "")]
+    assert names(call.begin(servers, 0.0)) == ["Dial"]
+    call.dialled(leg, [], 0.0)
+    moved = Redirected(302, "Moved", ("sip:else@where",))
+    assert names(call.on_leg(leg, [Raise(moved)], 1.0)) == ["tried b1", "drop b1", "Dial"]
