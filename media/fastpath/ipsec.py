@@ -1,8 +1,10 @@
 """IPsec policies of this host (ip-xfrm(8)): what they hold for must not be left to the kernel program.
 
 Packets that it forwards meet no policy: they would leave in clear, and one would be taken in clear that has to come
-encrypted. Only the process that loads the program may ask for policies (CAP_NET_ADMIN); the workers are told. Which of
-several policies comes first is not looked at: one that asks for something is enough to keep a stream in user space.
+encrypted. Only the process that loads the program may ask for policies (CAP_NET_ADMIN); the workers are told. Of several
+policies for a packet the one with the lowest priority decides, as in the kernel: one that asks nothing may exempt from
+one that does. Of two with the same priority the one that asks for something does, and one that may not hold for every
+packet, or goes without a word, exempts from nothing.
 """
 
 import socket
@@ -15,16 +17,21 @@ MAX_POLICIES = 256
 """With more of them every stream stays in user space: each would be compared with each."""
 
 # linux/xfrm.h: struct xfrm_userpolicy_info. Its selector: daddr, saddr, dport and its mask, sport and its mask, family,
-# prefix lengths of destination and source, protocol; further on direction and action.
-_INFO = struct.Struct("=16s16s2s2s2s2sHBBB11x64x32xIIBBBB4x")
-_IN, _OUT = 0, 1
+# prefix lengths of destination and source, protocol, interface. Then after how many seconds it ends, from its making and
+# from its first use; priority, direction and action.
+_INFO = struct.Struct("=16s16s2s2s2s2sHBBB3xI4x40xQ8xQ32xI4xBB6x")
+IN, OUT = 0, 1
 _BLOCK = 1
 _TEMPLATE = 5
+# Security context, kind of policy, mark, interface id: for packets that have the like, or besides the policies of the
+# main kind.
+_SPECIAL = {8, 21, 31}
+_KIND = 16
 _UDP = 17
 
-Policy = tuple[int, bytes, int, bytes, int, int, int, int, int, int]
-"""Family (0: any), source and its prefix length, target and its prefix length, protocol (0: any), source port and its
-mask, target port and its mask: packets that a policy asks something of."""
+Policy = tuple[int, bool, int, bytes, int, bytes, int, int, int, int, int, int]
+"""Direction, whether it asks something of its packets, and which they are: family (0: any), source and its prefix length,
+target and its prefix length, protocol (0: any), source port and its mask, target port and its mask."""
 
 
 class Policies:
@@ -71,38 +78,68 @@ class Policies:
                 return None
         except OSError:
             pass  # Before Linux 5.14 nothing is blocked by default.
-        found = tuple(dict.fromkeys(policies(self._netlink.policies())))
+        found = policies(self._netlink.policies())
         return found if len(found) <= MAX_POLICIES else None
 
 
-def policies(messages: Iterable[bytes]) -> Iterable[Policy]:
-    """Those of struct xfrm_userpolicy_info with attributes that ask something of packets that come in or go out."""
+def policies(messages: Iterable[bytes]) -> tuple[Policy, ...]:
+    """Those of struct xfrm_userpolicy_info with attributes that count, the one that decides first."""
+    found: dict[Policy, int] = {}
     for message in messages:
         info = _INFO.unpack_from(message)
         target, source, dport, dport_mask, sport, sport_mask, family, bits, from_bits, protocol = info[:10]
-        direction, action = info[12:14]
-        asks = action == _BLOCK or attributes_of(message, _INFO.size).get(_TEMPLATE)
-        if direction in (_IN, _OUT) and asks:
-            size = 16 if family == socket.AF_INET6 else 4
-            wanted = int.from_bytes(sport, "big"), int.from_bytes(sport_mask, "big")
-            wanted_there = int.from_bytes(dport, "big"), int.from_bytes(dport_mask, "big")
-            yield family, source[:size], from_bits, target[:size], bits, protocol, *wanted, *wanted_there
+        interface, ends, ends_unused, priority, direction, action = info[10:]
+        attributes = attributes_of(message, _INFO.size)
+        asks = action == _BLOCK or bool(attributes.get(_TEMPLATE))
+        special = (
+            interface
+            or ends
+            or ends_unused
+            or _SPECIAL & attributes.keys()
+            or any(attributes.get(_KIND, b"")[:1])
+        )
+        if direction not in (IN, OUT) or (special and not asks):
+            continue
+        size = 16 if family == socket.AF_INET6 else 4
+        selector = family, source[:size], from_bits, target[:size], bits, protocol
+        ports = (int.from_bytes(each, "big") for each in (sport, sport_mask, dport, dport_mask))
+        policy = direction, asks, *selector, *ports
+        found[policy] = min(priority, found.get(policy, priority))
+    in_order = sorted(found, key=lambda policy: (found[policy], not policy[1]))
+    # Behind the last that asks for something nothing is exempted from.
+    while in_order and not in_order[-1][1]:
+        in_order.pop()
+    return tuple(in_order)
 
 
-def holds(found: Iterable[Policy], source: Address, target: Address) -> bool:
-    """Whether any of the policies is for UDP from `source` to `target`."""
+def holds(found: Iterable[Policy], direction: int, source: Address, target: Address) -> bool:
+    """Whether something is asked of UDP from `source` to `target` that comes in or goes out."""
     family = socket.AF_INET6 if ":" in source[0] else socket.AF_INET
     packed = socket.inet_pton(family, source[0]), socket.inet_pton(family, target[0])
-    for version, sources, from_bits, targets, bits, protocol, sport, sport_mask, dport, dport_mask in found:
+    for (
+        way,
+        asks,
+        version,
+        sources,
+        from_bits,
+        targets,
+        bits,
+        protocol,
+        sport,
+        sport_mask,
+        dport,
+        dport_mask,
+    ) in found:
         if (
-            version in (0, family)
+            way == direction
+            and version in (0, family)
             and protocol in (0, _UDP)
             and (source[1] ^ sport) & sport_mask == 0
             and (target[1] ^ dport) & dport_mask == 0
             and _within(packed[0], sources, from_bits)
             and _within(packed[1], targets, bits)
         ):
-            return True
+            return asks
     return False
 
 

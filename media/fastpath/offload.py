@@ -283,8 +283,8 @@ class Offload:
             return found is None
         if source is None or target is None:
             return False
-        return ipsec.holds(found, source[:2], end.local[:2]) or ipsec.holds(
-            found, end.other.local[:2], target[:2]
+        return ipsec.holds(found, ipsec.IN, source[:2], end.local[:2]) or ipsec.holds(
+            found, ipsec.OUT, end.other.local[:2], target[:2]
         )
 
     def _put(self, end: RelayEnd, source: Sockaddr, target: Sockaddr, back: Hop, way: Hop) -> _Waits:

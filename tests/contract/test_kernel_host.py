@@ -41,12 +41,14 @@ async def forwarded(under_test: Bench, stream: int) -> int:
 
 
 @contextlib.contextmanager
-def policy(direction: str, source: str, target: str, *more: str) -> Iterator[None]:
-    """An IPsec policy without keys: what it holds for cannot leave, and is not taken in clear."""
+def policy(
+    direction: str, source: str, target: str, *more: str, asks: bool = True, priority: int = 0
+) -> Iterator[None]:
+    """An IPsec policy. One that asks has no keys: what it holds for cannot leave, and is not taken in clear."""
     selector = ["src", source, "dst", target, *more, "dir", direction]
     gateway = place.OURS6 if ":" in target else place.OURS
-    template = ["tmpl", "src", gateway, "dst", gateway, "proto", "esp", "mode", "transport"]
-    ip("-n", place.BORDER, "xfrm", "policy", "add", *selector, *template)
+    template = ["tmpl", "src", gateway, "dst", gateway, "proto", "esp", "mode", "transport"] if asks else []
+    ip("-n", place.BORDER, "xfrm", "policy", "add", *selector, "priority", str(priority), *template)
     try:
         yield
     finally:
@@ -95,6 +97,27 @@ def test_policies_for_others_do_no_harm(make: str) -> None:
             async with bench(make) as under_test:
                 alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
                 await descend(under_test, alice, a, bob, b, stream)
+
+    asyncio.run(call())
+
+
+@kernel
+def test_a_policy_that_comes_first_and_asks_nothing_exempts_its_packets(make: str) -> None:
+    """A tunnel for everything, and the networks of the parties are let out of it; then no longer."""
+
+    async def call() -> None:
+        async with bench(make) as under_test:
+            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
+            ways = {"out": (place.OURS, "0.0.0.0/0"), "in": ("0.0.0.0/0", place.OURS)}
+            with contextlib.ExitStack() as stack:
+                for direction, who in ways.items():
+                    stack.enter_context(policy(direction, *who, "proto", "udp", priority=20))
+                with contextlib.ExitStack() as exemptions:
+                    for direction, who in ways.items():
+                        exemptions.enter_context(policy(direction, *who, asks=False, priority=10))
+                    await descend(under_test, alice, a, bob, b, stream)
+                    await talk(alice, a, bob, b, 30)
+                await under_test.until(lambda: under_test.happened(Layer)[-1].reason == IPSEC)
 
     asyncio.run(call())
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from media.fastpath import ipsec, table
 from media.fastpath import offload as module
-from media.fastpath import table
 from media.fastpath.netlink import Address, Hop
 from media.fastpath.offload import Offload
 from media.fastpath.ways import ROUNDS
@@ -325,10 +325,10 @@ def test_digits_are_not_for_the_kernel_where_policy_says_so(place: Place) -> Non
 def test_policies_bring_up_what_they_hold_for_and_nothing_else(place: Place) -> None:
     down(place)
     place.offload.tick(time.monotonic())
-    others = (2, bytes([192, 0, 2, 1]), 32, bytes(4), 0, 17, 0, 0, 0, 0)
+    others = (ipsec.OUT, True, 2, bytes([192, 0, 2, 1]), 32, bytes(4), 0, 17, 0, 0, 0, 0)
     place.offload.heed((others,))
     assert place.stream.a.flow is not None and place.next(2) == FORWARDED
-    ours = (2, bytes(4), 0, socket.inet_aton(FAR_PEER[0]), 32, 0, 0, 0, 0, 0)
+    ours = (ipsec.OUT, True, 2, bytes(4), 0, socket.inet_aton(FAR_PEER[0]), 32, 0, 0, 0, 0, 0)
     place.offload.heed((others, ours))
     assert place.stream.a.flow is None and place.next(3) == PASSED
     assert place.told[-1] == module.IPSEC
