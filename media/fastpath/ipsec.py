@@ -1,10 +1,11 @@
 """IPsec policies of this host (ip-xfrm(8)): what they hold for must not be left to the kernel program.
 
 Packets that it forwards meet no policy: they would leave in clear, and one would be taken in clear that has to come
-encrypted. Only the process that loads the program may ask for policies (CAP_NET_ADMIN); the workers are told. Of several
-policies for a packet the one with the lowest priority decides, as in the kernel: one that asks nothing may exempt from
-one that does. Of two with the same priority the one that asks for something does, and one that may not hold for every
-packet, or goes without a word, exempts from nothing.
+encrypted. Only the process that loads the program may ask for policies (CAP_NET_ADMIN); the workers are told.
+
+Of several policies for a packet the one with the lowest priority decides, as in the kernel: one that asks nothing may
+exempt from one that does. Of two with the same priority the one that asks something does, and one that may not hold for
+every packet, or that goes without a word, exempts from nothing.
 """
 
 import socket
@@ -17,8 +18,8 @@ MAX_POLICIES = 256
 """With more of them every stream stays in user space: each would be compared with each."""
 
 # linux/xfrm.h: struct xfrm_userpolicy_info. Its selector: daddr, saddr, dport and its mask, sport and its mask, family,
-# prefix lengths of destination and source, protocol, interface. Then after how many seconds it ends, from its making and
-# from its first use; priority, direction and action.
+# prefix lengths of destination and source, protocol, interface. Then after how many seconds it ends, since it was made
+# and since it was used; priority, direction and action.
 _INFO = struct.Struct("=16s16s2s2s2s2sHBBB3xI4x40xQ8xQ32xI4xBB6x")
 IN, OUT = 0, 1
 _BLOCK = 1
@@ -30,8 +31,8 @@ _KIND = 16
 _UDP = 17
 
 Policy = tuple[int, bool, int, bytes, int, bytes, int, int, int, int, int, int]
-"""Direction, whether it asks something of its packets, and which they are: family (0: any), source and its prefix length,
-target and its prefix length, protocol (0: any), source port and its mask, target port and its mask."""
+"""Direction, whether it asks something of its packets, and which they are: family (0: any), source and its prefix
+length, target and its prefix length, protocol (0: any), source port and its mask, target port and its mask."""
 
 
 class Policies:
@@ -88,17 +89,11 @@ def policies(messages: Iterable[bytes]) -> tuple[Policy, ...]:
     for message in messages:
         info = _INFO.unpack_from(message)
         target, source, dport, dport_mask, sport, sport_mask, family, bits, from_bits, protocol = info[:10]
-        interface, ends, ends_unused, priority, direction, action = info[10:]
+        interface, made_s, used_s, priority, direction, action = info[10:]
         attributes = attributes_of(message, _INFO.size)
         asks = action == _BLOCK or bool(attributes.get(_TEMPLATE))
-        special = (
-            interface
-            or ends
-            or ends_unused
-            or _SPECIAL & attributes.keys()
-            or any(attributes.get(_KIND, b"")[:1])
-        )
-        if direction not in (IN, OUT) or (special and not asks):
+        special = interface or _SPECIAL & attributes.keys() or any(attributes.get(_KIND, b"")[:1])
+        if direction not in (IN, OUT) or (not asks and (special or made_s or used_s)):
             continue
         size = 16 if family == socket.AF_INET6 else 4
         selector = family, source[:size], from_bits, target[:size], bits, protocol
