@@ -7,6 +7,8 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
+from tests.harness import rest
+
 # A shell that starts us in the background has us ignore SIGINT, and whatever we start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,6 +49,14 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI without a reason of the machine: {_reason(report)}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """A test that passed has left nothing over."""
+    rest.BEGUN.clear()
+    yield
+    rest.wind_up()
 
 
 def _allowed(reason: str) -> bool:

@@ -5,11 +5,13 @@ accepts is what the RFC says and not what we happen to send.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from typing import TypeVar
 
 from config.load import load
+from config.model import Config
 from media.ports import PortPool
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
@@ -19,6 +21,7 @@ from signaling.flow import Address, Flow, host_port
 from signaling.message import Message, Request, Response
 from signaling.parser import parse
 from tests.harness.relay import FakeRelay
+from tests.harness.rest import begun
 
 M = TypeVar("M", bound=Message)
 
@@ -57,6 +60,13 @@ def audio(
     )
 
 
+def without_standing(config: Config) -> Config:
+    """The same without what goes on for ever: phones, registrations of ours, pings."""
+    quiet = {"check": None, "register_": None}
+    trunks = {name: trunk.model_copy(update=quiet) for name, trunk in config.trunks.items()}
+    return config.model_copy(update={"phones": None, "trunks": trunks})
+
+
 class Border:
     """`Calls` with everything around it, but the wire, real."""
 
@@ -83,6 +93,7 @@ class Border:
             secret=secret,
         )
         self.relay.on_event = lambda event: self.calls.relay_event(event, self.now)
+        begun(self)
 
     def _token(self, size: int) -> str:
         return f"{next(self._tokens):0{2 * size}x}"
@@ -112,10 +123,18 @@ class Border:
     def at_rest(self) -> None:
         """Nothing is left when every timer of RFC 3261 has run out."""
         self.advance(70)
-        left = {name: number for name, number in self.calls.leftovers().items() if number}
+        calls, board = self.calls, self.calls.board
+        left = {name: number for name, number in calls.leftovers().items() if number}
         assert left == {}, left
         assert self.relay.streams == {}
-        assert self.calls.next_timer() is None
+        assert (len(board.owners), board.in_progress, +board.on_trunk) == (0, 0, Counter())
+        assert calls.next_timer() is None
+
+    def wind_up(self) -> None:
+        """What the test left going is hung up, though nobody answers that: nothing may hold it."""
+        self.calls.hang_up(self.now)
+        self.calls.reload(without_standing(self.calls.config), self.now)
+        self.at_rest()
 
 
 class Agent:

@@ -1,6 +1,7 @@
 """Ports for an INVITE without an offer are taken before anybody rings (issue s.6; RFC 3261 s.13.2.1)."""
 
 from media.ports import PoolExhausted
+from media.relay import PortPair
 from tests.harness.border import Agent, Border, audio, established, hang_up, pair
 from tests.scenario.test_inside import reinvite
 
@@ -24,13 +25,14 @@ def in_use(border: Border) -> tuple[int, int]:
     return border.pool.in_use("public"), border.pool.in_use("private")
 
 
-def empty(border: Border, network: str) -> None:
+def empty(border: Border, network: str) -> list[PortPair]:
     """Take every port of a network."""
+    taken = []
     try:
         while True:
-            border.pool.allocate(network, border.now)
+            taken.append(border.pool.allocate(network, border.now))
     except PoolExhausted:
-        pass
+        return taken
 
 
 def refused(alice: Agent) -> None:
@@ -44,7 +46,7 @@ def test_nobody_rings_while_either_pool_is_empty() -> None:
         border = Border(changes=scarce)
         alice, bob = pair(border)
         carol = border.agent("private", "10.0.0.21:5060")
-        empty(border, network)
+        taken = empty(border, network)
         alice.invite(sdp="")
         refused(alice)
         bob.nothing()
@@ -53,6 +55,8 @@ def test_nobody_rings_while_either_pool_is_empty() -> None:
         assert in_use(border) == ((1, 0) if network == "public" else (0, 1)), (
             "what was taken first is given back"
         )
+        for ports in taken:
+            border.pool.release(ports, border.now)
 
 
 def test_the_offer_gets_what_was_reserved_for_it() -> None:
