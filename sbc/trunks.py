@@ -7,7 +7,6 @@ a 503 with Retry-After makes it busy for as long as it said (RFC 3261 s.21.5.4).
 never down.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from types import MappingProxyType
 
 from config.model import Check, Config, SipServer, Trunk
 from sbc.routing import SIP_PORT, Health, ServersSnapshot, ServerView, Target
+from sbc.wakeups import Wakeups
 from signaling.flow import Address, Flow, host_port
 
 SUSPECT_S = 30.0
@@ -100,7 +100,7 @@ class _Endpoint:
     passive_why: str = ""
     # The ping in flight, and when its answer is overdue or the next ping is due.
     number: int = 0
-    due: float | None = None
+    armed: float | None = None
     next_ping: float = 0.0
 
     @property
@@ -132,8 +132,7 @@ class Trunks:
     def __init__(self, config: Config) -> None:
         self._trunks: dict[str, _Servers] = {}
         self._by_key: dict[tuple[str, str, Address], list[_Endpoint]] = {}
-        self._heap: list[tuple[float, int, _Endpoint]] = []
-        self._sequence = 0
+        self._wakeups: Wakeups[_Endpoint] = Wakeups()
         self._pings = 0
         self._phase = 0
         self._started = False
@@ -178,7 +177,7 @@ class Trunks:
             if len(endpoints) == MAX_ADDRESSES:
                 break
         for gone in known.values():
-            gone.due = None
+            self._wakeups.disarm(gone)
         servers.endpoints[position] = endpoints
         servers.names[position].why = "" if endpoints else "the name has no address"
         self._index()
@@ -344,18 +343,14 @@ class Trunks:
         if not self._started:
             # The first call tells the time that the pings are counted from.
             return 0.0 if any(one.check is not None for one in self._endpoints()) else None
-        while self._heap and self._heap[0][2].due != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        return self._wakeups.next()
 
     def handle_timer(self, now: float) -> list[Ping]:
         """The pings that are due. A ping without answer after `timeout_s` counts as failed here."""
         if not self._started:
             self._start(now)
         pings: list[Ping] = []
-        while (due := self.next_timer()) is not None and due <= now:
-            endpoint = heapq.heappop(self._heap)[2]
-            endpoint.due = None
+        for endpoint in self._wakeups.due(now):
             check = endpoint.check
             if check is None:
                 continue
@@ -385,7 +380,7 @@ class Trunks:
     def _start(self, now: float) -> None:
         self._started = True
         for endpoint in self._endpoints():
-            if endpoint.due is None:
+            if endpoint.armed is None:
                 self._schedule_first(endpoint, now)
 
     def _schedule_first(self, endpoint: _Endpoint, now: float) -> None:
@@ -409,9 +404,8 @@ class Trunks:
             self._arm(endpoint, now)
 
     def _arm(self, endpoint: _Endpoint, at: float) -> None:
-        endpoint.due = at
-        self._sequence += 1
-        heapq.heappush(self._heap, (at, self._sequence, endpoint))
+        self._wakeups.disarm(endpoint)  # the time may be a later one
+        self._wakeups.arm(endpoint, at)
 
     # -- reload --------------------------------------------------------------------------------------------
 
@@ -442,14 +436,14 @@ class Trunks:
                 endpoint.passive_until, endpoint.passive_why = known.passive_until, known.passive_why
             if endpoint.check is None or not self._started:
                 continue
-            if known is None or known.check is None or known.due is None:
+            if known is None or known.check is None or known.armed is None:
                 self._schedule_first(endpoint, now)
                 continue
             endpoint.health, endpoint.why = known.health, known.why
             endpoint.failed, endpoint.answered = known.failed, known.answered
             endpoint.number = known.number
             endpoint.next_ping = min(known.next_ping, now + endpoint.check.options_every_s)
-            self._arm(endpoint, known.due if known.number else endpoint.next_ping)
+            self._arm(endpoint, known.armed if known.number else endpoint.next_ping)
 
     # -- endpoints -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""When which call wants to be woken: one heap entry for each, and never many of calls long gone."""
+"""When a call, a binding or a server wants to be woken: one heap entry for each, and never many of those long gone."""
 
 import heapq
 from collections.abc import Iterator

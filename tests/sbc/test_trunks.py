@@ -437,5 +437,5 @@ def test_pings_go_on_and_the_heap_stays_small(steps: list[tuple[str, float]]) ->
                 assert now - last <= 90
         due = machine.next_timer()
         assert due is not None and due <= now + 30
-        assert len(machine._heap) <= 2 * len(steps) + 8
+        assert len(machine._wakeups) <= 2 * len(steps) + 8
         assert {view.address[0] for view in machine.snapshot(now).trunks["one"]} == {"192.0.2.1", "192.0.2.2"}
