@@ -10,7 +10,7 @@ from dataclasses import replace
 from config.model import Config, Network
 from nat.address import family, is_credible
 from signaling.exchange import LegSettings
-from signaling.flow import Address, Flow, Listener
+from signaling.flow import Address, Flow, Listener, flow_from
 from signaling.site import Site
 from signaling.usage import Usage
 
@@ -143,14 +143,7 @@ class Sites:
         listeners = self.listeners
         if self.former and all(listener.network != network for listener in listeners):
             listeners = self.former
-        for listener in listeners:
-            if (
-                listener.network == network
-                and listener.transport == transport
-                and (":" in listener.local[0]) == (":" in remote[0])
-            ):
-                return Flow(network, transport, listener.local, remote)
-        return None
+        return flow_from(listeners, network, transport, remote)
 
     def destination(self, leg: Usage) -> Flow:
         """Where a request inside the dialog of `leg` goes (RFC 3261 s.12.2.1.1, RFC 5923).

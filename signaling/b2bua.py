@@ -255,7 +255,7 @@ class Call:
             return [*effects, *self._finish("a", event.cause, event.text, 487)]
         if isinstance(event, Confirmed):
             if event.sdp is not None and self.b is not None:
-                return self._cross("answer", self.a, self.b, event, event.sdp, now)
+                return self._cross("answer", self.a, self.b, event, event.sdp)
             return [] if self.b is None else self._to_leg(self.b, event, now)
         if self.b is None:
             return self._unready(event, now)
@@ -278,7 +278,7 @@ class Call:
                 if branch.number > 1:
                     event = replace(event, early=branch.early(event.early))
                 kind: Literal["offer", "answer"] = "offer" if hunt.offered.sdp is None else "answer"
-                return self._cross(kind, leg, self.a, event, sdp, now)
+                return self._cross(kind, leg, self.a, event, sdp)
             case Rejected():
                 return self._branch_failed(branch, event, now)
             case Redirected():
@@ -300,7 +300,7 @@ class Call:
             event = replace(event, early=branch.early(event.early))
         if event.sdp is not None:
             if hunt.plays(branch):
-                return [*effects, *self._cross("answer", leg, self.a, event, event.sdp, now)]
+                return [*effects, *self._cross("answer", leg, self.a, event, event.sdp)]
             event = replace(event, sdp=None)
         return [*effects, *self._to_leg(self.a, event, now)]
 
@@ -313,21 +313,21 @@ class Call:
                     return self._to_leg(source, pending, now)
                 self.updating = event
                 if event.sdp is not None:
-                    return self._cross("offer", source, other, event, event.sdp, now)
+                    return self._cross("offer", source, other, event, event.sdp)
                 return self._to_leg(other, event, now)
             case UpdateAccepted():
                 asked, self.updating = self.updating, None
                 if event.sdp is None:
                     return self._to_leg(other, event, now)
                 kind: Literal["offer", "answer"] = "offer" if asked is None or asked.sdp is None else "answer"
-                return self._cross(kind, source, other, event, event.sdp, now)
+                return self._cross(kind, source, other, event, event.sdp)
             case UpdateRejected():
                 asked, self.updating = self.updating, None
                 effects: list[Effect] = [RejectOffer()] if asked is not None and asked.sdp is not None else []
                 return [*effects, *self._to_leg(other, event, now)]
             case Confirmed():
                 if event.sdp is not None:
-                    return self._cross("answer", source, other, event, event.sdp, now)
+                    return self._cross("answer", source, other, event, event.sdp)
                 return self._to_leg(other, event, now)
             case UpdateCancelled() | Informed() | InformAnswered():
                 return self._to_leg(other, event, now)
@@ -344,7 +344,7 @@ class Call:
         return []
 
     def _cross(
-        self, kind: Literal["offer", "answer"], source: Leg, target: Leg, event: Event, sdp: bytes, now: float
+        self, kind: Literal["offer", "answer"], source: Leg, target: Leg, event: Event, sdp: bytes
     ) -> list[Effect]:
         cross = Cross(kind, source, target, sdp)
         self.crossing = Crossing(event, cross)

@@ -1,5 +1,7 @@
 """A flow: the one way back to a peer, whatever carries it."""
 
+from collections.abc import Iterable
+
 from config.frozen import frozen
 
 Address = tuple[str, int]
@@ -35,6 +37,15 @@ class Listener:
     transport: str
     local: Address
     advertised: Address
+
+
+def flow_from(listeners: Iterable[Listener], network: str, transport: str, remote: Address) -> Flow | None:
+    """The flow to `remote` from the first listener of that network, transport and address family; None without one."""
+    ipv6 = ":" in remote[0]
+    for one in listeners:
+        if one.network == network and one.transport == transport and (":" in one.local[0]) == ipv6:
+            return Flow(network, transport, one.local, remote)
+    return None
 
 
 def host_port(address: Address) -> str:

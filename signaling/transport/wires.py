@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from signaling.flow import Address, Flow, Listener, host_port
 from signaling.transport.limits import TransportCounters, TransportLimits
-from signaling.transport.listener import choose_listener
 from signaling.transport.stream import ConnectionBook, StreamListener
 from signaling.transport.udp import Glance, Refused, UdpListener
 
@@ -186,11 +185,6 @@ class Wires:
     def connections(self) -> int:
         """Stream connections, open or being opened."""
         return self._book.accepted + self._book.opened
-
-    def flow_to(self, network: str, transport: str, remote: Address) -> Flow | None:
-        """A flow to `remote` from the first fitting listener, None when there is none."""
-        chosen = choose_listener(self.bound, network, transport, remote)
-        return None if chosen is None else Flow(network, transport, chosen.local, remote)
 
     def send(self, data: bytes, flow: Flow) -> None:
         """Send one message. A flow of a listener that is not open (any more) fails.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec
 
-from signaling.flow import Address, Flow, Listener
+from signaling.flow import Address, Flow, Listener, flow_from
 from signaling.transport.limits import TransportLimits
 from signaling.transport.wires import Wires
 
@@ -63,7 +63,7 @@ class Node:
         stall(self.slow_s)
 
     def flow_to(self, remote: Address, transport: str = "tcp") -> Flow:
-        flow = self.wires.flow_to("public", transport, remote)
+        flow = flow_from(self.wires.bound, "public", transport, remote)
         assert flow is not None
         return flow
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from signaling.flow import Flow, Listener
+from signaling.flow import Flow, Listener, flow_from
 from signaling.transport.limits import TransportLimits
 from signaling.transport.udp import Glance
 from signaling.transport.wires import Wires
@@ -136,7 +136,7 @@ async def test_a_glance_comes_first_and_the_end_of_a_row_is_told_once() -> None:
         for data in (b"OPTIONS enough", b"INVITE enough", b"REGISTER more", b"REGISTER enough"):
             peer.sendto(data, bound.local)
         await asyncio.wait_for(done.wait(), 30.0)
-        back = wires.flow_to("public", "udp", peer.getsockname())
+        back = flow_from(wires.bound, "public", "udp", peer.getsockname())
         assert back is not None
         wires.send(b"last", back)
         got = [peer.recv(100) for _ in range(3)]
