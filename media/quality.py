@@ -46,7 +46,8 @@ def rating(codec: str, loss: float, jitter_ms: float, rtt_ms: float | None) -> f
     wide = name in _WIDEBAND
     impairment, robustness, codec_ms = _WIDEBAND[name] if wide else _NARROWBAND.get(name, _UNKNOWN)
     delay_ms = (rtt_ms or 0.0) / 2 + codec_ms + 2 * jitter_ms
-    # G.107 s.7.4 with perfect echo control, in the usual two-line approximation of Idd.
+    # G.107 s.7.4: Id with the echo of default values, in the usual two-line approximation; it is within 1 up to
+    # 300 ms, and above that harsher (by 9 at 500 ms).
     delay_impairment = 0.024 * delay_ms
     if delay_ms > 177.3:
         delay_impairment += 0.11 * (delay_ms - 177.3)

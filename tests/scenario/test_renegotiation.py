@@ -4,9 +4,20 @@ import pytest
 
 from media.relay import End
 from signaling.message import Request
-from tests.harness.border import CONFIG, Agent, Border, audio, hang_up, pair, sdp_field, talking
+from tests.harness.border import (
+    CONFIG,
+    Agent,
+    Border,
+    audio,
+    established,
+    hang_up,
+    pair,
+    sdp_field,
+    talking,
+)
 from tests.scenario.test_inside import reinvite
 
+PORT = r"m=audio (\d+)"
 DIRECTION = r"a=(sendrecv|sendonly|recvonly|inactive)"
 
 
@@ -71,6 +82,51 @@ def test_after_a_refused_offer_the_other_side_may_offer() -> None:
     hang_up(border, alice, bob, answer)
 
 
+def moving(host: str, port: int) -> str:
+    """An offer of everything else than before: another address, another port, on hold, a second line."""
+    return (
+        audio(host, port, "sendonly", "8 PCMA/8000", version=2)
+        + f"m=video {port + 2} RTP/AVP 34\r\na=rtpmap:34 H263/90000\r\n"
+    )
+
+
+@pytest.mark.parametrize("status", [415, 488, 491, 500, 603])
+@pytest.mark.parametrize("method", ["INVITE", "UPDATE"])
+@pytest.mark.parametrize("offerer", ["caller", "callee"])
+def test_a_refused_offer_leaves_the_old_session_on_both_legs(offerer: str, method: str, status: int) -> None:
+    """RFC 3261 s.14.1, RFC 6337 s.3.4: ports and addresses stay, what was taken for the offer is given back."""
+    border, alice, bob, answer, invite = talking()
+    (before,) = border.relay.streams.values()
+    assert (before.a.remote, before.b.remote) == (("203.0.113.77", 4000), ("10.0.0.20", 4002))
+    told = list(border.relay.changes)
+    ports = border.pool.in_use("public"), border.pool.in_use("private")
+    asks, answers, of = (alice, bob, answer) if offerer == "caller" else (bob, alice, invite)
+    asks.inside(method, of, body=moving(asks.address[0].rpartition(".")[0] + ".99", 7000))
+    got = answers.expect(method)
+    answers.answer(got, status)
+    if method == "INVITE":
+        answers.expect("ACK")
+    refused = asks.expect_answer(status, method)
+    assert refused.body == b"", "an answer to an offer that was refused"
+    assert border.relay.changes == told
+    assert list(border.relay.streams.values()) == [before]
+    assert (border.pool.in_use("public"), border.pool.in_use("private")) == ports
+    # What was in force is what the next offers begin with, from either side.
+    got, back = reinvite(
+        alice, bob, answer, audio("203.0.113.77", 4010, version=3), audio("10.0.0.20", 4002, version=1)
+    )
+    assert sdp_field(got, PORT) == sdp_field(invite, PORT)
+    assert sdp_field(back, PORT) == sdp_field(answer, PORT)
+    assert latest(border, "a").remote == ("203.0.113.77", 4010)
+    got, body = callee_offers(
+        alice, bob, invite, audio("10.0.0.20", 4012, version=3), audio("203.0.113.77", 4010, version=3)
+    )
+    assert sdp_field(got, PORT) == sdp_field(answer, PORT)
+    assert b"m=audio %s " % sdp_field(invite, PORT).encode() in body
+    assert latest(border, "b").remote == ("10.0.0.20", 4012)
+    hang_up(border, alice, bob, answer)
+
+
 def repeats(border: Border, method: str) -> list[float]:
     """When a request leaves for bob within two seconds, from its first time on."""
     at: list[float] = []
@@ -97,3 +153,38 @@ def test_t1_and_t2_are_those_of_the_file() -> None:
     alice.inside("BYE", answer)
     bob.expect("BYE")
     assert repeats(border, "BYE")[:5] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=0.06)
+
+
+def test_t4_is_that_of_the_file() -> None:
+    """RFC 3261 s.17.1.2.2 timer K, s.17.2.1 timer I: how long what has its answer waits for a late copy."""
+
+    def held() -> int:
+        return border.calls.leftovers()["transactions"]
+
+    border = Border(CONFIG + "timers: {t1_ms: 100, t2_ms: 200, t4_ms: 300}\n")
+    alice, bob = pair(border)
+    asked = alice.invite()
+    bob.answer(bob.expect("INVITE"), 486)
+    bob.expect("ACK")
+    busy = alice.expect_answer(486)
+    alice.request(
+        "ACK", uri=asked.uri, to_header=busy.get("To"), branch=asked.via.branch, cseq=asked.cseq.number
+    )
+    assert held() == 2
+    border.advance(0.29)
+    assert held() == 2, "timer I absorbs ACKs"
+    border.advance(0.02)
+    assert held() == 1, "timer D, which is 32 s"
+    border.at_rest()
+    answer, _ = established(border, alice, bob)
+    border.advance(7)
+    assert held() == 0
+    alice.inside("INFO", answer, body="Signal=1\r\n", content_type="application/dtmf-relay")
+    bob.answer(bob.expect("INFO"), 200)
+    alice.expect_answer(200, "INFO")
+    assert held() == 2
+    border.advance(0.29)
+    assert held() == 2, "timer K absorbs answers"
+    border.advance(0.02)
+    assert held() == 1, "timer J, which is 64 x T1"
+    hang_up(border, alice, bob, answer)
