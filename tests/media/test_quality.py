@@ -42,7 +42,7 @@ def delay_impairment(one_way_ms: float) -> float:
     listener = half + sqrt(half * half + 169)
     x = log2(t / 100) if t > 100 else 0.0
     too_long = 25 * ((1 + x**6) ** (1 / 6) - 3 * (1 + (x / 3) ** 6) ** (1 / 6) + 2)
-    return talker + listener + too_long
+    return float(talker + listener + too_long)
 
 
 @pytest.mark.parametrize("one_way_ms", [25, 50, 100, 150, 177, 200, 250, 300])
