@@ -70,6 +70,16 @@ class Forked:
     def call(self, sdp: str | None = None) -> Request:
         return self.alice.invite(sdp=sdp)
 
+    def ring(self, sdp: str | None = None) -> list[tuple[Agent, Request]]:
+        """Alice calls; the phones of the first group, with the INVITE that each has got."""
+        self.call(sdp)
+        first = self.targets[0].group
+        return [
+            (phone, phone.expect("INVITE"))
+            for phone, target in zip(self.phones, self.targets, strict=True)
+            if target.group == first
+        ]
+
     def media(self) -> tuple[object, object]:
         """Where the one stream leads: towards the caller, towards the callee."""
         (spec,) = self.border.relay.streams.values()

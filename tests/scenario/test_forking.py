@@ -71,9 +71,7 @@ def test_a_phone_on_a_connection_is_called_by_it() -> None:
 def test_2xx_of_a_loser_that_crosses_is_acked_and_released() -> None:
     """RFC 3261 s.13.2.2.4, s.9.1: in the same instant, before the CANCEL arrives; and the 200 comes twice."""
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     two.answer(second, 180)
     forked.alice.expect_answer(180)
     answered(one, first)
@@ -98,9 +96,7 @@ def test_2xx_of_a_loser_that_crosses_is_acked_and_released() -> None:
 def test_phone_that_has_not_answered_yet_is_cancelled_when_it_does() -> None:
     """RFC 3261 s.9.1: no CANCEL before a provisional answer."""
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     answered(one, first)
     one.expect("ACK")
     answer = forked.confirm()
@@ -357,9 +353,7 @@ def test_hanging_up_stops_all(cause: str) -> None:
 
 def test_info_of_a_phone_that_rings_is_answered() -> None:
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     two.answer(second, 180)
     two.inside("INFO", second)
     two.expect_answer(480, "INFO")
@@ -373,9 +367,7 @@ def test_info_of_a_phone_that_rings_is_answered() -> None:
 
 def test_an_answered_call_is_written_down_while_losers_are_still_cancelled() -> None:
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     two.answer(second, 180)
     forked.alice.expect_answer(180)
     answered(one, first)
@@ -400,9 +392,7 @@ def test_a_call_that_still_rings_is_not_written_down() -> None:
 
 def test_early_dialogs_of_all_phones_end_with_the_answer() -> None:
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     one.answer(first, 180)
     two.answer(second, 180)
     early = forked.alice.expect_answer(180)

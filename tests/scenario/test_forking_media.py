@@ -7,9 +7,7 @@ from tests.harness.forks import Forked, answered, cancelled
 def test_early_media_of_one_and_the_answer_of_another() -> None:
     """RFC 3261 s.13.2.2.4, RFC 6337 s.3.1: each early dialog has its own answer; one is heard at a time."""
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     one.answer(first, 183, sdp=audio("10.0.0.31", 4100))
     early = forked.alice.expect_answer(183)
     assert forked.media() == (("203.0.113.77", 4000), ("10.0.0.31", 4100))
@@ -30,9 +28,7 @@ def test_early_media_of_one_and_the_answer_of_another() -> None:
 
 def test_early_media_of_the_next_when_the_first_gives_up() -> None:
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     one.answer(first, 183, sdp=audio("10.0.0.31", 4100))
     one.answer(first, 486)
     one.expect("ACK")
@@ -50,9 +46,7 @@ def test_early_media_of_the_next_when_the_first_gives_up() -> None:
 def test_answer_in_a_183_that_was_not_to_be_heard() -> None:
     """A phone that answers in the 18x alone, while another one is heard: its 200 brings that answer."""
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     one.answer(first, 183, sdp=audio("10.0.0.31", 4100))
     two.answer(second, 183, sdp=audio("10.0.0.32", 4200))
     two.answer(second, 200)
@@ -69,9 +63,7 @@ def test_answer_in_a_183_that_was_not_to_be_heard() -> None:
 def test_late_offer() -> None:
     """RFC 3264 s.5, RFC 3261 s.13.2.1: the one that answers offers; a loser's offer gets no answer."""
     forked = Forked(1, 1)
-    forked.call(sdp="")
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring(sdp="")
     assert (first.body, second.body) == (b"", b"")
     two.answer(second, 180)
     forked.alice.expect_answer(180)
@@ -90,9 +82,7 @@ def test_late_offer() -> None:
 
 def test_answer_that_cannot_be_used_leaves_the_others_ringing() -> None:
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     two.answer(second, 180)
     one.answer(first, 200, sdp=audio("10.0.0.31").replace("RTP/AVP", "RTP/SAVP"))
     one.expect("ACK")
@@ -109,9 +99,7 @@ def test_answer_that_cannot_be_used_leaves_the_others_ringing() -> None:
 
 def test_2xx_without_sdp_leaves_the_others_ringing() -> None:
     forked = Forked(1, 1)
-    forked.call()
-    one, two = forked.phones
-    first, second = one.expect("INVITE"), two.expect("INVITE")
+    (one, first), (two, second) = forked.ring()
     one.answer(first, 200)
     one.expect("ACK")
     one.answer(one.expect("BYE"), 200)
