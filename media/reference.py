@@ -81,6 +81,11 @@ class Reference:
         kernel.tick(_clock())
         self._forwarder.kernel = kernel
 
+    def interfaces(self, attached: tuple[int, ...]) -> None:
+        """Where the kernel's program is attached now."""
+        if self._forwarder.kernel is not None:
+            self._forwarder.kernel.reach(attached)
+
     def do_without_kernel(self, reason: str) -> None:
         """There is no kernel path although there was to be one: tell the streams why."""
         self._no_kernel = reason

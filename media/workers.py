@@ -181,8 +181,10 @@ class WorkerRelay:
         self._hash_seed = str(int.from_bytes(os.urandom(4), "big"))
         self._secret = os.urandom(16)
         self._stun_hosts: tuple[str, ...] = ()
-        if self._fastpath is not None and self._fastpath.policies is not None:
-            loop.add_reader(self._fastpath.policies, self._policies_changed)
+        if self._fastpath is not None:
+            loop.add_reader(self._fastpath, self._interfaces_changed)
+            if self._fastpath.policies is not None:
+                loop.add_reader(self._fastpath.policies, self._policies_changed)
         self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
         try:
             for worker in self._workers:
@@ -312,6 +314,7 @@ class WorkerRelay:
                 await asyncio.sleep(REAP_INTERVAL_S)
         self._streams.clear()
         if self._fastpath is not None:
+            self._loop.remove_reader(self._fastpath)
             if self._fastpath.policies is not None:
                 self._loop.remove_reader(self._fastpath.policies)
             self._fastpath.close()
@@ -480,6 +483,12 @@ class WorkerRelay:
             self._tell(worker, ("fastpath", *maps, worker.number, fastpath.indexes))
             if fastpath.policies is not None:
                 self._tell(worker, ("ipsec", fastpath.policies.found))
+
+    def _interfaces_changed(self) -> None:
+        """Interfaces or their addresses have come or gone, and the kernel program with them."""
+        if self._fastpath is not None and self._fastpath.follow():
+            for worker in self._workers:
+                self._tell(worker, ("interfaces", self._fastpath.indexes))
 
     def _policies_changed(self) -> None:
         """IPsec policies of this host have come or gone: streams that they hold for are not for the kernel."""

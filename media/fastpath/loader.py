@@ -17,7 +17,7 @@ from pathlib import Path
 from media.fastpath import bpf, elf, table
 from media.fastpath.build import OBJECT
 from media.fastpath.ipsec import Policies
-from media.fastpath.netlink import Interface, Netlink, canonical
+from media.fastpath.netlink import OF_INTERFACES, Changes, Interface, Netlink, canonical
 
 NAME = "sbc_rtp"
 WORKERS_MAX = 1024
@@ -73,6 +73,9 @@ class FastPath:
     """The kernel program on the interfaces that have `hosts`. Raises Unavailable when it cannot run on any of them."""
 
     def __init__(self, hosts: Iterable[str], path: Path = OBJECT, tcx: bool = True) -> None:
+        self._hosts = tuple(hosts)
+        self._tcx = tcx
+        self._changes: Changes | None = None
         self._links: dict[int, int] = {}
         self._filters: list[int] = []
         self._mark: _Mark | None = None
@@ -85,7 +88,11 @@ class FastPath:
         """Why some of the addresses do without."""
         self._loaded = Loaded(path)
         try:
-            self._attach(hosts, tcx)
+            self.policies = _policies()
+            self._changes = Changes(groups=OF_INTERFACES)
+            self._attach()
+            if not self.interfaces:
+                raise Unavailable("; ".join(self.without) or "there is no address to attach it to")
         except BaseException:
             self.close()
             raise
@@ -108,7 +115,22 @@ class FastPath:
     @property
     def way(self) -> str:
         """How it is attached, for people."""
-        return "tcx" if self._links else "clsact"
+        return "clsact" if self._filters else "tcx"
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when `follow` may find something."""
+        assert self._changes is not None
+        return self._changes.fileno()
+
+    def follow(self) -> bool:
+        """Go where the addresses are now: interfaces come and go, addresses move. Whether `indexes` are others then."""
+        assert self._changes is not None
+        before = self.indexes
+        if self._changes.happened():
+            # What cannot be found out now will be with the next change.
+            with contextlib.suppress(OSError):
+                self._attach()
+        return self.indexes != before
 
     def employ(self) -> int:
         """A number for a new worker, that none has and none of the last thousand had."""
@@ -133,43 +155,37 @@ class FastPath:
 
     def close(self) -> None:
         """Detach and free everything."""
-        for fd in self._links.values():
-            os.close(fd)
-        if self._filters:
+        if self.indexes:
             netlink = Netlink()
-            for ifindex in self._filters:
-                # Where the interface is gone, so is the filter.
-                with contextlib.suppress(OSError):
-                    if self._mark is not None:
-                        netlink.delete_filter(ifindex, self._mark.number)
+            for ifindex in self.indexes:
+                self._detach(netlink, ifindex)
             netlink.close()
-        if self._mark is not None:
-            self._mark.close()
-        if self.policies is not None:
-            self.policies.close()
-        self._links, self._filters, self._mark, self.policies = {}, [], None, None
+        for each in (self._mark, self.policies, self._changes):
+            if each is not None:
+                each.close()
+        self._mark, self.policies, self._changes = None, None, None
         self._loaded.close()
 
-    def _attach(self, hosts: Iterable[str], tcx: bool) -> None:
-        self.policies = _policies()
-        suited, without = survey(hosts)
+    def _attach(self) -> None:
+        suited, without = survey(self._hosts)
         names: list[str] = []
         netlink = Netlink()
         try:
+            for ifindex in set(self.indexes).difference(interface.ifindex for interface in suited):
+                self._detach(netlink, ifindex)
             for interface in suited:
                 try:
-                    self._attach_to(netlink, interface.ifindex, tcx)
+                    if interface.ifindex not in self.indexes:
+                        self._attach_to(netlink, interface.ifindex)
                     names.append(interface.name)
                 except OSError as error:
                     without.append(f"{interface.name} does not take the kernel program: {error.strerror}")
         finally:
             netlink.close()
         self.interfaces, self.without = tuple(names), tuple(without)
-        if not names:
-            raise Unavailable("; ".join(without) or "there is no address to attach it to")
 
-    def _attach_to(self, netlink: Netlink, ifindex: int, tcx: bool) -> None:
-        if tcx:
+    def _attach_to(self, netlink: Netlink, ifindex: int) -> None:
+        if self._tcx:
             try:
                 self._links[ifindex] = bpf.link(self._loaded.program, ifindex)
                 return
@@ -184,6 +200,16 @@ class FastPath:
                 netlink.delete_filter(ifindex, handle)
         netlink.add_filter(ifindex, self._loaded.program, NAME, self._mark.number)
         self._filters.append(ifindex)
+
+    def _detach(self, netlink: Netlink, ifindex: int) -> None:
+        if ifindex in self._links:
+            os.close(self._links.pop(ifindex))
+            return
+        self._filters.remove(ifindex)
+        # Where the interface is gone, so is the filter.
+        with contextlib.suppress(OSError):
+            if self._mark is not None:
+                netlink.delete_filter(ifindex, self._mark.number)
 
 
 class _Mark:

@@ -43,6 +43,8 @@ _REPLACE = 0x100
 # linux/rtnetlink.h: groups of which a change of ways is told.
 _GROUPS = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
 """Links, IPv4 addresses, routes and rules, IPv6 addresses, routes and rules."""
+OF_INTERFACES = 1 | 1 << 4 | 1 << 8
+"""Of these: links, and the addresses of both families."""
 # linux/fib_rules.h: FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE.
 _RULE = struct.Struct("=8xI")
 _OF_PORTS = {22, 23, 24}

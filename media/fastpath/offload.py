@@ -95,6 +95,11 @@ class Offload:
         self._policies = policies
         self._settle_all(end for end, _, _ in self._down.values() if self._of_ipsec(end))
 
+    def reach(self, interfaces: Iterable[int]) -> None:
+        """The interfaces that the program is attached to now."""
+        self._interfaces = frozenset(interfaces)
+        self._settle_all(end for end, back, _ in self._down.values() if back.ifindex not in self._interfaces)
+
     def refresh(self, end: RelayEnd) -> None:
         """Bring the counters of an end up to date."""
         if end.flow is not None:
