@@ -26,6 +26,15 @@ async def descend(under_test: Bench, alice: RtpPeer, a: End, bob: RtpPeer, b: En
     raise AssertionError("the stream does not go down")
 
 
+async def descended(
+    under_test: Bench, host_a: str = "127.0.0.1", host_b: str = "127.0.0.1"
+) -> tuple[RtpPeer, End, RtpPeer, End, int]:
+    """Alice and Bob, each with the end of ours, and the stream between them, which the kernel forwards."""
+    alice, a, bob, b, stream = await under_test.between(host_a, host_b)
+    await descend(under_test, alice, a, bob, b, stream)
+    return alice, a, bob, b, stream
+
+
 def numbers(peer: RtpPeer) -> list[int]:
     """The sequence numbers that a peer received."""
     return [int.from_bytes(packet[2:4], "big") for packet, _ in peer.received]

@@ -10,13 +10,12 @@ from media.fastpath.loader import FastPath
 from media.relay import Closed
 from media.workers import WorkerRelay
 from tests.contract import place
-from tests.contract.relays import Bench, bench, end_for, rtp_of
-from tests.contract.speech import descend, numbers, talk
+from tests.contract.relays import Bench, bench, end_for, kernel, rtp_of
+from tests.contract.speech import descend, descended, numbers, talk
 from tests.contract.test_srtp import HMAC, Phone, keys
 from tests.harness import fastpath
 from tests.harness.rtp import RtpPeer
 
-kernel = pytest.mark.parametrize("make", ["kernel"])
 # linux/in.h, linux/in6.h
 IP_RECVTTL, IP_RECVTOS, IP_TTL, IP_TOS = 12, 13, 2, 1
 IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_HOPLIMIT, IPV6_TCLASS = 51, 66, 52, 67
@@ -82,10 +81,7 @@ def test_to_srtp_and_back(make: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test)
             under_test.relay.change(stream, "a", replace(a, srtp=keys(HMAC), epoch=1))
             await under_test.settle()
             before = await under_test.counters(stream, "a")
@@ -112,10 +108,7 @@ def test_the_last_figures_are_those_of_the_kernel_too(make: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, bob = under_test.peer(), under_test.peer()
-            a, b = end_for(alice), end_for(bob)
-            stream = await under_test.open(a, b)
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test)
             speaking = asyncio.create_task(talk(alice, a, bob, b, 200, 0.001))
             await asyncio.sleep(0.1)
             under_test.relay.close(stream)

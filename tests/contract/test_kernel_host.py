@@ -20,7 +20,7 @@ from media.fastpath.offload import IPSEC, UNKNOWN_IPSEC, priority
 from media.relay import Layer, WorkerRestarted
 from tests.contract import place
 from tests.contract.relays import Bench, bench, end_for, kernel, rtp_of
-from tests.contract.speech import EVENTS, descend, numbers, talk
+from tests.contract.speech import EVENTS, descend, descended, numbers, talk
 from tests.harness import fastpath
 from tests.harness.netns import inside, ip
 from tests.harness.rtp import RtpPeer, receiver_report, rtp_packet
@@ -62,8 +62,7 @@ def test_a_policy_that_comes_later_is_heeded(make: str, direction: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test, "127.0.0.2", "127.0.0.3")
             who = {"out": (place.OURS, bob.address[0]), "in": (alice.address[0], place.OURS)}[direction]
             with policy(direction, *who):
                 await under_test.until(lambda: under_test.happened(Layer)[-1].reason == IPSEC)
@@ -95,8 +94,7 @@ def test_policies_for_others_do_no_harm(make: str) -> None:
             policy("out", "fd99::/64", "fd99::/64"),
         ):
             async with bench(make) as under_test:
-                alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
-                await descend(under_test, alice, a, bob, b, stream)
+                await descended(under_test, "127.0.0.2", "127.0.0.3")
 
     asyncio.run(call())
 
@@ -147,8 +145,7 @@ def test_one_policy_for_ports_is_for_the_streams_that_have_them(make: str) -> No
 def test_where_all_that_no_policy_allows_is_blocked_nothing_is_left_to_the_kernel(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test, "127.0.0.2", "127.0.0.3")
             try:
                 ip("-n", place.BORDER, "xfrm", "policy", "setdefault", "out", "block")
                 await under_test.until(lambda: under_test.happened(Layer)[-1].reason == UNKNOWN_IPSEC)
@@ -183,8 +180,7 @@ def test_a_rule_that_comes_later_is_followed(make: str, selector: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.4")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test, "127.0.0.2", "127.0.0.4")
             rule = [*selector.split(), *([str(rtp_of(b)[1])] if "sport" in selector else []), "lookup", "77"]
             route = [f"{bob.address[0]}/32", "dev", "cable", "mtu", "600", "table", "77"]
             await asyncio.to_thread(ip, "-n", place.BORDER, "route", "add", *route)
@@ -327,8 +323,7 @@ def test_tagged_frames(make: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, _, stream = await descended(under_test, "127.0.0.2", "127.0.0.3")
             wire = Wire()
             try:
 
@@ -445,8 +440,7 @@ def _heard(peer: RtpPeer) -> list[tuple[int, int]]:
 def test_tcpdump_sees_ipv6_come_and_go(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("::1", "::2")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test, "::1", "::2")
             rule = f"udp and (dst port {rtp_of(a)[1]} or src port {rtp_of(b)[1]})"
             dump = await asyncio.create_subprocess_exec(
                 *("tcpdump", "-i", "cable", "-n", "-l", "-v", "-c", "40", rule),

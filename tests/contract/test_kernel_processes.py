@@ -18,7 +18,7 @@ from media.fastpath.loader import WORKERS_MAX, FastPath, Unavailable, choose
 from media.relay import WorkerRestarted
 from tests.contract import place
 from tests.contract.relays import bench, kernel, rtp_of
-from tests.contract.speech import descend, numbers
+from tests.contract.speech import descend, descended, numbers
 from tests.harness import fastpath
 
 
@@ -26,8 +26,7 @@ from tests.harness import fastpath
 def test_a_dead_worker_takes_its_flows_along(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between()
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test)
             path = under_test.relay._fastpath
             assert path is not None
             old = {table.worker_of(flow) for _, flow in path.flows.items()}
@@ -55,8 +54,7 @@ def test_a_dead_worker_takes_its_flows_along(make: str) -> None:
 def test_the_flows_of_a_stuck_worker_run_out(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between()
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test)
             pid = under_test.signal(signal.SIGSTOP)
             try:
                 bob.received.clear()
@@ -81,8 +79,7 @@ def test_the_flows_of_a_stuck_worker_run_out(make: str) -> None:
 def test_closing_leaves_no_flow(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between()
-            await descend(under_test, alice, a, bob, b, stream)
+            *_, stream = await descended(under_test)
             path = under_test.relay._fastpath
             assert path is not None and len(list(path.flows.items())) == 2
             under_test.relay.close(stream)
@@ -163,8 +160,7 @@ def test_two_borders_on_one_interface_do_not_meet(make: str) -> None:
     async def call() -> None:
         async with bench(make) as first, bench(make) as second:
             for under_test in (first, second):
-                alice, a, bob, b, stream = await under_test.between()
-                await descend(under_test, alice, a, bob, b, stream)
+                await descended(under_test)
 
     asyncio.run(call())
 
@@ -203,8 +199,7 @@ def test_a_worker_is_replaced_though_its_flows_cannot_be_told_to_end(
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between()
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test)
             monkeypatch.setattr(FastPath, "dismiss", refused)
             under_test.signal(signal.SIGKILL)
             await under_test.until(lambda: under_test.happened(WorkerRestarted))

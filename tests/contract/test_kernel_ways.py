@@ -13,7 +13,7 @@ from media.relay import End, Layer
 from media.workers import WorkerRelay
 from tests.contract import place
 from tests.contract.relays import Bench, bench, end_for, free_pair, kernel, rtp_of
-from tests.contract.speech import descend, talk
+from tests.contract.speech import descend, descended, talk
 from tests.harness import fastpath
 from tests.harness.netns import ip
 from tests.harness.rtp import RtpPeer
@@ -23,8 +23,7 @@ from tests.harness.rtp import RtpPeer
 def test_tcpdump_sees_the_packets_come_and_go(make: str) -> None:
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test, "127.0.0.2", "127.0.0.3")
             rule = f"udp and (dst port {rtp_of(a)[1]} or src port {rtp_of(b)[1]})"
             dump = await asyncio.create_subprocess_exec(
                 "tcpdump",
@@ -60,8 +59,7 @@ def test_a_new_route_is_followed(make: str) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.4")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, stream = await descended(under_test, "127.0.0.2", "127.0.0.4")
             route = ["-n", place.BORDER, "route", "add", f"{bob.address[0]}/32", "dev", "cable", "mtu", "600"]
             await asyncio.to_thread(ip, *route)
             try:
@@ -174,8 +172,7 @@ def test_by_way_of_a_gateway(make: str, hop: list[str]) -> None:
 
     async def call() -> None:
         async with bench(make) as under_test:
-            alice, a, bob, b, stream = await under_test.between("127.0.0.2", "127.0.0.3")
-            await descend(under_test, alice, a, bob, b, stream)
+            alice, a, bob, b, _ = await descended(under_test, "127.0.0.2", "127.0.0.3")
             bob.received.clear()
             await talk(alice, a, bob, b, 30)
             await under_test.settle()
