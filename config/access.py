@@ -51,10 +51,13 @@ def of_network(config: Config, network: Network) -> Iterator[Mistake]:
             "a relay is reached by UDP alone in this version; write ?transport=udp, or leave that out",
             "error",
         )
-    if ":" in network.address:
+    host = network.turn.server.host
+    if network.address and _literal(host) is not None and (":" in host) != (":" in network.address):
+        family = "IPv6" if ":" in network.address else "IPv4"
         yield (
-            f"{key}.turn",
-            "a relay is reached by IPv4 alone in this version; write an IPv4 address",
+            f"{key}.turn.server",
+            f"{host} cannot be reached from {network.address}, and peers are told an address of that family; "
+            f"write an {family} server, or a name that has an {family} address",
             "error",
         )
     for name in ("media_address", "media_address6", "media_ports"):

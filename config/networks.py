@@ -89,7 +89,7 @@ class Network(Model):
         Turn | None,
         Field(
             description="TURN relay that all media of this network goes through, with two allocations for each end of "
-            "a stream. None: media goes directly."
+            "a stream, of the family (IPv4 or IPv6) of `address`. None: media goes directly."
         ),
     ] = None
     learned: SkipJsonSchema[

@@ -32,10 +32,11 @@ from nat.stun import (
 ALLOCATE, REFRESH, SEND, DATA_INDICATION, CREATE_PERMISSION, CHANNEL_BIND = 3, 4, 6, 7, 8, 9
 CHANNEL_NUMBER, LIFETIME, XOR_PEER_ADDRESS, DATA = 0x000C, 0x000D, 0x0012, 0x0013
 REALM, NONCE, XOR_RELAYED_ADDRESS, EVEN_PORT = 0x0014, 0x0015, 0x0016, 0x0018
-REQUESTED_TRANSPORT, RESERVATION_TOKEN = 0x0019, 0x0022
+REQUESTED_ADDRESS_FAMILY, REQUESTED_TRANSPORT, RESERVATION_TOKEN = 0x0017, 0x0019, 0x0022
 
 MAX_BYTES = 65_535
 UDP = b"\x11\0\0\0"
+IPV6 = b"\2\0\0\0"
 FIRST_CHANNEL, LAST_CHANNEL = 0x4000, 0x4FFF
 LIFETIME_S = 600
 # A permission lives for 5 minutes (s.9), a channel for 10 (s.12).
@@ -96,7 +97,7 @@ class Allocation:
     """One allocation at one server. `why` says why it is gone; `relayed` is our address there.
 
     `token(n)` gives n unguessable bytes. `reserve` asks for an even port and holds the next one back, `reserved` claims
-    such a one.
+    such a one. `ipv6` asks for an address of that family, without which it is IPv4 whatever the way to the server is.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Allocation:
         token: Callable[[int], bytes],
         reserve: bool = False,
         reserved: bytes | None = None,
+        ipv6: bool = False,
     ) -> None:
         self._account = account
         self._token = token
@@ -112,6 +114,8 @@ class Allocation:
             (REQUESTED_TRANSPORT, UDP),
             (LIFETIME, LIFETIME_S.to_bytes(4, "big")),
         )
+        if ipv6 and reserved is None:  # RFC 8656 s.7.1: a reservation has its family
+            self._wanted += ((REQUESTED_ADDRESS_FAMILY, IPV6),)
         if reserve:
             self._wanted += ((EVEN_PORT, b"\x80"),)
         elif reserved is not None:

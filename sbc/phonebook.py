@@ -68,9 +68,12 @@ class Phonebook:
     def find(self, request: CallRequest, user: str, now: float) -> Found:
         """The phones of `user`, which is the called user as the route has made it, but for the one that calls."""
         found = self._find(request, user, now)
-        if request.flow is None or request.source.phone != found.user:
-            return found
-        calling = {one.token for one in self._locations.on_flow(request.flow) if one.user == found.user}
+        flows = request.own
+        if request.flow is not None and request.source.phone == found.user:
+            flows = (request.flow,)
+        calling = {
+            one.token for flow in flows for one in self._locations.on_flow(flow) if one.user == found.user
+        }
         if not calling:
             return found
         return Found(
@@ -110,7 +113,9 @@ class Phonebook:
 
     def registered(self, request: CallRequest, user: str, now: float) -> bool:
         """Whether there is a phone to call (`when: registered`)."""
-        return bool(self.find(request, user, now).bindings)
+        found = self.find(request, user, now)
+        # A token means nothing anywhere else: the registrar, which has other ways, is told that the phone is busy.
+        return bool(found.bindings) or (found.how == "token" and bool(found.own))
 
     def targets(
         self, request: CallRequest, user: str, now: float

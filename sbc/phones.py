@@ -126,6 +126,14 @@ class Phones:
         for binding in self.locations.all():
             if self._sites is not None and not self._sites.listens(binding.flow):
                 binding.dead = NOT_OURS
+        self._part_with_strangers(now)
+
+    def _part_with_strangers(self, now: float) -> None:
+        """Whom our registrar does not know any more has no phones: nobody calls as him until they have run out."""
+        registrar = None if self.registrations is None else self.registrations.local
+        if registrar is not None:
+            gone = [one for one in self.locations.all() if registrar.users.get(one.user) is None]
+            self._run(registrar.dismiss(gone), now)
 
     def _told_otherwise(self) -> list[Listener]:
         """Where the registrar may still send calls to, that are for phones: what it was told before a reload."""
@@ -188,6 +196,7 @@ class Phones:
         for binding in self.locations.all():
             if self._sites is None or not self._sites.listens(binding.flow):
                 binding.dead = NOT_OURS
+        self._part_with_strangers(now)
         self._watch(self.locations.all(), now)
         self._save(now)
         return count
@@ -338,6 +347,14 @@ class Phones:
         self._stats[f"refused:{why}"] += 1
         return caller, registrar.challenge(now, why == "stale-nonce", proxy=True, host=flow.remote[0])
 
+    def called_by_registrar(self, source: Source, token: str) -> str:
+        """The user whose phone the registrar calls by its `token`, "" for every other call."""
+        registrations = self.registrations
+        if source.trunk is None or registrations is None or source.trunk != registrations.policy.registrar:
+            return ""
+        found = self.locations.by_token(token)
+        return found[0].user if found else ""
+
     def routed(
         self, targets: tuple[Target, ...], flow: Flow, request: Request, source: Source
     ) -> tuple[Target, ...]:
@@ -364,7 +381,7 @@ class Phones:
                 domain=domain or target.domain,
                 credentials=credentials,
                 routes=routes,
-                contact=_request_uri(credentials, target.user, domain, target.host, gruu),
+                contact=_request_uri(credentials, target.user, domain, target.host, gruu) or target.contact,
                 gruu=token,
             )
             if target.trunk == policy.registrar

@@ -13,8 +13,9 @@ from sbc.admission import Admission, Emergencies
 from sbc.anchor import Party
 from sbc.answers import in_dialog, rejection
 from sbc.outbound import Outbound
+from sbc.own_number import callers_of
 from sbc.phonebook import Caller
-from sbc.phones import Phones
+from sbc.phones import Phones, sender_of
 from sbc.record import CallRecord
 from sbc.routing import CallRequest, Refusal, Router, Source
 from sbc.sites import Sites
@@ -152,7 +153,11 @@ class Reception:
         board.learn(live, leg, request)
         board.run(live, [OnLeg(leg, effect) for effect in effects if isinstance(effect, Opened)], now)
         host, gruu = (uri.host, uri.param("gr")) if isinstance(uri, SipUri) else ("", None)
-        wanted = CallRequest(source, offered.user, host, offered.caller.user, emergency, gruu, flow)
+        own: tuple[Flow, ...] = ()
+        called = self._phones.called_by_registrar(source, offered.user)
+        if called:
+            own = callers_of(request, sender_of(request), called, board.dialogs, board.calls.values())
+        wanted = CallRequest(source, offered.user, host, offered.caller.user, emergency, gruu, flow, own)
         outcome, decisions = self._router.route(
             wanted, self._trunks.snapshot(now), board.on_trunk, self._phones.book, now
         )

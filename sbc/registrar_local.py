@@ -1,7 +1,7 @@
 """`registrar: local`: the registrations are kept here (RFC 3261 s.10.3, RFC 5626 s.6, RFC 5627 s.5)."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nat.address import subscriber
 from sbc.gruu import Gruus, gruu_params
@@ -9,7 +9,7 @@ from sbc.locations import Binding, Locations
 from sbc.register_request import Registering
 from sbc.register_shape import shape_of
 from sbc.registrar import Registrar
-from sbc.registration_effects import Asking, Effect
+from sbc.registration_effects import Asking, Effect, Happened
 from sbc.registration_policy import RegistrationPolicy
 from sbc.users import User, Users
 from signaling.digest import Check, Nonces, credentials_for
@@ -58,6 +58,14 @@ class LocalRegistrar(Registrar):
         super().adopt(old)
         if isinstance(old, LocalRegistrar):
             self._nonces, self._guesses = old._nonces, old._guesses
+
+    def dismiss(self, bindings: Iterable[Binding]) -> list[Effect]:
+        """They are of users that there are not any more."""
+        effects: list[Effect] = []
+        for binding in bindings:
+            self.locations.remove(binding)
+            effects.append(Happened("removed", binding.user, binding.flow, "no such user any more"))
+        return effects
 
     # -- who it is -----------------------------------------------------------------------------------------
 

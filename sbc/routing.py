@@ -37,6 +37,8 @@ SIP_PORT = 5060
 
 # RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
 _SEPARATORS = str.maketrans("", "", "-.()")
+# RFC 5031 s.4.2, in lower case.
+_SERVICE = re.compile(r"urn:service:sos(?:\.[a-z0-9\-]{1,64}){0,8}")
 # RFC 3261 s.25.1: what a user part may hold unescaped (unreserved and user-unreserved).
 _UNSAFE = re.compile(r"[^A-Za-z0-9\-_.!~*'()&=+$,;?/]")
 
@@ -64,7 +66,8 @@ class Source:
 class CallRequest:
     """What routing looks at: called user and host of the Request-URI ("" for a tel: URI), calling user of From.
 
-    `gruu` is the parameter gr of the Request-URI (RFC 5627), None where there is none. `flow` is what the call came by.
+    `gruu` is the parameter gr of the Request-URI (RFC 5627), None where there is none. `flow` is what the call came by,
+    `own` those of phones that a registrar hands their own call back to (`sbc.own_number`).
     """
 
     source: Source
@@ -74,6 +77,7 @@ class CallRequest:
     emergency: bool = False
     gruu: str | None = None
     flow: Flow | None = None
+    own: tuple[Flow, ...] = ()
 
 
 @frozen
@@ -81,11 +85,12 @@ class Target:
     """One server or phone to try: where the INVITE goes, `host` and `user` of its Request-URI, what may follow a
     failure.
 
-    A phone is reached by its `flow`, and `contact` is its Request-URI to the letter. Neighbours of the same `group`
-    ring at once, unless it is 0; when another group follows, they do for `ring_s` at most (0: as long as they like).
-    `domain` is our host name in identities there, "" for that of the network. `credentials` (None: not the registrar of
-    the phone that calls) and `routes` are what a phone's own registrar gets; `registrar` is whether that one calls the
-    phone, `gruu` the user part of a Contact of ours that leads to the calling phone alone.
+    A phone is reached by its `flow`. `contact` is a Request-URI to the letter: that of a phone, or urn:service:sos.
+    Neighbours of the same `group` ring at once, unless it is 0; when another group follows, they do for `ring_s` at
+    most (0: as long as they like). `domain` is our host name in identities there, "" for that of the network.
+    `credentials` (None: not the registrar of the phone that calls) and `routes` are what a phone's own registrar gets;
+    `registrar` is whether that one calls the phone, `gruu` the user part of a Contact of ours that leads to the calling
+    phone alone.
     """
 
     trunk: str
@@ -329,6 +334,7 @@ class Router:
     ) -> _Pick:
         route, pick = rule.route, _Pick()
         user = _rewritten(route, called)
+        uri = _service(route, called, request)
         for name in route.to:
             if name == PHONES:
                 if phones is not None:
@@ -356,11 +362,11 @@ class Router:
                         Decision("routing", f"trunks.{name}.max_calls", compared, "passed over: full")
                     )
                     continue
-            self._servers(trunk, user, servers, pick)
+            self._servers(trunk, user, uri, servers, pick)
         return pick
 
-    def _servers(self, trunk: Trunk, user: str, servers: ServersSnapshot, pick: _Pick) -> None:
-        """Add the addresses of one trunk."""
+    def _servers(self, trunk: Trunk, user: str, uri: str, servers: ServersSnapshot, pick: _Pick) -> None:
+        """Add the addresses of one trunk. `uri` is what is called there when it is no user."""
         views = servers.trunks.get(trunk.name, ())
         compared: list[tuple[str, str]] = []
         chosen: list[str] = []
@@ -368,10 +374,10 @@ class Router:
             shown = f"{view.transport} {host_port(view.address)}"
             compared.append((shown, f"{view.health.value}: {view.why}" if view.why else view.health.value))
             if view.health is Health.UP:
-                pick.up.append(self._target(trunk, view, user))
+                pick.up.append(self._target(trunk, view, user, uri))
                 chosen.append(shown)
             elif view.health is Health.SUSPECT:
-                pick.suspect.append(self._target(trunk, view, user))
+                pick.suspect.append(self._target(trunk, view, user, uri))
                 chosen.append(f"{shown} (last)")
             elif view.back_s is not None:
                 pick.back_s.append(view.back_s)
@@ -381,7 +387,7 @@ class Router:
         outcome = ", ".join(chosen) or "no server is up"
         pick.decisions.append(Decision("routing", f"trunks.{trunk.name}.servers", tuple(compared), outcome))
 
-    def _target(self, trunk: Trunk, view: ServerView, user: str) -> Target:
+    def _target(self, trunk: Trunk, view: ServerView, user: str, uri: str) -> Target:
         return Target(
             trunk.name,
             trunk.network,
@@ -392,6 +398,7 @@ class Router:
             self._failover[trunk.name],
             trunk.redirects,
             self._nat[trunk.name],
+            contact=uri,
             domain=trunk.domain or "",
         )
 
@@ -503,9 +510,10 @@ def _found(
 
 def _called(request: CallRequest) -> str:
     """The called user as a person means it."""
-    if not request.host:
-        return request.user.translate(_SEPARATORS)
-    return unescape(request.user)
+    if request.host:
+        return unescape(request.user)
+    # RFC 3966 s.5.1.1: in a number they mean nothing; the dots of urn:service:sos.fire do (RFC 5031 s.4.2).
+    return request.user if _SERVICE.fullmatch(request.user) else request.user.translate(_SEPARATORS)
 
 
 def _misfit(rule: _Rule, request: CallRequest, number: str) -> str | None:
@@ -563,6 +571,12 @@ def _fits(rule: _Rule, request: CallRequest, number: str) -> Decision:
     return Decision("routing", rule.name, compared, f"fits: to {', '.join(route.to)}")
 
 
+def _service(route: Route, called: str, request: CallRequest) -> str:
+    """The service that the call is for, if that was called or a route makes it one: urn:service:sos; else ""."""
+    plain = _plain(route, called)
+    return plain if _SERVICE.fullmatch(plain) and (route.prepend or not request.host) else ""
+
+
 def _plain(route: Route, called: str) -> str:
     """The called user after strip and prepend, without escapes."""
     return f"{route.prepend}{called[route.strip :]}"
@@ -571,9 +585,7 @@ def _plain(route: Route, called: str) -> str:
 def _rewritten(route: Route, called: str) -> str:
     """The called user after strip and prepend, escaped for a URI."""
     user = _plain(route, called)
-    if _UNSAFE.search(user) is None:
-        return user
-    return _UNSAFE.sub(_escaped, user)
+    return user if _UNSAFE.search(user) is None else _UNSAFE.sub(_escaped, user)
 
 
 def _escaped(found: re.Match[str]) -> str:

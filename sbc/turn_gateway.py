@@ -41,7 +41,9 @@ class Leg:
     def __init__(self, pair: "Pair", kind: int, reserved: bytes | None) -> None:
         self.pair = pair
         self.kind = kind
-        self.allocation = Allocation(pair.account, os.urandom, reserve=kind == 0, reserved=reserved)
+        self.allocation = Allocation(
+            pair.account, os.urandom, reserve=kind == 0, reserved=reserved, ipv6=":" in pair.local
+        )
         self.signalled: Address | None = None
         self.source: Address | None = None
         self._hosts: frozenset[str] = frozenset()
@@ -305,7 +307,7 @@ class Gateway:
 
 
 def _udp(host: str) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         sock.bind((host, 0))

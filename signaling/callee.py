@@ -73,13 +73,15 @@ class CalleeLeg(Leg):
     ) -> "tuple[CalleeLeg, list[Effect]]":
         """A leg that calls `user` at `host` by `flow` with what the other leg offered.
 
-        `contact` is the Request-URI of a phone: its own, to the letter (RFC 3261 s.16.6 step 2). `routes` is the
-        route set that the INVITE begins with (RFC 3608 s.6.1).
+        `contact` is the Request-URI of a phone: its own, to the letter (RFC 3261 s.16.6 step 2), or that of a service
+        of help, which To names too (RFC 6881 s.9.2). `routes` is the route set that the INVITE begins with (RFC 3608
+        s.6.1).
         """
         domain = f"[{host}]" if ":" in host else host
         userinfo = f"{user}@" if user else ""
         transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-        dialog = Dialog(tag() + tag(), offered.caller.render(site), tag(), f"<sip:{userinfo}{domain}>", "")
+        called = contact if contact.startswith("urn:") else f"sip:{userinfo}{domain}"
+        dialog = Dialog(tag() + tag(), offered.caller.render(site), tag(), f"<{called}>", "")
         address: Address = (host, flow.remote[1])
         dialog.remote_target = contact or f"sip:{userinfo}{host_port(address)}{transport}"
         dialog.route_set = routes

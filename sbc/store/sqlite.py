@@ -33,7 +33,7 @@ SECRET_BYTES = 32
 
 Done = Callable[[str | None], None]
 _log = logging.getLogger(__name__)
-_OF_VALUES = (sqlite3.ProgrammingError, sqlite3.InterfaceError)
+_OF_VALUES = (sqlite3.ProgrammingError, sqlite3.InterfaceError, ValueError, OverflowError)
 """Raised for what is to be written, and not because of where."""
 
 _TABLES = f"""
@@ -64,7 +64,7 @@ class Stored:
     rows: list[Row]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Work:
     changes: Sequence[Change] = ()
     done: Done = field(default=lambda error: None)
@@ -143,12 +143,12 @@ class SqliteStore:
                 try:
                     if database is None:
                         database = connect(self.path)
-                    self._commit(database, works)
+                    works = self._write(database, works)
                 except Exception as failure:
                     # Whatever it is, the next phone has to be able to register.
                     error = str(failure)
-                    if isinstance(failure, _OF_VALUES) or not isinstance(failure, (sqlite3.Error, OSError)):
-                        # No fault of the disk: what is owed would fail again, and all that comes with it.
+                    if not isinstance(failure, (sqlite3.Error, OSError)):
+                        # A bug: what is owed would fail again, and all that comes with it.
                         _log.exception("the store cannot write %d changes, they are dropped", len(self._owed))
                         self._owed = {}
                     if database is not None:
@@ -175,6 +175,22 @@ class SqliteStore:
                 works.append(self._waiting.popleft())
                 size += len(works[-1].changes)
             return works
+
+    def _write(self, database: sqlite3.Connection, works: list[_Work]) -> list[_Work]:
+        """Commit all, but for what SQLite does not take as a value: who wants that is told. Returns the others."""
+        try:
+            self._commit(database, works)
+            return works
+        except _OF_VALUES as failure:
+            error = str(failure)
+        refused = {key for key, change in self._owed.items() if not _takes(database, change)}
+        _log.error("the store cannot write %d changes: %s", len(refused), error)
+        self._owed = {key: change for key, change in self._owed.items() if key not in refused}
+        failed = [work for work in works if any((one.user, one.identity) in refused for one in work.changes)]
+        self._tell(failed, error)
+        others = [work for work in works if work not in failed]
+        self._commit(database, others)
+        return others
 
     def _commit(self, database: sqlite3.Connection, works: Iterable[_Work]) -> None:
         latest = self._owed
@@ -209,6 +225,16 @@ class SqliteStore:
                 work.done(error)
 
         self._call(tell)
+
+
+def _takes(database: sqlite3.Connection, change: Change) -> bool:
+    """Whether SQLite takes what is to be written as values."""
+    row = (storable(change.user), storable(change.identity)) if change.row is None else change.row
+    try:
+        database.execute(f"SELECT {', '.join('?' * len(row))}", row)
+    except _OF_VALUES:
+        return False
+    return change.row is None or len(row) == len(COLUMNS)
 
 
 def connect(path: str) -> sqlite3.Connection:

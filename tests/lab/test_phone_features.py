@@ -113,9 +113,13 @@ def test_a_call_for_help_needs_no_registration(town: Town) -> None:
     )
 
 
-def test_who_calls_his_own_number_does_not_ring_himself(local_town: Town) -> None:
-    """The only phone is busy; with a second one that rings."""
-    town = local_town
+@pytest.mark.parametrize("registrar", ["local_town", "town"])
+def test_who_calls_his_own_number_does_not_ring_himself(
+    request: pytest.FixtureRequest, registrar: str
+) -> None:
+    """The only phone is busy; with a second one that rings. Also where a registrar behind us rings all of them."""
+    town = request.getfixturevalue(registrar)
+    assert isinstance(town, Town)
     alice = town.at_home("a", "alice")
     alice.command("dial", f"sip:alice@{DOMAIN}")
     alice.await_(lambda: "session closed: 486" in alice.process.text.lower(), "busy")

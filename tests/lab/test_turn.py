@@ -17,7 +17,7 @@ import pytest
 
 from tests.harness.rtp import Tone, rtp_packet
 from tests.lab.border import configuration
-from tests.lab.capture import Capture
+from tests.lab.capture import UDP, Capture
 from tests.lab.homes import Street
 from tests.lab.lab import FOUND, HZ, Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC, SBC, SIDES, Process, obstacle
@@ -28,19 +28,20 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("machine_with_coturn")]
 
 RELAY = "relay"
 COTURN, GATE = "192.0.2.20", "192.0.2.1"
+COTURN6, GATE6 = "2001:db8:c::20", "2001:db8:c::1"
 SECRET = "first we take manhattan"
-_FIREWALL = f"""
-table ip wall {{
+_FIREWALL = """
+table inet wall {{
   chain in {{
     type filter hook input priority filter; policy accept;
     iifname "to-public" udp sport {{ 5060, 5062 }} accept
-    iifname "to-public" ip saddr {COTURN} udp sport 3478 accept
+    iifname "to-public" {family} saddr {coturn} udp sport 3478 accept
     iifname "to-public" meta l4proto udp drop
   }}
   chain out {{
     type filter hook output priority filter; policy accept;
     oifname "to-public" udp sport 5060 accept
-    oifname "to-public" ip daddr {COTURN} udp dport 3478 accept
+    oifname "to-public" {family} daddr {coturn} udp dport 3478 accept
     oifname "to-public" meta l4proto udp drop
   }}
 }}
@@ -56,24 +57,31 @@ def machine_with_coturn(machine: None) -> None:
 
 
 class Walled(Lab):
-    """A lab whose border reaches SIP and coturn on the public side, and nothing else."""
+    """A lab whose border reaches SIP and coturn on the public side, and nothing else; that by one address family."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, family: int = 4) -> None:
         super().__init__(directory)
         self.street = Street(directory)
         self.namespaces = self.street
+        self.family = family
+        self.relay = COTURN if family == 4 else COTURN6
+        self.outside = SIDES[PUBLIC].border if family == 4 else SIDES[PUBLIC].border6
 
     def __enter__(self) -> "Walled":
         super().__enter__()
         street = self.street
         street.add(RELAY)
         street.cable(PUBLIC, "to-relay", RELAY, "eth0")
-        for namespace, address, device in ((PUBLIC, GATE, "to-relay"), (RELAY, COTURN, "eth0")):
-            street.run(namespace, "ip", "address", "add", f"{address}/24", "dev", device)
-        street.run(PUBLIC, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        street.run(RELAY, "ip", "route", "add", "default", "via", GATE)
-        street.run(SBC, "ip", "route", "add", f"{COTURN}/32", "via", SIDES[PUBLIC].peer)
-        street.run(SBC, "nft", _FIREWALL)
+        four = self.family == 4
+        gate, length = (GATE, 24) if four else (GATE6, 64)
+        for namespace, address, device in ((PUBLIC, gate, "to-relay"), (RELAY, self.relay, "eth0")):
+            flags = () if four else ("nodad",)
+            street.run(namespace, "ip", "address", "add", f"{address}/{length}", "dev", device, *flags)
+        forwarding = "net.ipv4.ip_forward" if four else "net.ipv6.conf.all.forwarding"
+        street.run(PUBLIC, "sysctl", "-qw", f"{forwarding}=1")
+        street.run(RELAY, "ip", "route", "add", "default", "via", gate)
+        street.run(SBC, "ip", "route", "add", self.relay, "via", self.host(PUBLIC, self.family))
+        street.run(SBC, "nft", _FIREWALL.format(family="ip" if four else "ip6", coturn=self.relay))
         self._at_relay = Capture(street, RELAY)
         return self
 
@@ -84,17 +92,16 @@ class Walled(Lab):
 
     def assert_heard_by_the_relay(self) -> None:
         """Each side hears the other, and the border exchanges nothing but SIP with the public side itself."""
-        private, public = SIDES[PRIVATE].peer, SIDES[PUBLIC].peer
+        private, public = SIDES[PRIVATE].peer, self.host(PUBLIC, self.family)
         assert heard(self._captures[PRIVATE].audio(private), HZ[PUBLIC]) > FOUND
         assert heard(self._at_relay.audio(public), HZ[PRIVATE]) > FOUND
-        ours = SIDES[PUBLIC].border
         media = [
             {packet.source[0], packet.destination[0]}
             for packet in self._captures[PUBLIC].packets()
-            if 5060 not in (packet.source[1], packet.destination[1])
+            if packet.protocol == UDP and 5060 not in (packet.source[1], packet.destination[1])
         ]
         assert len(media) > 100
-        assert all(ends == {ours, COTURN} for ends in media)
+        assert all(ends == {self.outside, self.relay} for ends in media)
 
     def coturn(self, *credentials: str) -> Process:
         """The relay."""
@@ -106,9 +113,9 @@ class Walled(Lab):
                     "turnserver",
                     "-n",
                     "--listening-ip",
-                    COTURN,
+                    self.relay,
                     "--relay-ip",
-                    COTURN,
+                    self.relay,
                     "--no-tls",
                     "--no-dtls",
                 ),
@@ -121,19 +128,26 @@ class Walled(Lab):
                 ),
             ],
         )
-        process.await_text(f"UDP listener opened on: {COTURN}:3478")
+        process.await_text(f"UDP listener opened on: {self.relay}:3478")
         return process
 
     def yaml(self, account: str = f'secret: "{SECRET}"') -> str:
         """The usual configuration, with media of the public network by the relay."""
         public = SIDES[PUBLIC]
-        turn = f'    turn: {{server: "turn:{COTURN}", {account}}}\n'
-        text = configuration(self.namespaces)
-        return (
-            text.replace(f'    address6: "{public.border6}"\n', turn, 1)
-            .replace("    media_ports: 20000-21999\n", "", 1)
-            .replace(f', "{public.prefix6}"', "", 1)
-        )
+        turn = f'    turn: {{server: "turn:{host_of(self.relay)}", {account}}}\n'
+        text = configuration(
+            self.namespaces, to_public=[f"sip:{host_of(self.host(PUBLIC, self.family))}"]
+        ).replace("    media_ports: 20000-21999\n", "", 1)
+        addresses = f'    address: {public.border}\n    address6: "{public.border6}"\n'
+        assert addresses in text
+        text = text.replace(addresses, f'    address: "{self.outside}"\n{turn}', 1)
+        prefixes = f'"{public.prefix}", "{public.prefix6}"'
+        return text.replace(prefixes, f'"{public.prefix if self.family == 4 else public.prefix6}"', 1)
+
+
+def host_of(address: str) -> str:
+    """An address in a URI."""
+    return f"[{address}]" if ":" in address else address
 
 
 @pytest.fixture
@@ -156,6 +170,23 @@ def test_both_sides_hear_each_other_by_the_relay(walled: Walled, origin: str, ac
     walled.finish()
     walled.assert_heard_by_the_relay()
     assert SECRET not in border.process.text and "hallelujah" not in border.process.text
+
+
+@pytest.mark.parametrize("origin", [PUBLIC, PRIVATE])
+def test_a_relay_that_is_reached_by_ipv6(machine_with_coturn: None, tmp_path: Path, origin: str) -> None:
+    """It is asked for an address of that family, for the public side knows no other; the private side has IPv4."""
+    with Walled(tmp_path, 6) as walled:
+        walled.coturn()
+        border = walled.start(walled.yaml())
+        assert f"TURN relay call=- leg=- network=public address={COTURN6}" in border.process.text
+        family = {PUBLIC: 6, PRIVATE: 4}
+        target = PRIVATE if origin == PUBLIC else PUBLIC
+        callee = walled.callee(target, audio=True, family=family[target])
+        caller = walled.caller(origin, audio=True, hold_ms=1800, family=family[origin])
+        caller.done()
+        callee.done()
+        walled.finish()
+        walled.assert_heard_by_the_relay()
 
 
 def test_without_a_relay_calls_are_refused_and_with_it_they_are_not(walled: Walled) -> None:

@@ -17,6 +17,7 @@ from nat.allocation import (
     NONCE,
     REALM,
     REFRESH,
+    REQUESTED_ADDRESS_FAMILY,
     RESERVATION_TOKEN,
     SEND,
     TRANSMISSIONS,
@@ -123,6 +124,14 @@ def run(allocation: Allocation, server: Server, end: float) -> None:
 
 def peers_of(requests: list[Message]) -> list[Address | None]:
     return [xored_address(request, XOR_PEER_ADDRESS) for request in requests]
+
+
+def test_an_address_of_ipv6_has_to_be_asked_for() -> None:
+    """RFC 8656 s.7.1; what claims a reserved port says nothing of it, since the reservation has its family."""
+    for ipv6, reserved, family in ((False, None, None), (True, None, b"\2\0\0\0"), (True, b"12345678", None)):
+        allocation = Allocation(ACCOUNT, tokens(), reserve=reserved is None, reserved=reserved, ipv6=ipv6)
+        (first,) = allocation.begin(0.0)
+        assert parse(first).get(REQUESTED_ADDRESS_FAMILY) == family
 
 
 def test_an_even_port_reserves_the_next_one_and_another_allocation_claims_it() -> None:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from config.load import load
 from sbc.store.bindings import users_of
-from sbc.store.sqlite import StoreError
+from sbc.store.sqlite import StoreError, read_users
 from sbc.user_commands import app
 from sbc.users import User, Users
 from signaling.digest import ha1
@@ -65,6 +65,29 @@ def test_by_command(tmp_path: Path) -> None:
     assert run.invoke(app, ["remove", str(file), "carol"]).exit_code == 0
     assert run.invoke(app, ["remove", str(file), "carol"]).exit_code == 1
     assert run.invoke(app, ["add", str(file), "dave"], input="\n").exit_code == 1
+
+
+@pytest.mark.parametrize("words", [["al:ice"], ["al ice"], ['a"b'], [""], ["bob", "--number", "+1 555"]])
+def test_what_nobody_can_write_is_no_user_nor_number(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "sbc.yaml"
+    file.write_text(text(f"users_file: {tmp_path}/users.db"))
+    done = CliRunner().invoke(app, ["add", str(file), *words], input="pw\n")
+    assert done.exit_code == 1 and "is no user part" in done.output
+    assert not (tmp_path / "users.db").exists()
+
+
+def test_a_name_and_a_number_lead_to_one_user(tmp_path: Path) -> None:
+    file = tmp_path / "sbc.yaml"
+    listed = "users: {alice: {password: a, numbers: ['+1555']}}"
+    file.write_text(text(f"users_file: {tmp_path}/users.db, {listed}"))
+    run = CliRunner()
+    assert run.invoke(app, ["add", str(file), "bob", "--number", "+1666"], input="pw\n").exit_code == 0
+    for words in (["carol", "--number", "+1555"], ["carol", "--number", "bob"], ["+1666"], ["alice"]):
+        done = run.invoke(app, ["add", str(file), *words], input="pw\n")
+        assert done.exit_code == 1 and ("already" in done.output or "which counts" in done.output), words
+    assert run.invoke(app, ["add", str(file), "bob"], input="other\n").exit_code == 0
+    (bob,) = read_users(f"{tmp_path}/users.db", REALM)
+    assert (bob.numbers, bob.secrets["MD5"]) == (("+1666",), ha1("bob", REALM, "other", "MD5"))
 
 
 def test_a_users_file_that_is_not_there_is_said(tmp_path: Path) -> None:

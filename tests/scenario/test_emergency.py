@@ -43,6 +43,42 @@ def test_the_service_of_help_is_called_by_its_name() -> None:
     assert any(one.rule == "emergency" for one in live.decisions)
 
 
+@pytest.mark.parametrize(
+    ("route", "called", "gets"),
+    [
+        ("", "urn:service:sos", "urn:service:sos"),
+        ("", "URN:Service:SOS.Police", "urn:service:sos.police"),
+        (r'match: "^urn:service:sos[.]fire$", strip: 64, prepend: "112"', "urn:service:sos.fire", "112"),
+        ('match: "^112$", strip: 3, prepend: "urn:service:sos"', "tel:1-1-2", "urn:service:sos"),
+        (
+            'match: "^112$", strip: 3, prepend: "urn:service:sos"',
+            "sip:112@sip.example.com",
+            "urn:service:sos",
+        ),
+        ("", "urn:service:sos.x%0d%0aRoute:x", None),
+        ("", "sip:urn%3Aservice%3Asos@sip.example.com", "urn%3Aservice%3Asos"),
+    ],
+)
+def test_what_has_no_user_is_called_as_what_it_is(route: str, called: str, gets: str | None) -> None:
+    """RFC 6881 s.9.2: a service is the Request-URI, and what To says; the dots of its name are no separators."""
+    first = f"- {{from: phones, {route}, to: pbx}}\n  - {{from: phones, to: pbx}}" if route else ""
+    config = RELAY.replace("- {from: phones, to: pbx}", first or "- {from: phones, to: pbx}")
+    _border, registrar, phone = home(config)
+    phone.agent.request("INVITE", uri=called, from_header=f"<{phone.aor}>;tag=u1", body=audio("192.168.1.5"))
+    if gets is None:
+        assert all(b"Route:x" not in one.encode() for one in registrar.agent.inbox)
+        return
+    invite = registrar.agent.expect("INVITE")
+    if gets.startswith("urn:"):
+        assert (invite.uri, invite.to.uri_text) == (gets, gets)
+    else:
+        assert invite.uri == f"sip:{gets}@10.0.0.20:5060"
+    registrar.agent.answer(invite, 200, "OK", sdp=audio("10.0.0.20", 4002))
+    ack = registrar.agent.expect("ACK")
+    assert ack.uri == "sip:agent@10.0.0.20:5060"
+    phone.agent.expect_answer(200)
+
+
 @pytest.mark.source
 def test_overload_lets_emergencies_in(monkeypatch: pytest.MonkeyPatch) -> None:
     border, registrar, phone = home()

@@ -2,6 +2,9 @@
 
 import pytest
 
+from config.load import load
+from sbc.locations import row_of
+from sbc.registration_effects import Happened
 from signaling.digest import Account, answer, parse_challenges
 from signaling.message import Request
 from tests.harness.border import Border, audio
@@ -124,3 +127,32 @@ def test_public_and_temporary_gruu() -> None:
         bob.agent.answer(invite, 486, "Busy Here")
         bob.agent.expect("ACK")
         alice.agent.expect_answer(486)
+
+
+def test_who_is_no_user_any_more_has_no_phone_either() -> None:
+    """A reload takes away what was registered, so that nobody calls as him until that would have run out."""
+    border, alice, bob = local()
+    happened: list[Happened] = []
+    border.calls.phones._happened = happened.append
+    config = load(LOCAL.replace(" bob: {password: b-secret}", ""))
+    border.calls.reload(config, border.now)
+    assert [(one.what, one.user, one.why) for one in happened] == [
+        ("removed", "bob", "no such user any more")
+    ]
+    assert [one.user for one in border.calls.phones.locations.all()] == ["alice"]
+    bob.invite("alice")
+    assert "not-registered" in (bob.agent.expect_answer(403).get("Warning") or "")
+    alice.agent.nothing()
+    alice.invite("bob")
+    alice.agent.expect_answer(404)
+    bob.agent.nothing()
+
+
+def test_nor_is_he_brought_back_by_what_was_stored() -> None:
+    border, _alice, _bob = local()
+    locations = border.calls.phones.locations
+    rows = [row_of(one, border.now, border.calls.phones._wall()) for one in locations.all()]
+    again = Border(LOCAL.replace(" bob: {password: b-secret}", ""))
+    again.now = border.now
+    again.calls.phones.restore(rows, again.now)
+    assert [one.user for one in again.calls.phones.locations.all()] == ["alice"]
