@@ -54,7 +54,8 @@ TTL_S = 365 * 86_400
 """Life of the credentials that we make for ourselves: they leave this host for the server alone."""
 USER = "border"
 WORKER_HOST, GATEWAY_HOST = "127.84.0.{}", "127.84.1.{}"
-"""Loopback addresses of a network's workers and gateway, by its number: the ports must be nobody else's."""
+"""Loopback addresses of a network's workers and gateway, by its number: the ports must be nobody else's. IPv4 for IPv6
+relays too, since ::1 is all that there is of it."""
 MESSAGE_BYTES = 262_144
 CLOSE_S = 1.0
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -286,9 +287,10 @@ class TurnNetworks:
         except ResolveError as error:
             self._fails(name, error.reason)
             return
-        servers = [hop.address for hop in found.hops if ":" not in hop.address[0]]
+        ipv6 = ":" in network.address
+        servers = [hop.address for hop in found.hops if (":" in hop.address[0]) == ipv6]
         if not servers:
-            self._fails(name, f"{turn.server.host} has no IPv4 address")
+            self._fails(name, f"{turn.server.host} has no {'IPv6' if ipv6 else 'IPv4'} address")
             return
         username, password = _account(turn)
         if name not in self._networks:
