@@ -444,8 +444,10 @@ class Server:
         return self.calls.outbound.status(self.loop.time())
 
     def counts(self) -> dict[str, int | str]:
-        """Counters since the start: calls and refusals, transports, the log; and what forwards media in the kernel."""
+        """Counters since the start: calls, transports, transactions, the log; and what forwards media in the kernel."""
         transports = {f"transport.{name}": count for name, count in asdict(self.wires.counters).items()}
+        layer = asdict(self.calls.transactions.counters)
+        transactions = {f"transactions.{name}": count for name, count in layer.items()}
         dropped = 0 if self.log_file is None else self.log_file.dropped
         stun = {"stun.answered": self._stun.answered, "stun.dropped": self._stun.dropped}
         media = {
@@ -459,6 +461,7 @@ class Server:
             **self.calls.stats,
             **self._journal.bugs,
             **transports,
+            **transactions,
             **stun,
             **media,
             "log.dropped": dropped,

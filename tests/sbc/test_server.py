@@ -408,6 +408,19 @@ def test_the_address_that_stun_finds_is_told_in_new_calls(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
+def test_the_counters_of_the_transactions_are_told(tmp_path: Path) -> None:
+    async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
+        stray = (
+            "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 127.0.1.1;branch=z9hG4bKnobody\r\nFrom: <sip:a@b>;tag=1\r\n"
+            "To: <sip:b@b>;tag=2\r\nCall-ID: stray\r\nCSeq: 1 BYE\r\nContent-Length: 0\r\n\r\n"
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(stray.encode(), ("127.0.1.1", ports.public))
+        await until(lambda: server.counts()["transactions.strays"] == 1)
+
+    with_phones(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_stun_is_answered_beside_sip_and_media_where_it_is_wanted(tmp_path: Path, wanted: bool) -> None:
     async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
