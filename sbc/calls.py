@@ -279,7 +279,7 @@ class Calls:
 
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Bytes for this flow cannot be sent."""
-        self.phones.transport_failed(flow, now)
+        self.phones.transport_failed(flow)
         self._perform(self.transactions.transport_failed(flow, now), now)
 
     def _perform(self, effects: Sequence[TransactionEffect], now: float) -> None:

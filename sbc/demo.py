@@ -186,11 +186,11 @@ async def perform(
                 f"SBC: {scene.outside.name} {host_port(scene.sbc)} <-> {scene.inside.name}"
                 f" {scene.inside.address}"
             )
-            status = await _call_and_show(server, scene, seconds, width, plain, say, once)
+            status = await _call_and_show(server, scene, seconds, width, plain, say)
             if not once:
                 call = server.calls.recent[-1].id if server.calls.recent else "CALL"
                 say(what_next(scene, server.config, call, program(sys.argv[0])))
-                await _serve_on(server, scene, say)
+                await _serve_on(scene, say)
         finally:
             server.stop()
             server.stop()
@@ -211,7 +211,7 @@ async def _until_ready(server: Server, serving: "asyncio.Task[None]") -> None:
 
 
 async def _call_and_show(
-    server: Server, scene: Scene, seconds: float, width: int, plain: bool, say: Print, once: bool
+    server: Server, scene: Scene, seconds: float, width: int, plain: bool, say: Print
 ) -> int:
     def number() -> int:
         return secrets.randbits(32)
@@ -251,7 +251,7 @@ async def _call_and_show(
         return 0 if good else 1
 
 
-async def _serve_on(server: Server, scene: Scene, say: Print) -> None:
+async def _serve_on(scene: Scene, say: Print) -> None:
     """Keep the callee's phone in place, for calls from anybody's softphone."""
     async with (
         Phone("bob", *scene.callee, CALLEE_HZ, lambda: secrets.randbits(32)) as callee,
@@ -280,7 +280,8 @@ Serving on until Ctrl-C. What to try next, in another terminal:
   {sbc} explain --socket {socket} {call}
   {sbc} simulate {config.path} --from {scene.outside.name} --to {uri} --source {scene.caller[0]}
   {sbc} check {config.path}
-and then write your own: networks, trunks, routes (docs/configuration.md); {sbc} reload --socket {socket} takes it"""
+  {sbc} reload  --socket {socket}   when you have changed that file
+and then write your own: networks, trunks, routes (docs/configuration.md), for {sbc} run FILE"""
 
 
 def program(started_as: str) -> str:

@@ -391,7 +391,7 @@ class Phones:
 
     # -- flows and time ------------------------------------------------------------------------------------
 
-    def transport_failed(self, flow: Flow, now: float) -> None:
+    def transport_failed(self, flow: Flow) -> None:
         """A flow is no more; a phone on a stream is gone until it comes back with another."""
         if flow.reliable and flow.connection:
             for binding in self.locations.lost(flow, "its connection has closed"):

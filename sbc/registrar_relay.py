@@ -226,7 +226,7 @@ class RelayRegistrar(Registrar):
         found: dict[str, Field] = {}
         for wanted in reading.wanted:
             token = self.token(reading.user, wanted)
-            seconds = self._upstream_s(wanted, token, reading, now)
+            seconds = self._upstream_s(wanted, token, now)
             transport = "" if server.transport == "udp" else f";transport={server.transport}"
             q = "" if wanted.q == 1000 else f";q={wanted.q / 1000:g}"
             instance = ""
@@ -241,7 +241,7 @@ class RelayRegistrar(Registrar):
             )
         return list(found.values())
 
-    def _upstream_s(self, wanted: Wanted, token: str, reading: Registering, now: float) -> int:
+    def _upstream_s(self, wanted: Wanted, token: str, now: float) -> int:
         """What the registrar is asked for. It loses a phone only with the last of its flows (RFC 5626 s.4.2)."""
         if self.asked_s(wanted) == 0:
             others = [
