@@ -163,24 +163,7 @@ def simulate(
     that have a phone: that of the caller is where the call comes from, the others have an address for documentation.
     Raises PeerError with a plain reason for arguments that name nothing.
     """
-    if network not in config.networks:
-        there_are = ", ".join(config.networks)
-        raise PeerError(
-            404, f"no network {network!r} in the configuration; there are: {there_are}", "no-network"
-        )
-    listeners = [
-        one for one in Sites(config).listeners if one.network == network and one.transport == transport
-    ]
-    remote = address_of(source) if source is not None else None
-    for listener in listeners:
-        if remote is None or (":" in remote[0]) == (":" in listener.local[0]):
-            local = listener.local
-            break
-    else:
-        raise PeerError(404, f"network {network!r} has no {transport} listener of that family", "no-listener")
-    if remote is None:
-        remote = ("2001:db8::1" if ":" in local[0] else "192.0.2.1", 5060)
-    flow = Flow(network, transport, local, remote, connection=0 if transport == "udp" else 1)
+    flow = flow_from(config, network, source, transport)
     invite = invite_from(flow, uri, caller)
     tokens = count(1)
     sent: list[Sent] = []
@@ -202,7 +185,7 @@ def simulate(
         else:
             calls.trunks.unresolved(found.lookup, found.why)
     for number, user in enumerate(registered, 1):
-        calls.phones.locations.put(_phone_of(config, user, flow if user == caller else None, number))
+        calls.phones.locations.put(phone_of(config, user, flow if user == caller else None, number))
     calls.receive(invite, flow, 0.0)
     record = next(iter(calls.live.values()), None) or (records[0] if records else None)
     if record is None:
@@ -210,11 +193,33 @@ def simulate(
     return Simulation(invite, flow, tuple(sent), record, known, asked=names is not None)
 
 
-def _phone_of(config: Config, user: str, flow: Flow | None, number: int) -> Binding:
-    """A phone that a user might have registered."""
+def flow_from(config: Config, network: str, source: str | None, transport: str) -> Flow:
+    """The way that a call from `source`, or from an address for documentation, comes by."""
+    if network not in config.networks:
+        there_are = ", ".join(config.networks)
+        raise PeerError(
+            404, f"no network {network!r} in the configuration; there are: {there_are}", "no-network"
+        )
+    listeners = [
+        one for one in Sites(config).listeners if one.network == network and one.transport == transport
+    ]
+    remote = address_of(source) if source is not None else None
+    for listener in listeners:
+        if remote is None or (":" in remote[0]) == (":" in listener.local[0]):
+            local = listener.local
+            break
+    else:
+        raise PeerError(404, f"network {network!r} has no {transport} listener of that family", "no-listener")
+    if remote is None:
+        remote = ("2001:db8::1" if ":" in local[0] else "192.0.2.1", 5060)
+    return Flow(network, transport, local, remote, connection=0 if transport == "udp" else 1)
+
+
+def phone_of(config: Config, user: str, flow: Flow | None, number: int) -> Binding:
+    """A phone that a user might have registered: the one at the far end of `flow`, if phones are in that network."""
     if config.phones is None:
         raise PeerError(400, "the configuration has no phones, so nobody can have registered", "no-phones")
-    if flow is None:
+    if flow is None or flow.network != config.phones.network:
         listeners = [one for one in Sites(config).listeners if one.network == config.phones.network]
         if not listeners:
             raise PeerError(404, f"network {config.phones.network!r} has no listener", "no-listener")
