@@ -142,6 +142,7 @@ class Phonebook:
                     nat=self._nat, flow=flow, contact=binding.contact, group=group, ring_s=self._ring_s,
                     domain=self._domain,
                     registrar=self._registrar is not None and request.source.trunk == self._registrar,
+                    gruu=binding.token if found.how == "token" else "",
                 )
             )  # fmt: skip
         way = (

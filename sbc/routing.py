@@ -89,8 +89,8 @@ class Target:
     Neighbours of the same `group` ring at once, unless it is 0; when another group follows, they do for `ring_s` at
     most (0: as long as they like). `domain` is our host name in identities there, "" for that of the network.
     `credentials` (None: not the registrar of the phone that calls) and `routes` are what a phone's own registrar gets;
-    `registrar` is whether that one calls the phone, `gruu` the user part of a Contact of ours that leads to the calling
-    phone alone.
+    `registrar` is whether that one calls the phone, `gruu` the user part of a Contact of ours, as it gets it, that
+    leads to the phone of this call alone: the calling one, or with `flow` the called one.
     """
 
     trunk: str

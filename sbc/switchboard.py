@@ -530,7 +530,7 @@ class Switchboard:
         site = self._sites.site(flow) if target.flow is None else self._sites.of_phone(flow)
         if target.domain:
             site = replace(site, domain=target.domain)
-        if target.gruu:
+        if target.gruu and target.flow is None:
             site = replace(site, gruu=target.gruu)
         try:
             leg, effects = CalleeLeg.calling(
@@ -547,7 +547,7 @@ class Switchboard:
             leg.destination = same_flow  # it is reached by no other way than the one that it registered by
             live.phones[dial.name] = target.user
         if target.registrar:
-            leg.role = Role.PHONE
+            leg.role, leg.token = Role.PHONE, target.gruu
         live.record.add_leg(dial.name, flow, target.trunk, leg.dialog.call_id)
         return call.dialled(leg, effects, now)
 

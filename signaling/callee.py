@@ -32,6 +32,7 @@ from signaling.passed_digest import challenges_of
 from signaling.phrases import reason_phrase
 from signaling.site import Site
 from signaling.topology import carry_response
+from signaling.uri import SipUri, parse_uri
 
 # The peer makes early dialogs up: more than these share the last one.
 MAX_FORKS = 16
@@ -43,16 +44,17 @@ class CalleeLeg(Leg):
 
     `forks` has each early dialog by the peer's tag, in order, `early_sdp` what was answered in it, `declined`
     the ACK of each 2xx that came too late. `credentials` are those of a phone for its own registrar, whose challenges
-    it gets to see; None for every other peer.
+    it gets to see; None for every other peer. `token` is what the caller may know the phone by that is called, alone.
     """
 
-    __slots__ = ("credentials", "declined", "early_sdp", "forks", "offered")
+    __slots__ = ("credentials", "declined", "early_sdp", "forks", "offered", "token")
 
     forks: dict[str, Dialog]
     early_sdp: dict[str, bytes]
     declined: dict[str, Request]
     offered: Offered | None
     credentials: tuple[Field, ...] | None
+    token: str
 
     @classmethod
     def calling(
@@ -87,7 +89,7 @@ class CalleeLeg(Leg):
         dialog.route_set = routes
         leg = cls(name, settings, site, flow, dialog, State.CALLING, tag)
         leg.owns_call_id = True
-        leg.credentials = credentials
+        leg.credentials, leg.token = credentials, ""
         if credentials is not None:
             leg.role = Role.REGISTRAR
         leg.forks, leg.early_sdp, leg.declined = {}, {}, {}
@@ -99,6 +101,13 @@ class CalleeLeg(Leg):
         ]
         leg.opened.append(dialog.local_tag)
         return leg, effects
+
+    def _named(self) -> str:
+        """`token` when the phone has answered by its GRUU (RFC 5627 s.4.4.3), "" when it has none or wants none."""
+        uri = parse_uri(self.dialog.remote_target) if self.token else None
+        if not isinstance(uri, SipUri) or uri.param("gr") is None:
+            return ""
+        return self.token if uri.host.lower() == self.site.domain.lower() else ""
 
     def _invite(self, offered: Offered, now: float) -> SendRequest:
         fields = [*self._offer_fields(offered.carried), *(self.credentials or ())]
@@ -214,7 +223,8 @@ class CalleeLeg(Leg):
         self.session.answered(response, now)
         self._arm_session(now)
         effects: list[Effect] = [] if asked.sdp is None else [self._acknowledge(asked, b"")]
-        return [*effects, Raise(Answered(early, sdp, carry_response(response, self.site.trusted)))]
+        carried = carry_response(response, self.site.trusted)
+        return [*effects, Raise(Answered(early, sdp, carried, self._named()))]
 
     def _decline(self, tag: str, asked: Asked, response: Response) -> list[Effect]:
         """Another fork has won, or the call is over: accept and hang up (RFC 3261 s.13.2.2.4)."""

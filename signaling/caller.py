@@ -1,6 +1,7 @@
 """The caller's side of a call: how an INVITE that came to us is answered (RFC 3261 s.13.3)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from signaling import session_timer
 from signaling.dialog import Dialog
@@ -149,6 +150,8 @@ class CallerLeg(Leg):
         self.dialog.confirmed = True
         self.state = State.UP
         self.early = {}
+        if event.named:
+            self.site = replace(self.site, gruu=event.named)
         effects.append(self._answer(served, event.sdp or b"", event.carried, now))
         return effects
 

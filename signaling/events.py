@@ -42,11 +42,15 @@ class Progressed:
 
 @frozen
 class Answered:
-    """A 2xx to the INVITE. `sdp` is the answer, or the offer when the INVITE had none."""
+    """A 2xx to the INVITE. `sdp` is the answer, or the offer when the INVITE had none.
+
+    `named` is what the caller knows the phone by that has answered, when that wants to be called back there.
+    """
 
     early: int
     sdp: bytes | None = None
     carried: Carried = NOTHING
+    named: str = ""
 
 
 @frozen

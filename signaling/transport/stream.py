@@ -34,7 +34,10 @@ _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 UNANSWERED_MS = 32_000
 """A connection whose other end acknowledges nothing for so long is none any more (RFC 5482). The system's own limit is
-a quarter of an hour, for which a phone whose router was switched off would seem to be there; this is timer F."""
+a quarter of an hour, for which a phone whose router was switched off would seem to be there; this is timer F.
+
+SO_KEEPALIVE stays off: the same limit holds for its probes (tcp(7)), so that of a connection that was quiet for longer
+the first probe that is lost would be the end. Who is called finds out, and who is not is missed by nobody."""
 
 
 class Phase(Enum):

@@ -23,6 +23,8 @@ LONG_S = 3600
 UNANSWERED_S = 32
 """After this a connection that acknowledges nothing is none (`signaling.transport.stream`)."""
 OUTBOUND = ";sipnat=outbound"
+TRYING_S = 4
+"""`timers.trying_timeout_s`."""
 
 
 @pytest.fixture
@@ -86,4 +88,28 @@ def test_a_phone_whose_router_has_forgotten_it_is_away(town: Town) -> None:
     town.desk.command("dial", f"sip:alice@{DOMAIN}")
     town.desk.await_(lambda: town.desk.process.text.count("session closed") > closed, "a refusal")
     assert time.monotonic() - called < 3, "it is known that nobody is there"
+    alice.pull_the_plug()
+
+
+def test_a_phone_that_pings_is_found_away_by_the_first_call(town: Town) -> None:
+    """RFC 5626: such a phone shows every two minutes at most that it is there, and nothing is sent to it between.
+
+    A caller waits no longer for it than for a server that is silent, and by what it was sent the connection is known
+    to be none: the next one hears it at once.
+    """
+    alice = town.at_home("a", "alice", transport="tcp", expires_s=LONG_S, account=OUTBOUND)
+    town.village.homes["a"].reboot()
+    assert town.bindings("alice")[0]["state"] == "up"
+    for seconds in (TRYING_S + 3, 3):
+        closed = town.desk.process.text.count("session closed")
+        called = time.monotonic()
+        town.desk.command("dial", f"sip:alice@{DOMAIN}")
+        town.desk.await_(
+            lambda closed=closed: town.desk.process.text.count("session closed") > closed, "a refusal"
+        )
+        assert time.monotonic() - called < seconds
+        while town.bindings("alice")[0]["state"] == "up":
+            assert time.monotonic() < called + UNANSWERED_S + 8, town.bindings("alice")
+            time.sleep(0.2)
+    assert town.bindings("alice")[0]["state"] == "its connection has closed"
     alice.pull_the_plug()

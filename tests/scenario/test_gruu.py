@@ -3,7 +3,9 @@
 import pytest
 
 from signaling.headers import parse_name_addr
+from signaling.identity import user_of
 from signaling.message import Request
+from signaling.uri import unescape
 from tests.harness.border import Border, audio
 from tests.harness.phones import RELAY, Phone, Registrar, rest, talked
 
@@ -175,3 +177,35 @@ def test_a_phone_without_gruu_is_called_back_by_nobody() -> None:
     phone, _ = enter(border, registrar, "alice", 40001)
     phone.invite("200")
     assert registrar.agent.expect("INVITE").contacts[0].uri_text == "sip:sbc@10.0.0.1:5060"
+
+
+@pytest.mark.parametrize("answers_by", ["gruu", "contact", "of another"])
+def test_a_phone_that_answers_by_its_gruu_can_be_called_back_there(answers_by: str) -> None:
+    """RFC 5627 s.4.4.3: towards the registrar that has called it, our Contact is one as well."""
+    border = Border(RELAY)
+    registrar = GruuRegistrar(border)
+    phone, gruus = enter(border, registrar, "alice", 40001)
+    token = unescape(user_of(registrar.contacts["sip:alice@pbx.internal"]))
+    registrar.call("alice")
+    invite = phone.agent.expect("INVITE")
+    shown = {"gruu": gruus[0], "contact": phone.contact, "of another": "sip:alice@example.net;gr=urn:uuid:9"}
+    phone.agent.raw(
+        "SIP/2.0 200 OK\r\n"
+        + "".join(f"Via: {value}\r\n" for value in invite.get_all("Via"))
+        + f"From: {invite.get('From')}\r\nTo: {invite.get('To')};tag=gr2\r\nCall-ID: {invite.call_id}\r\n"
+        f"CSeq: {invite.get('CSeq')}\r\nContact: <{shown[answers_by]}>\r\nContent-Type: application/sdp\r\n"
+        f"Content-Length: {len(audio('192.168.1.5', 4002))}\r\n\r\n{audio('192.168.1.5', 4002)}"
+    )
+    assert phone.agent.expect("ACK").uri == shown[answers_by]
+    done = registrar.agent.expect_answer(200)
+    contact = done.contacts[0].uri_text
+    if answers_by != "gruu":
+        assert contact == "sip:sbc@10.0.0.1:5060"
+        return
+    assert contact == f"sip:{token}@10.0.0.1:5060;gr"
+    registrar.agent.ack(done)
+    registrar.agent.inside("INFO", done)
+    assert phone.agent.expect("INFO").uri == gruus[0]
+    registrar.agent.call_id = "back"
+    registrar.agent.request("INVITE", uri=contact, body=audio("10.0.0.20"))
+    assert phone.agent.expect("INVITE").uri == phone.contact
