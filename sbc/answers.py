@@ -8,6 +8,7 @@ from signaling.exchange import ALLOW, KNOWN, SDP, SUPPORTED
 from signaling.flow import host_port
 from signaling.message import Field, Request, Response, respond
 from signaling.site import Site
+from signaling.topology import EVENTS
 
 Answer = tuple[int, str, list[Field]]
 """Status, reason and fields of an answer."""
@@ -36,6 +37,8 @@ def error_fields(error: PeerError, reference: str, min_se_s: int) -> list[tuple[
             fields.append(("Unsupported", error.rule.partition(":")[2]))
         case 422:
             fields.append(("Min-SE", str(min_se_s)))
+        case 489:
+            fields.append(("Allow-Events", ", ".join(EVENTS)))  # RFC 6665 s.8.2.2
         case 500 | 503:
             fields.append(("Retry-After", str(error.retry_after_s or RETRY_AFTER_S)))
     return fields

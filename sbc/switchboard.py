@@ -286,7 +286,9 @@ class Switchboard:
         if live.call is None:
             return
         if asked is None or request is None:
+            unsaid = leg.unsaid()
             effects = live.call.hang_up(LEAK, "our answer would have told of the other side", now)
+            effects += live.call.on_leg(leg, unsaid, now)
         else:
             answer = respond(request, 500, reason_phrase(500), LEAK)
             told = [self._named(live, effect) for effect in leg.response(asked, answer, now)]

@@ -274,6 +274,14 @@ class Leg(Renegotiable):
         effects = self._acknowledged(sdp)
         return effects if sdp is not None else [*effects, Raise(released), *self._bye()]
 
+    def unsaid(self) -> list[Effect]:
+        """Our 2xx to an INVITE did not leave, the peer got a failure in its place: there is no ACK to wait for."""
+        served, self.served = self.served, None
+        self.timers.pop("ack", None)
+        if served is None or served.request.to_tag is not None:
+            return []  # a re-INVITE that fails leaves the dialog as it was (RFC 3261 s.14.1)
+        return self._end()
+
     def _inform(self, event: Informed) -> list[Effect]:
         if self.state is not State.UP:
             return [Raise(InformAnswered(event.number, 480, "Temporarily Unavailable"))]

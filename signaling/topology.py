@@ -219,6 +219,10 @@ def _one_of(*words: str) -> Carry:
     return carry
 
 
+EVENTS = (
+    "message-summary", "talk", "hold", "refer", "conference", "dialog", "check-sync", "ua-profile", "reg",
+)  # fmt: skip
+"""The event packages (RFC 6665) whose NOTIFY may cross."""
 _PRIVACY = frozenset(("none", "header", "session", "user", "id", "critical", "history"))
 
 
@@ -294,8 +298,7 @@ HEADERS: tuple[Row, ...] = (
     Row("P-Early-Media", "crosses", "known words (RFC 5009)", "both",
         _one_of("supported", "sendrecv", "sendonly", "recvonly", "inactive", "gated")),
     Row("Info-Package", "crosses", "a token (RFC 6086)", "request", _matching(r"[A-Za-z0-9\-]{1,32}")),
-    Row("Event", "crosses", "the package, without parameters", "request", _one_of(
-        "message-summary", "talk", "hold", "refer", "conference", "dialog", "check-sync", "ua-profile", "reg")),
+    Row("Event", "crosses", "the package, without parameters", "request", _one_of(*EVENTS)),
     Row("Subscription-State", "crosses", "the state", "request", _one_of("active", "pending", "terminated")),
     *_ours("Via From To Call-ID CSeq Contact Max-Forwards Route Record-Route Content-Length Content-Type",
            "belongs to the dialog or transaction of one side"),

@@ -77,7 +77,9 @@ def test_answer(verify: str, status: int) -> None:
     if status == 200:
         bob.expect("ACK")
         bob.answer(bob.expect("BYE"), 200)
+        assert border.calls.idle, "nobody waits for the ACK of a 2xx that did not leave"
     border.advance(40)
+    assert not any(isinstance(message, Request) for message in alice.inbox), "there is no dialog to end"
     assert not any(bob.tag.encode() in data for data in sent_to(border, "public"))
     assert leaks(border) > 0
 
@@ -116,6 +118,25 @@ def test_reinvite_leaves_the_call_as_it_was(verify: str) -> None:
     alice.inside("INFO", answer, body="Signal=1\r\n", content_type=DTMF)
     bob.answer(bob.expect("INFO"), 200)
     alice.expect_answer(200)
+
+
+@pytest.mark.parametrize("verify", MODES)
+def test_answer_to_a_reinvite(verify: str) -> None:
+    """The other side has the new session already, so that the call cannot go on as it was."""
+    border, alice, bob, answer, _ = up(verify)
+    alice.inside("INVITE", answer, body=audio(alice.address[0], direction="sendonly", version=2))
+    told = f'P-Asserted-Identity: "{bob.tag}" <sip:200@pbx.lan>'
+    bob.answer(bob.expect("INVITE"), 200, sdp=audio(bob.address[0], 4000, "recvonly", version=2), fields=told)
+    bob.expect("ACK")
+    if verify != "block":
+        assert alice.expect_answer(200, "INVITE")
+        return
+    assert warned(alice.expect_answer(500, "INVITE"))
+    for agent in (alice, bob):
+        agent.answer(agent.expect("BYE"), 200)
+        agent.nothing()
+    assert border.calls.idle
+    assert border.records[0].final_rule == "topology-leak"
 
 
 @pytest.mark.parametrize("verify", MODES)

@@ -3,6 +3,7 @@
 import pytest
 
 from signaling.message import Request, Response
+from signaling.topology import EVENTS
 from tests.harness.border import (
     Agent,
     Border,
@@ -204,10 +205,11 @@ def test_other_requests_cross_and_so_do_their_answers(method: str, kind: str, bo
     "fields", ["", "Event: x-pbx-lan;id=1", "Event: keep-alive\r\nSubscription-State: active"]
 )
 def test_a_notify_whose_event_cannot_cross_is_489(fields: str) -> None:
-    """RFC 6665 s.8.2.1: the other side must not get one without Event."""
+    """RFC 6665 s.8.2.1: the other side must not get one without Event, and this one is told what crosses (s.8.2.2)."""
     border, alice, bob, answer, _ = talking()
     alice.inside("NOTIFY", answer, fields=fields)
     refused = alice.expect_answer(489)
+    assert refused.values("Allow-Events") == list(EVENTS)
     assert "unknown-event" in (refused.get("Warning") or "")
     bob.nothing()
     hang_up(border, alice, bob, answer)
