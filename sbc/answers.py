@@ -34,7 +34,7 @@ def error_fields(error: PeerError, reference: str, min_se_s: int) -> list[tuple[
         case 415:
             fields.append(("Accept", SDP))
         case 420:
-            fields.append(("Unsupported", error.rule.partition(":")[2]))
+            fields.append(("Unsupported", ", ".join(error.extensions)))
         case 422:
             fields.append(("Min-SE", str(min_se_s)))
         case 489:

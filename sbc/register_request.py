@@ -7,6 +7,7 @@ from config.frozen import frozen
 from nat.address import Kind, classify, is_behind_nat, same
 from sbc.locations import MAX_SHOWN, identity_of
 from signaling.errors import ParseError, PeerError
+from signaling.exchange import check_extensions
 from signaling.flow import Flow, host_port
 from signaling.headers import NameAddr, Via, parse_name_addr, qvalue
 from signaling.message import Request
@@ -58,7 +59,7 @@ def read(
 
     `domains` are hosts of addresses of record that are ours, in lower case.
     """
-    _understood(request)
+    check_extensions(request, KNOWN_OPTIONS)  # RFC 3261 s.10.3 step 2
     to, sender = request.to.uri, request.from_.uri
     if not isinstance(to, SipUri) or to.scheme != "sip" or not to.user:
         raise PeerError(404, "No Such Address Of Record", "not-our-domain")
@@ -102,15 +103,6 @@ def read(
         (request.get("User-Agent") or "")[:MAX_SHOWN],
         nat_of(request.via, [one.contact for one in wanted], flow),
     )
-
-
-def _understood(request: Request) -> None:
-    """RFC 3261 s.10.3 step 2."""
-    if request.get("Require") is None:
-        return
-    unknown = [tag for tag in request.values("Require") if tag.lower() not in KNOWN_OPTIONS]
-    if unknown:
-        raise PeerError(420, "Bad Extension", f"bad-extension:{unknown[0][:64]}")
 
 
 def _wanted(value: NameAddr, expires: int | None, outbound: bool) -> Wanted:

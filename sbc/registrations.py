@@ -129,7 +129,7 @@ class Registrations:
                 raise PeerError(403, "No Registrar In This Network", "no-registrar-here")
             reading = read(request, flow, policy.domains, policy.max_contacts, policy.outbound)
         except PeerError as error:
-            self.stats[f"refused:{error.rule.partition(':')[0]}"] += 1
+            self.stats[f"refused:{error.rule}"] += 1
             fields = error_fields(error, "-", 0)
             response = respond(request, error.status, error.reason, self._tag(6), fields)
             return [Reply(tx, response), Happened("refused", "", flow, error.rule)]

@@ -1,5 +1,6 @@
 """What a leg exchanges with the wire: its requests, the peer's, and its effects."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ ALLOW = ", ".join(ALLOWED)
 INSIDE = ("INFO", "MESSAGE", "OPTIONS", "NOTIFY")
 KNOWN = (*ALLOWED, "REGISTER", "PRACK", "SUBSCRIBE", "REFER", "PUBLISH")
 SUPPORTED = "timer"
+MAX_UNKNOWN = 8
 SDP = "application/sdp"
 
 
@@ -218,13 +220,13 @@ class Ended:
 Effect = SendRequest | SendAck | Respond | CancelRequest | Opened | Challenged | Raise | Ended
 
 
-def check_extensions(request: Request) -> None:
-    """420 for an extension that the peer requires and we do not have (RFC 3261 s.8.2.2.3)."""
-    unknown = [value for value in request.values("Require") if value.lower() not in ("", "timer")]
+def check_extensions(request: Request, known: Collection[str] = (SUPPORTED,)) -> None:
+    """420 for an extension that the peer requires and that is not `known` here (RFC 3261 s.8.2.2.3)."""
+    unknown = [value for value in request.values("Require") if value and value.lower() not in known]
     if not all(map(is_token, unknown)):
         raise PeerError(400, "Require is malformed", "bad-require")
     if unknown:
-        raise PeerError(420, "Bad Extension", "unsupported:" + ",".join(unknown)[:80])
+        raise PeerError(420, "Bad Extension", "bad-extension", extensions=tuple(unknown[:MAX_UNKNOWN]))
 
 
 def session_body(message: Message) -> bytes | None:

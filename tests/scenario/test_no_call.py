@@ -282,6 +282,18 @@ def test_required_extension_is_420() -> None:
     border.at_rest()
 
 
+def test_what_is_counted_is_not_for_the_peer_to_name() -> None:
+    """Every refusal is counted under its rule: with words of the peer in it, memory would be his to fill."""
+    border = Border()
+    alice, _ = pair(border)
+    for number in range(20):
+        alice.call_id = alice.tag = f"call{number}"
+        alice.invite(fields=f"Require: x{number}")
+        alice.expect_answer(420)
+    counted = {name: count for name, count in border.calls.stats.items() if name.startswith("refused:")}
+    assert counted == {"refused:bad-extension": 20}
+
+
 @pytest.mark.parametrize(
     ("status", "told"), [(420, 488), (421, 488), (422, 488), (423, 480), (439, 480), (494, 403)]
 )

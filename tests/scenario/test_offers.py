@@ -195,7 +195,7 @@ def test_reinvite_with_required_extension_is_420_and_changes_nothing() -> None:
     alice.inside(
         "INVITE", answer, body=audio("203.0.113.77", version=2), fields="Require: 100rel, precondition"
     )
-    assert alice.expect_answer(420).get("Unsupported") == "100rel,precondition"
+    assert alice.expect_answer(420).get("Unsupported") == "100rel, precondition"
     bob.nothing()
     hang_up(border, alice, bob, answer)
 
