@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from signaling.callee import MAX_FORKS
 from signaling.events import Offered, Redirected, Rejected
 from signaling.exchange import crossing_status
 from signaling.leg import Leg
@@ -17,7 +18,6 @@ from signaling.phrases import reason_phrase
 
 UNREACHABLE = ("server-timeout", "server-unreachable")
 MAX_REDIRECTED = 5
-EARLY_PER_LEG = 16
 
 
 class Target(Protocol):
@@ -65,7 +65,7 @@ class Branch:
 
     def early(self, number: int) -> int:
         """What an early dialog of the leg is called among those of all branches."""
-        return number + EARLY_PER_LEG * (self.number - 1)
+        return number + MAX_FORKS * (self.number - 1)
 
 
 @dataclass(slots=True)

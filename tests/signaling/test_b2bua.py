@@ -4,6 +4,7 @@ import pytest
 
 from signaling.b2bua import Call, State
 from signaling.call_effects import Cross, Dial, DropLeg, Effect, Milestone
+from signaling.callee import MAX_FORKS
 from signaling.dialog import Dialog
 from signaling.errors import PeerError
 from signaling.events import Answered, Event, Offered, Progressed, Redirected, Rejected, Released
@@ -11,7 +12,6 @@ from signaling.exchange import Effect as LegEffect
 from signaling.exchange import LegSettings, Raise
 from signaling.exchange import State as LegState
 from signaling.flow import Flow
-from signaling.hunt import EARLY_PER_LEG
 from signaling.identity import Identity
 from signaling.leg import Leg
 from signaling.reason import ELSEWHERE
@@ -85,7 +85,7 @@ def test_a_second_answer_waits_and_wins_when_the_first_cannot_be_used() -> None:
     assert effects == ["tried b1", "drop b1", "answer of b2"]
     assert [type(event) for event in slow.b1.told] == [Released]
     assert names(slow.call.crossed(b"ours", 2.0)) == ["answered b2", "SettleMedia"]
-    assert slow.a.told == [Answered(EARLY_PER_LEG + 3, b"ours")]
+    assert slow.a.told == [Answered(MAX_FORKS + 3, b"ours")]
 
 
 def test_a_refusal_of_all_by_one_waits_for_the_answer_of_another() -> None:
