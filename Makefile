@@ -33,13 +33,14 @@ test: $(READY) packages ## All tests, about 15 minutes; a part: make test ARGS="
 ifneq ($(ARGS),)
 	$(PYTEST) $(ARGS)
 else
-	@# The source is tested while the copy is compiled beside it, then the compiled program in the lab, two tests at a time:
-	@# they wait for packets most of the time.
+	@# The source is tested while the copy is compiled beside it, then the compiled program, in the lab and by the contract of
+	@# relays, three tests at a time: they wait for packets most of the time.
 	@mkdir -p build; nice $(MAKE) --no-print-directory compiled >build/compile.log 2>&1 & compiling=$$!; \
 	status=0; $(PYTEST) -m "not lab" || status=$$?; wait $$compiling || status=$$?; cat build/compile.log; exit $$status
 	@($(IN_TREE) -m pytest tests/scenario $(PHONES) -m "not source") >build/phones.log 2>&1 & phones=$$!; status=0; \
+	($(IN_TREE) -m pytest tests/contract -m "not source and not slow") >build/contract.log 2>&1 & contract=$$!; \
 	($(IN_TREE) -m pytest tests/lab $(PHONES:%=--ignore=%) -m "not source") || status=$$?; \
-	wait $$phones || status=$$?; cat build/phones.log; exit $$status
+	wait $$phones || status=$$?; wait $$contract || status=$$?; cat build/phones.log build/contract.log; exit $$status
 endif
 
 check: $(READY) packages ## Lint, format, types, import contracts, the C of the kernel program and of the bench
