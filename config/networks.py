@@ -16,6 +16,7 @@ from config.values import (
     Model,
     Name,
     PortRange,
+    Prefixes,
     Secret,
     StunServers,
     Text,
@@ -39,6 +40,13 @@ class Turn(Model):
             "credentials are made from it."
         ),
     ] = None
+    refuse: Annotated[
+        Prefixes,
+        Field(
+            description="Peers that the relay is never asked to send to, like [10.0.0.0/8]: what it reaches and "
+            "callers must not. Our own addresses, loopback, link-local, 0.0.0.0 and :: never are."
+        ),
+    ] = ()
 
     @model_validator(mode="after")
     def _one_way_in(self) -> "Turn":

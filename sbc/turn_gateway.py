@@ -19,6 +19,7 @@ import resource
 import signal
 import socket
 import sys
+from ipaddress import ip_network
 from typing import Any
 
 from nat.address import may_be_peer
@@ -72,7 +73,7 @@ class Leg:
     def believe(self, peer: Peer) -> None:
         """Whom to send to and whose packets to take."""
         signalled, hosts, learn, epoch, patience_s = peer
-        allowed = frozenset(host for host in hosts if may_be_peer(host, self.pair.own))
+        allowed = frozenset(host for host in hosts if may_be_peer(host, self.pair.own, self.pair.refused))
         if signalled is not None and signalled[0] not in allowed:
             signalled = None
         if epoch != self._epoch or signalled != self.signalled or allowed != self._hosts:
@@ -175,6 +176,7 @@ class Pair:
         inside: str,
         worker: str,
         own: tuple[str, ...],
+        refused: tuple[str, ...],
     ) -> None:
         self.gateway = gateway
         self.number = number
@@ -184,6 +186,7 @@ class Pair:
         self.inside = inside
         self.worker = worker
         self.own = own
+        self.refused = tuple(ip_network(prefix) for prefix in refused)
         self.legs = [Leg(self, 0, None)]
         self._opened = False
 
@@ -257,11 +260,12 @@ class Gateway:
         inside: str,
         worker: str,
         own: tuple[str, ...],
+        refused: tuple[str, ...],
     ) -> None:
-        """Ask for a pair of ports at a server."""
+        """Ask for a pair of ports at a server. Neither `own` addresses nor `refused` prefixes can be peers."""
         account = Account(username, password)
         try:
-            self._pairs[number] = Pair(self, number, local, server, account, inside, worker, own)
+            self._pairs[number] = Pair(self, number, local, server, account, inside, worker, own, refused)
         except OSError as error:
             self.tell(("gone", number, f"{local}: {error.strerror}"))
 

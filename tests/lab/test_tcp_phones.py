@@ -48,6 +48,15 @@ def lifetime(town: Town, user: str) -> float:
     return left
 
 
+def refused_s(town: Town) -> float:
+    """How long it takes until who calls alice hears that she is not there."""
+    desk = town.desk
+    closed, called = desk.process.text.count("session closed"), time.monotonic()
+    desk.command("dial", f"sip:alice@{DOMAIN}")
+    desk.await_(lambda: desk.process.text.count("session closed") > closed, "a refusal")
+    return time.monotonic() - called
+
+
 def test_after_a_crash_each_is_back_in_its_own_time(town: Town) -> None:
     alice = town.at_home("a", "alice", transport="tcp", expires_s=LONG_S)
     bob = town.at_home("b", "bob", transport="tcp", expires_s=LONG_S, account=OUTBOUND)
@@ -83,11 +92,7 @@ def test_a_phone_whose_router_has_forgotten_it_is_away(town: Town) -> None:
         time.sleep(0.2)
     print(f"after a router's reboot: noticed after {time.monotonic() - cut:.1f} s")
     assert town.bindings("alice")[0]["state"] == "its connection has closed"
-    closed = town.desk.process.text.count("session closed")
-    called = time.monotonic()
-    town.desk.command("dial", f"sip:alice@{DOMAIN}")
-    town.desk.await_(lambda: town.desk.process.text.count("session closed") > closed, "a refusal")
-    assert time.monotonic() - called < 3, "it is known that nobody is there"
+    assert refused_s(town) < 3, "it is known that nobody is there"
     alice.pull_the_plug()
 
 
@@ -101,13 +106,8 @@ def test_a_phone_that_pings_is_found_away_by_the_first_call(town: Town) -> None:
     town.village.homes["a"].reboot()
     assert town.bindings("alice")[0]["state"] == "up"
     for seconds in (TRYING_S + 3, 3):
-        closed = town.desk.process.text.count("session closed")
         called = time.monotonic()
-        town.desk.command("dial", f"sip:alice@{DOMAIN}")
-        town.desk.await_(
-            lambda closed=closed: town.desk.process.text.count("session closed") > closed, "a refusal"
-        )
-        assert time.monotonic() - called < seconds
+        assert refused_s(town) < seconds
         while town.bindings("alice")[0]["state"] == "up":
             assert time.monotonic() < called + UNANSWERED_S + 8, town.bindings("alice")
             time.sleep(0.2)

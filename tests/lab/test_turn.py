@@ -201,6 +201,19 @@ def test_without_a_relay_calls_are_refused_and_with_it_they_are_not(walled: Wall
     walled.caller(PUBLIC).done()
 
 
+def test_a_refused_peer_is_neither_sent_to_nor_heard(walled: Walled) -> None:
+    """CVE-2020-26262: what the relay reaches and callers must not. The call stands, and the log says whose media."""
+    walled.coturn()
+    border = walled.start(walled.yaml(f'secret: "{SECRET}", refuse: ["{SIDES[PUBLIC].prefix}"]'))
+    walled.callee(PRIVATE, audio=True)
+    walled.caller(PUBLIC, audio=True, hold_ms=1000).done()
+    walled.stop_recording()
+    peer = SIDES[PUBLIC].peer
+    assert "TURN peer refused call=c-" in border.process.text and f"address={peer}" in border.process.text
+    assert not [one for one in walled._at_relay.packets() if one.destination[0] == peer]
+    assert len(walled._captures[PRIVATE].audio(SIDES[PRIVATE].peer)) == 0
+
+
 def test_a_wrong_password_is_said_and_not_shown(walled: Walled) -> None:
     walled.coturn("--lt-cred-mech", "--user", "border:hallelujah")
     border = walled.start(walled.yaml("username: border, password: suzanne"))

@@ -29,7 +29,7 @@ from sbc.turn import Relayed, TurnNetworks, TurnRelay
 from sbc.turn_pool import TurnPool
 from tests.harness.stun import StunServer
 
-PLAIN = PortPair("private", "10.0.0.1", 20000, 20001)
+PLAIN = PortPair("private", "10.0.0.9", 20000, 20001)
 RELAYED = PortPair("public", "127.84.0.1", 50000, 50001)
 INSIDE: tuple[Address, Address] = (("127.84.1.1", 41000), ("127.84.1.1", 41002))
 PEER, PEER_RTCP = ("203.0.113.5", 4000), ("203.0.113.5", 4001)
@@ -39,8 +39,9 @@ def config(server: str = "192.0.2.20") -> Config:
     return load(
         f"""
 networks:
-  public: {{address: 127.0.0.1, turn: {{server: "turn:{server}", username: u, password: hallelujah}}}}
-  private: {{address: 10.0.0.1, media_ports: 20000-20099}}
+  public: {{address: 127.0.0.1, turn: {{server: "turn:{server}", username: u, password: hallelujah,
+    refuse: [198.51.100.0/24]}}}}
+  private: {{address: 10.0.0.1, media_address: 10.0.0.9, media_ports: 20000-20099}}
 limits: {{max_calls: 20}}
 routes:
   - {{from: public, reject: {{}}}}
@@ -110,7 +111,7 @@ def test_the_relay_is_what_sdp_says() -> None:
     public = file.networks["public"].model_copy(update={"relayed": "192.0.2.20"})
     policy = MediaPolicy.of_config(file.model_copy(update={"networks": {**file.networks, "public": public}}))
     assert policy.advertised(RELAYED) == "192.0.2.20"
-    assert policy.advertised(PLAIN) == "10.0.0.1"
+    assert policy.advertised(PLAIN) == "10.0.0.9"
     assert "public" not in media_ranges(file)
 
 
@@ -198,6 +199,23 @@ def test_what_the_gateway_is_told_of_the_peer(changes: dict[str, Any], rtp: tupl
     bench = Bench()
     bench.open(**changes)
     assert bench.turn.told[0][2] == rtp
+
+
+@pytest.mark.parametrize(
+    ("host", "refused"),
+    [
+        ("203.0.113.5", False),
+        ("198.51.100.7", True),
+        ("127.0.0.1", True),
+        ("10.0.0.1", True),  # our own
+        ("10.0.0.9", True),  # our own for media
+        ("10.0.0.2", False),
+    ],
+)
+def test_whom_the_relay_is_not_asked_to_send_to(host: str, refused: bool) -> None:
+    """CVE-2020-26262: nobody has it send to what it reaches and he does not."""
+    turn = TurnNetworks(config(), asyncio.new_event_loop(), lambda network, address: None)
+    assert turn.may_be_peer(RELAYED, host) is not refused
 
 
 def test_with_multiplexing_rtcp_goes_the_way_of_rtp() -> None:
