@@ -37,6 +37,7 @@ from media.relay import (
     StreamSpec,
     Withheld,
 )
+from nat.address import may_be_peer
 from nat.turn import issue
 from sbc.log import get_log
 from sbc.media_policy import pool_of
@@ -196,13 +197,20 @@ class TurnNetworks:
     def _bound(self, config: Config) -> None:
         """What holds for all networks of a configuration."""
         networks = config.networks.values()
-        self._own = tuple({a for n in networks for a in (*n.sip_addresses, n.advertised) if a})
+        own = {a for n in networks for a in (*n.sip_addresses, n.advertised, *n.media_addresses) if a}
+        self._own = tuple(own)
         self._most = config.limits.max_calls * (2 if len(networks) == 1 else 1)
 
     @property
     def leaving(self) -> bool:
         """Whether there are relays of configurations before."""
         return bool(self._leaving)
+
+    def may_be_peer(self, pair: PortPair, host: str) -> bool:
+        """Whether the gateway sends to this host for who has the pair."""
+        network = self._networks.get(pair.network)
+        turn = None if network is None else network.turn
+        return may_be_peer(host, self._own, () if turn is None else turn.refuse)
 
     def relayed(self, pair: PortPair) -> Relayed | None:
         """What the gateway has for a pair, None when it is gone."""
@@ -317,6 +325,7 @@ class TurnNetworks:
                     inside,
                     worker,
                     self._own,
+                    tuple(str(prefix) for prefix in turn.refuse),
                 )
             )
 
@@ -434,6 +443,7 @@ class TurnRelay:
         self._turn = turn
         self._streams: dict[int, StreamSpec] = {}
         self._ends: dict[PortPair, tuple[int, Side]] = {}
+        self._log = get_log("sbc.turn")
         self.on_event: Callable[[RelayEvent], None] = lambda event: None
         relay.on_event = self._receive
         turn.on_locked = self._locked
@@ -444,8 +454,8 @@ class TurnRelay:
             self._relay.open(spec)
             return
         self._streams[spec.id] = spec
-        a = self._outside(spec.id, "a", spec.a, spec.unheard_s)
-        b = self._outside(spec.id, "b", spec.b, spec.unheard_s)
+        a = self._outside(spec, "a", spec.a)
+        b = self._outside(spec, "b", spec.b)
         self._relay.open(replace(spec, a=a, b=b))
 
     def change(self, stream: int, side: Side, end: End) -> None:
@@ -454,7 +464,7 @@ class TurnRelay:
         if spec is not None:
             self._let_go(spec.a if side == "a" else spec.b)
             self._streams[stream] = replace(spec, a=end) if side == "a" else replace(spec, b=end)
-            end = self._outside(stream, side, end, spec.unheard_s)
+            end = self._outside(spec, side, end)
         self._relay.change(stream, side, end)
 
     def limits(self, stream: int, start_s: float, silence_s: float) -> None:
@@ -480,18 +490,23 @@ class TurnRelay:
     def _let_go(self, end: End) -> None:
         self._ends.pop(end.local, None)
 
-    def _outside(self, stream: int, side: Side, end: End, unheard_s: float) -> End:
+    def _outside(self, spec: StreamSpec, side: Side, end: End) -> End:
         """The end as the workers get it; the gateway is told of the peer."""
         relayed = self._turn.relayed(end.local)
         if relayed is None:
             return end
-        self._ends[end.local] = (stream, side)
+        self._ends[end.local] = (spec.id, side)
         hosts = tuple(
             {*(() if end.remote is None else (end.remote[0],)), *([end.expect] if end.expect else [])}
         )
+        for host in hosts:
+            if not self._turn.may_be_peer(end.local, host):
+                self._log.warning(
+                    "TURN peer refused", call=spec.call, network=end.local.network, address=host
+                )
         learn = end.learn is not Learn.OFF
         trusted = end.proven is None or (end.remote is not None and end.remote[0] in end.proven)
-        patience_s = 0.0 if trusted else unheard_s
+        patience_s = 0.0 if trusted else spec.unheard_s
         rtp, rtcp = relayed.inside
         rtcp_hosts = hosts if end.remote_rtcp is None else tuple({*hosts, end.remote_rtcp[0]})
         self._turn.tell(
