@@ -103,10 +103,11 @@ def device(kind: str) -> Iterator[tuple[str, str]]:
 
 @contextlib.asynccontextmanager
 async def over_there(
-    make: str, ours: str, peers: str, *attached: str
+    make: str, ours: str, peers: str, *attached: str, tcx: bool = True
 ) -> AsyncIterator[tuple[Bench, End, End]]:
     """A relay with the program at the addresses `attached`; the ends of Alice behind the cable, of Bob at `peers`."""
-    relay = WorkerRelay(asyncio.get_running_loop(), 1, fastpath=FastPath(list(attached), fastpath.loadable()))
+    path = FastPath(list(attached), fastpath.loadable(), tcx)
+    relay = WorkerRelay(asyncio.get_running_loop(), 1, fastpath=path)
     under_test = Bench(relay, make)
     try:
         alice = under_test.peer("127.0.0.2")
@@ -147,6 +148,65 @@ def test_from_one_kind_of_device_to_another(make: str, kind: str) -> None:
 
     with device(kind) as (ours, peers):
         asyncio.run(call(ours, peers))
+
+
+@kernel
+@pytest.mark.parametrize("tcx", [True, False])
+def test_an_interface_that_vanishes_and_returns_has_the_program_again(make: str, tcx: bool) -> None:
+    """So does one that comes later with the address of another (a virtual address that moves)."""
+    border = ["ip", "-n", place.BORDER]
+
+    async def call(ours: str, peers: str) -> None:
+        async with over_there(make, ours, peers, place.OURS, ours, tcx=tcx) as (under_test, a, b):
+            path = under_test.relay._fastpath
+            assert path is not None and path.way == ("tcx" if tcx else "clsact")
+            alice, bob = under_test.peers
+            stream = await under_test.open(a, b)
+            await descend(under_test, alice, a, bob, b, stream)
+            before = path.indexes
+            # The same hardware address, so that the peers need not learn another.
+            mac = (await run(*border, "link", "show", "over")).split("link/ether ")[1].split()[0]
+            await run(*border, "link", "del", "over")
+            await under_test.until(lambda: path.interfaces == ("cable",))
+            assert list(path.without) == [f"no interface has the address {ours}"]
+            await under_test.until(lambda: under_test.happened(Layer)[-1].reason)
+            over = [
+                "link",
+                "add",
+                "link",
+                "cable",
+                "name",
+                "over",
+                "address",
+                mac,
+                "type",
+                "macvlan",
+                "mode",
+                "bridge",
+            ]
+            await run(*border, *over)
+            await run(*border, "address", "add", f"{ours}/24", "dev", "over")
+            await run(*border, "link", "set", "over", "up")
+            await under_test.until(lambda: path.interfaces == ("cable", "over"))
+            assert path.indexes != before and not path.without
+            so_far = (await under_test.counters(stream, "b")).in_kernel
+            for _ in range(300):
+                await talk(alice, a, bob, b, 2, 0.01)
+                if (await under_test.counters(stream, "b")).in_kernel > so_far:
+                    break
+            else:
+                raise AssertionError(under_test.happened(Layer))
+            assert under_test.happened(Layer)[-1].reason == ""
+
+    with device("macvlan") as (ours, peers):
+        asyncio.run(call(ours, peers))
+    assert "sbc_rtp" not in place.programs()
+
+
+async def run(*command: str) -> str:
+    """What a command says, without a pause for the relay."""
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 @kernel
