@@ -12,6 +12,7 @@ from config.model import Config
 from sbc.buckets import MAX_RETRY_S, TokenBucket, TokenBuckets
 from sbc.decisions import Decision
 from sbc.routing import Refusal, Source
+from signaling.uri import SEPARATORS
 
 MAX_SPREAD_S = 300.0
 """Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
@@ -23,8 +24,6 @@ FORGED_SPREAD_S = 15.0
 _GOLDEN = 0.618033988749895
 DEFAULT_SPREAD = 100.0
 """Phones a second that are called back where no rate is set."""
-# RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
-SEPARATORS = str.maketrans("", "", "-.()")
 # A place becomes free when somebody hangs up; nobody knows when.
 FULL_RETRY_S = 5
 LATE_STRANGERS = 10.0

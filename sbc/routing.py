@@ -18,7 +18,7 @@ from nat.address import is_credible
 from sbc.decisions import Decision
 from signaling.errors import ParseError
 from signaling.flow import Address, Flow, host_port
-from signaling.uri import SipUri, TelUri, parse_uri, unescape
+from signaling.uri import SEPARATORS, SipUri, TelUri, parse_uri, unescape
 
 MAX_TARGETS = 16
 """Servers tried for one call: with 4 s each, no caller waits for more."""
@@ -35,8 +35,6 @@ MAX_MATCHED = 128
 longer one is refused; if it only fitted no pattern, it would slip past a route that rejects."""
 SIP_PORT = 5060
 
-# RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
-_SEPARATORS = str.maketrans("", "", "-.()")
 # RFC 5031 s.4.2, in lower case.
 _SERVICE = re.compile(r"urn:service:sos(?:\.[a-z0-9\-]{1,64}){0,8}")
 # RFC 3261 s.25.1: what a user part may hold unescaped (unreserved and user-unreserved).
@@ -513,7 +511,7 @@ def _called(request: CallRequest) -> str:
     if request.host:
         return unescape(request.user)
     # RFC 3966 s.5.1.1: in a number they mean nothing; the dots of urn:service:sos.fire do (RFC 5031 s.4.2).
-    return request.user if _SERVICE.fullmatch(request.user) else request.user.translate(_SEPARATORS)
+    return request.user if _SERVICE.fullmatch(request.user) else request.user.translate(SEPARATORS)
 
 
 def _misfit(rule: _Rule, request: CallRequest, number: str) -> str | None:

@@ -15,6 +15,8 @@ from signaling.errors import ParseError
 Params = tuple[tuple[str, str | None], ...]
 
 MAX_URI = 4096
+# RFC 3966 s.5.1.1: visual separators mean nothing in a telephone number.
+SEPARATORS = str.maketrans("", "", "-.()")
 
 # Single character classes only: these cannot backtrack, whatever the input.
 _HOST = re.compile(r"[A-Za-z0-9._\-]+")
@@ -24,7 +26,6 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _REST = re.compile(r"[^\x00-\x20\x7f<>\"]+")
 _TEL = re.compile(r"\+?[0-9A-Fa-f*#().\-]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SEPARATORS = str.maketrans("", "", "-.()")
 
 
 @frozen
@@ -66,7 +67,7 @@ class TelUri:
     @property
     def digits(self) -> str:
         """The number without visual separators (RFC 3966 s.5.1.1)."""
-        return self.number.translate(_SEPARATORS)
+        return self.number.translate(SEPARATORS)
 
     def param(self, name: str) -> str | None:
         """The value of a parameter, "" when it has none, None when it is not there."""
