@@ -153,7 +153,7 @@ def test_from_one_kind_of_device_to_another(make: str, kind: str) -> None:
 @kernel
 @pytest.mark.parametrize("tcx", [True, False])
 def test_an_interface_that_vanishes_and_returns_has_the_program_again(make: str, tcx: bool) -> None:
-    """It comes again with another index; until then the stream goes nowhere, and the path says which address it misses."""
+    """It has another index then. Until it does the stream goes nowhere, and the path says which address it misses."""
     border = ["ip", "-n", place.BORDER]
 
     async def call(ours: str, peers: str) -> None:
