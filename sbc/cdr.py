@@ -34,7 +34,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -334,15 +334,3 @@ class CdrWriter:
         if failing:
             self._log.info("call records are written again", path=self.path)
         return False
-
-
-def read_cdrs(path: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file; half lines (power lost, disk full) are passed over."""
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row

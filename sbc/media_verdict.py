@@ -500,11 +500,6 @@ def stream_findings(stream: Stream) -> list[Finding]:
     return [*found, *(one for one in _asides(stream) if one.side not in accused)]
 
 
-def judge_stream(stream: Stream) -> list[str]:
-    """The sentences on one stream."""
-    return [finding.text for finding in stream_findings(stream)]
-
-
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 

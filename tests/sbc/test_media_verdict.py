@@ -5,13 +5,18 @@ import dataclasses
 import pytest
 
 from media.relay import Counters
-from sbc.media_verdict import MEDIA_RULES, Side, Stream, judge_stream, media_rule
+from sbc.media_verdict import MEDIA_RULES, Side, Stream, media_rule, stream_findings
 
 GOOD = Counters(
     packets=250, bytes=43000, forwarded=250, jitter_ms=0.4, max_jitter_ms=2.0, mos=4.4, payload_types=(0,),
     source=("192.0.2.10", 4000), last_s=0.01,
 )  # fmt: skip
 SILENT = Counters()
+
+
+def judge_stream(stream: Stream) -> list[str]:
+    """The sentences on one stream."""
+    return [finding.text for finding in stream_findings(stream)]
 
 
 def side(
