@@ -5,6 +5,7 @@ from enum import Enum
 
 from config.frozen import frozen
 from signaling.errors import ParseError
+from signaling.sdp.formats import encoding_crosses, parameters_that_cross
 from signaling.sdp.rewrite import (
     RTPMAP,
     Section,
@@ -14,7 +15,6 @@ from signaling.sdp.rewrite import (
     is_number,
     is_reports,
     is_silence,
-    names_a_machine,
     names_a_place,
     treatment,
 )
@@ -234,16 +234,12 @@ def _describe(
                 pass
             case Treatment.RTPMAP:
                 # Each line by itself: of two for one payload type, one may name a host.
-                if value.partition(" ")[0] in formats and RTPMAP.fullmatch(value) is not None:
+                found = RTPMAP.fullmatch(value)
+                if found is not None and found[1] in formats and encoding_crosses(found[2], allowed):
                     kept.append(line)
             case Treatment.OF_FORMAT:
-                if (
-                    use is Use.RTP
-                    and _of_format(value, formats)
-                    and not names_a_place(value)
-                    and not names_a_machine(value)
-                ):
-                    kept.append(line)
+                if use is Use.RTP and _of_format(value, formats) and (said := parameters_that_cross(value)):
+                    kept.append(line if said == value else f"a=fmtp:{said}")
             case Treatment.NUMBER:
                 if is_number(value):
                     kept.append(line)

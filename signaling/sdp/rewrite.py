@@ -14,8 +14,10 @@ Lines
 
 Attributes (of a line that is in use; a line with port 0 has none)
 
-    rtpmap                          kept for the formats that are kept
-    fmtp                            kept for the formats that are kept, without parameters that name a machine
+    rtpmap                          kept for the formats that are kept, when it is a name in `formats.ENCODINGS` or
+                                    in the operator's media.codecs
+    fmtp                            kept for the formats that are kept, with the parameters in `formats.PARAMETERS`
+                                    and `formats.BEGINNINGS`; a value with an address in it is dropped
     rtcp-fb                         kept for them where it is one that is registered (RFC 4585, RFC 5104)
     ptime maxptime framerate        kept when they are numbers
     silenceSupp rtcp-xr             kept when they are written as RFC 3108 and RFC 3611 say
@@ -129,13 +131,6 @@ _REPORT = (
 )
 REPORTS = re.compile(rf"(?:{_REPORT}(?: {_REPORT}){{0,7}})?")
 
-# Parameters that no media format has, and that name a machine or a user of one.
-_OF_MACHINES = re.compile(
-    r"(?:^|[;, ])[ \t]*(?:host|hostname|server|user|name|node|addr|address|domain|path|url|uri|gw|gateway|device|cname)"
-    r"[ \t]*=",
-    re.IGNORECASE,
-)
-
 NUMBER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 
 
@@ -150,11 +145,6 @@ def treatment(name: str) -> Treatment | None:
 def names_a_place(value: str) -> bool:
     """Whether a value that would be copied holds something that may be an address, a host or a user of one."""
     return PLACE.search(value) is not None or not value.isprintable()
-
-
-def names_a_machine(value: str) -> bool:
-    """Whether an fmtp has a parameter for the name of a machine, whatever the name."""
-    return "=" in value and _OF_MACHINES.search(value) is not None
 
 
 def is_feedback(value: str) -> bool:

@@ -150,7 +150,13 @@ def test_a_host_name_says_no_address() -> None:
         "a=rtcp-fb:0 gw7",
         "a=rtcp-fb:0 nack gw7",
         "a=fmtp:0 host=gw7",
-        "a=fmtp:0 annexb=no; Server=gw7",
+        "a=fmtp:0 gw7=1",
+        "a=fmtp:0 gw7",
+        "a=fmtp:0 mode=gw7",
+        "a=fmtp:0 mode=1,gw7",
+        "a=fmtp:0 bitrate=10.0.0.1",
+        "a=fmtp:0 sprop-parameter-sets=gw7.lan",
+        "a=rtpmap:0 canary-gw7/8000",
         "b=X-hidden:1",
         "b=AS:many",
         "k=clear:key",
@@ -171,7 +177,13 @@ def test_what_may_not_cross(attribute: str) -> None:
         "b=RS:0",
         "a=rtpmap:0 PCMU/8000",
         "a=rtpmap:8 G722.1/16000/1",
-        "a=fmtp:0 br=5.9-24.4; x=1/2+3=",
+        "a=fmtp:0 br=5.9-24.4; bw=nb-swb",
+        "a=fmtp:0 0-15,66,70",
+        "a=fmtp:0 0/0",
+        'a=fmtp:0 vbr=vad;mode="1,any"',
+        "a=fmtp:0 CIF=1 QCIF=1 MAXBR=3840",
+        "a=fmtp:0 profile-level-id=42E01F;sprop-parameter-sets=Z0LAHtkDxWhAAAADAEAAAAwDxYuS,aMuMsg==",
+        "a=fmtp:0 profile-level-id=1;config=40002420;mode=AAC-hbr;SizeLength=13",
         "a=rtcp-fb:* ccm fir",
         "a=rtcp-fb:0 nack",
         "a=ptime:20",
@@ -189,6 +201,29 @@ def test_what_may_not_cross(attribute: str) -> None:
 )
 def test_what_may_cross(attribute: str) -> None:
     assert audio(attribute).kept == (attribute,)
+
+
+@pytest.mark.parametrize(
+    ("said", "crosses"),
+    [
+        ("annexb=no; Server=gw7", "annexb=no"),
+        ("x-secret=5;mode=20;gw7", "mode=20"),
+        ("mode=gw7;mode-set=0,2;", "mode-set=0,2"),
+    ],
+)
+def test_parameters_of_a_format_cross_one_by_one(said: str, crosses: str) -> None:
+    """RFC 8866 s.6.15 lets them be anything: only those that are known may."""
+    assert audio(f"a=fmtp:0 {said}").kept == (f"a=fmtp:0 {crosses}",)
+
+
+def test_the_operator_may_let_another_encoding_cross() -> None:
+    data = parse(
+        b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+        b"m=audio 4000 RTP/AVP 0 97\r\na=rtpmap:97 Own-Codec/8000\r\n"
+    )
+    assert describe(data)[0].kept == ()
+    (line,) = describe(data, frozenset({"PCMU", "OWN-CODEC"}))
+    assert line.kept == ("a=rtpmap:97 Own-Codec/8000",)
 
 
 def test_of_two_names_for_a_payload_type_the_one_of_a_host_is_dropped() -> None:
