@@ -104,10 +104,27 @@ def ending_of(record: CallRecord, now: float) -> Ending:
 
 def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, bool]) -> list[Stream]:
     """The streams as the verdict sees them."""
-    a, b = record.leg("a"), _b_leg(record)
-    said_a, said_b = Described.of(a), Described.of(b)
+    legs = {"A": record.leg("a"), "B": _b_leg(record)}
+    described = {name: Described.of(leg) for name, leg in legs.items()}
     bound = _bound(record)
     counters = {one.id: one for one in report.counters}
+
+    def side(name: str, signalled: str, told: str, way: str, came: Counters | None) -> Side:
+        leg, said = legs[name], described[name]
+        return Side(
+            name,
+            "" if leg is None else leg.network,
+            signalled,
+            came or _NOTHING,
+            *_WAYS.get(way, (True, True)),
+            helped=helped.get(name.lower(), False),
+            formats=said.formats(signalled),
+            origin=said.origin,
+            told=told,
+            bound=bound.get(told, ""),
+            sip=_host_of(leg),
+        )
+
     streams = []
     for line in report.lines:
         counted = counters.get(line.stream)
@@ -116,32 +133,8 @@ def streams_of(record: CallRecord, report: MediaReport, helped: Mapping[str, boo
             Stream(
                 line.media,
                 line.codec,
-                Side(
-                    "A",
-                    "" if a is None else a.network,
-                    line.a_signalled,
-                    from_a or _NOTHING,
-                    *_WAYS.get(line.a_direction, (True, True)),
-                    helped=helped.get("a", False),
-                    formats=said_a.formats(line.a_signalled),
-                    origin=said_a.origin,
-                    told=line.a_local,
-                    bound=bound.get(line.a_local, ""),
-                    sip=_host_of(a),
-                ),
-                Side(
-                    "B",
-                    "" if b is None else b.network,
-                    line.b_signalled,
-                    from_b or _NOTHING,
-                    *_WAYS.get(line.b_direction, (True, True)),
-                    helped=helped.get("b", False),
-                    formats=said_b.formats(line.b_signalled),
-                    origin=said_b.origin,
-                    told=line.b_local,
-                    bound=bound.get(line.b_local, ""),
-                    sip=_host_of(b),
-                ),
+                side("A", line.a_signalled, line.a_local, line.a_direction, from_a),
+                side("B", line.b_signalled, line.b_local, line.b_direction, from_b),
                 counted=counted is not None,
             )
         )

@@ -3,11 +3,11 @@
 The first rule of the table that holds speaks. Every rule is a row with a name, so that a test can ask for each.
 """
 
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from media.relay import Counters
+from nat.address import Kind, classify
 
 LOSS_HEAVY = 0.03
 """Share of packets lost from which speech suffers audibly (ITU-T G.113 appendix I)."""
@@ -22,18 +22,10 @@ STOPPED_S = 3.0
 REBOUND_SHARE = 1.25
 """Some more are lost in the moment of a NAT's change than those that reach us from its new port."""
 STRANGERS_MANY = 10
-"""A handful of packets from the old place of a peer is ordinary; more mean that"
-" somebody else is sending."""
+"""A handful of packets from the old place of a peer is ordinary; more mean that somebody else is sending."""
 
-# RFC 1918, RFC 6598 (carrier-grade NAT), RFC 3927, RFC 4193, RFC 4291 s.2.5.6. `is_private` of the standard
-# library also counts loopback and the documentation networks, which labs use as public ones.
-_PRIVATE = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7",
-        "fe80::/10",
-    )
-)  # fmt: skip
+# Loopback and the documentation networks are none of them: labs use those as public ones.
+_PRIVATE = (Kind.PRIVATE, Kind.CGNAT, Kind.LINK_LOCAL)
 # RFC 3551 s.6: payload types below 96 have a meaning by themselves.
 STATIC_CODECS = {
     0: "PCMU", 3: "GSM", 4: "G723", 5: "DVI4", 6: "DVI4", 7: "LPC", 8: "PCMA", 9: "G722", 10: "L16",
@@ -76,8 +68,7 @@ class Side:
 
     @property
     def private(self) -> bool:
-        """Whether the signalled address cannot be reached from elsewhere (RFC 1918, RFC"
-        " 4193, RFC 6598)."""
+        """Whether the signalled address cannot be reached from elsewhere (RFC 1918, RFC 4193, RFC 6598)."""
         return _is_private(self.host)
 
     @property
@@ -168,18 +159,11 @@ def _host(host_port: str) -> str:
 
 
 def _is_private(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return any(address.version == network.version and address in network for network in _PRIVATE)
+    return classify(host) in _PRIVATE
 
 
 def _is_address(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
+    return classify(host) not in (None, Kind.UNSPECIFIED)
 
 
 def _meaning(payload_type: int, source: Side, sink: Side) -> str | None:

@@ -5,7 +5,6 @@ are to be tried (`Router.route`), and the contacts of a 3xx that may be followed
 route that was looked at is a `Decision` with the values that were compared, also when it did not fit.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Protocol
 from config.frozen import frozen
 from config.model import PHONES, Config, Route, Trunk
 from nat.address import is_credible
+from nat.address import parse as address_of
 from sbc.decisions import Decision
 from signaling.errors import ParseError
 from signaling.flow import Address, Flow, host_port
@@ -250,7 +250,7 @@ class Router:
         if not isinstance(known, str):
             return known
         owner = None
-        address = _ip(host)
+        address = address_of(host)
         if address is not None:
             number, bits = int(address), address.max_prefixlen
             for length, owners in self._prefixes.get((network, address.version), ()):
@@ -440,7 +440,7 @@ class Router:
             elif uri.host.lower() in self._ours or uri.host.lower() == target.domain:
                 key = (target.transport, target.address, uri.user or target.user)
             else:
-                address = _ip(uri.host)
+                address = address_of(uri.host)
                 transport = (uri.param("transport") or "udp").lower()
                 if address is None or uri.port == 0 or transport not in ("udp", "tcp"):
                     continue
@@ -472,17 +472,6 @@ class Router:
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     return None if pattern is None else re.compile(pattern)
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    # RFC 4291 s.2.5.5.2: a socket for both families shows IPv4 peers as ::ffff:192.0.2.1.
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
 
 
 _Prefixes = dict[tuple[str, int], list[tuple[int, dict[int, tuple[str, str]]]]]
