@@ -81,7 +81,7 @@ struct flow {
 	__u32 incoming; /* the interface that leads to the sender */
 	__u8 tos;
 	__u8 next_hop_family;
-	__u8 unused[2];
+	__be16 ports; /* those of the key, one over the other: whose this is, see same() */
 	__u32 priority; /* for the queues on the way out, as a socket's (IP_TOS sets it) */
 
 	/* What was seen; the relay writes the state that it has reached, and reads how it went on. */
@@ -313,12 +313,25 @@ INLINE int surface(struct __sk_buff *skb, struct flow_key *key, __u32 offset)
 }
 
 /*
+ * Whether `flow` is still that of `key`. The table gives the room of a flow that is deleted to the next one at once, even
+ * while a processor that the hypervisor has stopped is at it here.
+ */
+INLINE int same(const struct flow *flow, const struct flow_key *key)
+{
+	/* After all that was read of it. */
+	asm volatile("" ::: "memory");
+	return flow->ports == (key->local_port ^ key->remote_port);
+}
+
+/*
  * Out by the flow's interface. The kernel knows the neighbour's MAC and asks for it when it does not; the packet goes by
  * the queues of the interface, where tcpdump sees it.
  */
-INLINE int send(struct __sk_buff *skb, const struct flow *flow)
+INLINE int send(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, const struct rtp_header *rtp,
+		__u32 size, __u64 now)
 {
 	struct bpf_redir_neigh to = {};
+	__u32 ifindex = flow->ifindex, priority = flow->priority;
 
 	to.nh_family = flow->next_hop_family;
 	to.ipv6_nh[0] = flow->next_hop[0];
@@ -327,10 +340,11 @@ INLINE int send(struct __sk_buff *skb, const struct flow *flow)
 		to.ipv6_nh[2] = flow->next_hop[2];
 		to.ipv6_nh[3] = flow->next_hop[3];
 	}
-	if (skb->vlan_present && vlan_pop(skb))
+	if (!same(flow, key) || (skb->vlan_present && vlan_pop(skb)))
 		return TC_ACT_SHOT;
-	skb->priority = flow->priority;
-	return redirect_neigh(flow->ifindex, &to, sizeof(to), 0);
+	count(flow, rtp, size, now);
+	skb->priority = priority;
+	return redirect_neigh(ifindex, &to, sizeof(to), 0);
 }
 
 /* Small frames are padded by the sender's network card: what is behind the IP packet does not cross. */
@@ -431,8 +445,7 @@ INLINE int relay4(struct __sk_buff *skb)
 							 old[2], new[2])));
 	packet->udp.source = flow->source_port;
 	packet->udp.dest = flow->target_port;
-	count(flow, &rtp, ip_bytes - sizeof(old) - sizeof(udp), now);
-	return send(skb, flow);
+	return send(skb, flow, &key, &rtp, ip_bytes - sizeof(old) - sizeof(udp), now);
 }
 
 /* Where UDP begins in an IPv6 packet, behind extension headers and in a first fragment too (RFC 8200 s.4); 0 if nowhere. */
@@ -534,8 +547,7 @@ INLINE int relay6(struct __sk_buff *skb)
 	__builtin_memcpy(packet, new, sizeof(new));
 	packet->udp.source = flow->source_port;
 	packet->udp.dest = flow->target_port;
-	count(flow, &rtp, udp_bytes - sizeof(udp), now);
-	return send(skb, flow);
+	return send(skb, flow, &key, &rtp, udp_bytes - sizeof(udp), now);
 }
 
 /*

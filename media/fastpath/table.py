@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     import ctypes
 
 _KEY = struct.Struct("=16s16s2s2sI")
-_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIIBBxxI")
+_SETTINGS = struct.Struct("=QQQQ16s16s16s2s2sIIIIIBBHI")
 _STATE = struct.Struct("=QQQQQQQqqIIIIIiIIIBBBx")
 KEY_BYTES = _KEY.size
 FLOW_BYTES = _SETTINGS.size + _STATE.size
 _WORKER_AT = 96
+_PORTS = struct.Struct("=HH")
+_PORTS_AT = 32
 _LEASE = struct.Struct("=Q")
 _SLOT = struct.Struct("=I")
 LEASE_BYTES = _LEASE.size
@@ -162,6 +164,7 @@ class FlowTable:
             course.incoming,
             course.tos,
             _FAMILIES[hop],
+            _ports(entry.flow),
             course.priority,
         )
         _STATE.pack_into(into, at + _SETTINGS.size, *entry.state)
@@ -177,6 +180,12 @@ class FlowTable:
     def delete(self, flow: bytes) -> None:
         """End a flow without a word of how far the kernel came. Raises OSError."""
         self._flows.delete(flow)
+
+
+def _ports(flow: bytes) -> int:
+    """Both ports of a key, one over the other: by them the kernel program knows that an entry is still of its flow."""
+    local, remote = _PORTS.unpack_from(flow, _PORTS_AT)
+    return int(local ^ remote)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -29,6 +29,8 @@ from tests.media.fastpath.kernel import (
     reception,
 )
 
+DROPPED = 2
+"""TC_ACT_SHOT."""
 NEXT = rtp_packet(101, 160, 0xABCD)
 STUN = struct.pack("!HHI", 1, 0, 0x2112A442) + bytes(12)
 DTLS = b"\x16\xfe\xfd" + bytes(40)
@@ -328,6 +330,20 @@ def test_flows_end_with_the_lease_of_their_worker(kernel: Kernel) -> None:
     assert kernel.run(frame())[0] == PASSED
     kernel.table.renew(time.monotonic())
     assert kernel.run(frame())[0] == FORWARDED
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_a_packet_does_not_go_where_another_flow_goes(kernel: Kernel, six: bool) -> None:
+    """The room of a flow may be another's while the program is at it: here its entry is that of another key."""
+    us, peer = (US6, PEER6) if six else (US, PEER)
+    key = kernel.put(reception(), six=six)
+    other = table.key(us, (peer[0], peer[1] + 1))
+    assert kernel.loaded.flows.lookup(key)
+    kernel.loaded.flows.put(other)
+    assert kernel.run(frame((peer[0], peer[1] + 1), us))[0] == DROPPED
+    state = kernel.table.read(other)
+    assert state is not None and state[0] == 1, "nor is it counted there"
+    assert kernel.run(frame(peer, us))[0] == FORWARDED
 
 
 def test_a_flow_that_was_taken_is_gone(kernel: Kernel) -> None:
