@@ -234,7 +234,7 @@ def hangup(call: CallName, socket: Socket = DEFAULT_SOCKET) -> None:
 
 @app.command()
 def trunks(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
-    """Show the servers of every trunk and whether they are up."""
+    """Show the servers of every trunk, whether they are up, and our registrations there."""
     answer = _ask(socket, "trunks")
     if as_json:
         _print_json(answer)

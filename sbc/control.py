@@ -149,7 +149,9 @@ def ask(path: str, verb: str, arguments: Arguments | None = None, timeout_s: flo
         try:
             wire.connect(path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise ControlError(f"no SBC is running on {path}; start it with: sbc run FILE") from error
+            raise ControlError(
+                f"no SBC is running on {path}; start it with sbc run FILE, or give its control.socket with --socket"
+            ) from error
         except PermissionError as error:
             raise ControlError(f"{path} belongs to another user; run this as the user of the SBC") from error
         except OSError as error:
@@ -158,9 +160,13 @@ def ask(path: str, verb: str, arguments: Arguments | None = None, timeout_s: flo
             wire.sendall(request)
             line = _read_answer(wire)
         except TimeoutError as error:
-            raise ControlError(f"the SBC on {path} has not answered within {timeout_s:g} s") from error
+            raise ControlError(
+                f"the SBC on {path} has not answered within {timeout_s:g} s; its log says what it is busy with"
+            ) from error
         except OSError as error:
-            raise ControlError(f"the SBC on {path} hung up: {error.strerror or error}") from error
+            raise ControlError(
+                f"the SBC on {path} hung up: {error.strerror or error}; its log says whether it was stopped"
+            ) from error
     return _open_answer(path, line)
 
 
@@ -168,9 +174,11 @@ def _open_answer(path: str, line: bytes) -> object:
     try:
         answer = json.loads(line)
     except ValueError as error:
-        raise ControlError(f"the SBC on {path} hung up before it had answered") from error
+        raise ControlError(
+            f"the SBC on {path} hung up before it had answered; its log says whether it was stopped"
+        ) from error
     if not isinstance(answer, dict) or "ok" not in answer:
-        raise ControlError(f"whatever listens on {path} is not an SBC")
+        raise ControlError(f"whatever listens on {path} is not an SBC; give its control.socket with --socket")
     if not answer["ok"]:
         raise ControlError(str(answer.get("error", "refused without a reason")))
     return answer.get("result")

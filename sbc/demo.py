@@ -70,10 +70,12 @@ def scene_of(config: Config) -> Scene:
         if outside is not None and outside.name != trunk.network:
             break
     else:
-        raise DemoError(f"{config.path}: no route leads from one network to a trunk in another")
+        raise DemoError(f"{config.path}: no route leads from one network to a trunk in another; write one")
     port = next((listen.port for listen in outside.listen if listen.transport == "udp"), None)
     if port is None:
-        raise DemoError(f"{config.path}: network {outside.name} has no UDP listener for the caller's phone")
+        raise DemoError(
+            f"{config.path}: network {outside.name} has no UDP listener for the caller's phone; write one"
+        )
     caller = (CALLER_HOST, 0) if origin is None else _address_of(origin)
     sbc = (outside.address, port)
     return Scene(outside, config.networks[trunk.network], trunk, caller, _address_of(trunk), sbc)

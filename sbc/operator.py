@@ -123,7 +123,7 @@ class Operator:
         """End one call."""
         record = self.find(arguments)
         if record.id not in self._server.calls.live:
-            raise ControlError(f"{record.id} has already ended")
+            raise ControlError(f"{record.id} has already ended; sbc explain {record.id} shows how")
         self._server.hang_up(record.id)
         return {"call": record.id}
 

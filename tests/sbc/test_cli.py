@@ -73,7 +73,7 @@ def test_check_warns_of_addresses_that_this_host_does_not_have(tmp_path: Path) -
 def test_without_an_sbc_every_command_says_how_to_start_one(arguments: list[str], tmp_path: Path) -> None:
     result = run(*arguments, "--socket", str(tmp_path / "none.sock"))
     assert result.exit_code == 1
-    assert f"no SBC is running on {tmp_path}/none.sock; start it with: sbc run FILE" in str(result.exception)
+    assert f"no SBC is running on {tmp_path}/none.sock; start it with sbc run FILE" in str(result.exception)
 
 
 def test_simulate_shows_decisions_and_both_messages(good: str) -> None:

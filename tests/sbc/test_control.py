@@ -131,7 +131,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(ControlError, match=r"no SBC is running on .*/s; start it with: sbc run FILE"):
+    with pytest.raises(ControlError, match=r"no SBC is running on .*/s; start it with sbc run FILE"):
         ask(str(tmp_path / "s"), "calls")
 
 
