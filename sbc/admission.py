@@ -12,6 +12,7 @@ from config.model import Config
 from sbc.buckets import MAX_RETRY_S, TokenBucket, TokenBuckets
 from sbc.decisions import Decision
 from sbc.routing import Refusal, Source
+from sbc.wakeups import apart
 from signaling.uri import SEPARATORS
 
 MAX_SPREAD_S = 300.0
@@ -20,8 +21,6 @@ SOURCE_SHARE = 0.25
 """What one address may take of it: who floods us must not use up what belongs to all."""
 FORGED_SPREAD_S = 15.0
 """Over what time those come back who have shown nothing that would tell them from a forged sender."""
-# Steps of this share never fall together: see `sbc.trunks`.
-_GOLDEN = 0.618033988749895
 DEFAULT_SPREAD = 100.0
 """Phones a second that are called back where no rate is set."""
 # A place becomes free when somebody hangs up; nobody knows when.
@@ -242,4 +241,4 @@ class Spread:
 
     def _apart(self) -> int:
         self._turn += 1
-        return 1 + int(self._turn * _GOLDEN % 1.0 * FORGED_SPREAD_S)
+        return 1 + int(apart(self._turn) * FORGED_SPREAD_S)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from config.frozen import frozen
 from sbc.locations import Binding, FlowKey, Locations
-from sbc.wakeups import Wakeups
+from sbc.wakeups import Wakeups, apart
 from signaling.flow import Flow
 
 Kind = Literal["crlf", "options", "off"]
@@ -21,8 +21,6 @@ MISSES = 3
 MUTE = 2
 """Unanswered OPTIONS after which a phone that never answered one gets CRLF instead (keepalive: auto)."""
 NO_ANSWER = "no answer to OPTIONS"
-# Steps of this share of the period never fall together: see `sbc.trunks`.
-_GOLDEN = 0.618033988749895
 
 
 @frozen
@@ -86,7 +84,7 @@ class KeepAlives:
         if kind == "off":
             return
         self._phase += 1
-        due = now + (self._phase * _GOLDEN % 1.0) * self.every_s
+        due = now + apart(self._phase) * self.every_s
         watch = _Watch(binding.flow, kind, due)
         self._watches[binding.flow_key] = watch
         self._wakeups.arm(watch, due)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from config.model import Check, Config, SipServer, Trunk
 from sbc.routing import SIP_PORT, Health, ServersSnapshot, ServerView, Target
-from sbc.wakeups import Wakeups
+from sbc.wakeups import Wakeups, apart
 from signaling.flow import Address, Flow, host_port
 
 SUSPECT_S = 30.0
@@ -24,9 +24,6 @@ MAX_BUSY_S = 300.0
 MAX_ADDRESSES = 8
 """Addresses of one server name that are used."""
 MAX_EVENTS = 256
-# Steps of this share of the period never fall together (three-distance theorem): any number of servers is
-# spread evenly, also those that come later.
-_GOLDEN = 0.618033988749895
 # RFC 3261 s.11: whatever a server answers, it lives. But a proxy that says so answers for one that does not.
 _DEAD_ANSWERS = frozenset({408, 503})
 
@@ -388,7 +385,7 @@ class Trunks:
         if endpoint.check is None:
             return
         every = endpoint.check.options_every_s
-        endpoint.next_ping = now + (self._phase * _GOLDEN % 1.0) * every
+        endpoint.next_ping = now + apart(self._phase) * every
         self._phase += 1
         self._arm(endpoint, endpoint.next_ping)
 

@@ -16,6 +16,15 @@ T = TypeVar("T", bound=Sleeper)
 
 # Fewer stale entries than this are not worth a look.
 FEW = 64
+_GOLDEN = 0.618033988749895
+
+
+def apart(turn: int) -> float:
+    """A share of a period, from 0 to 1: those of any number of turns are spread over it evenly, whoever comes later.
+
+    Steps of the golden section never fall together (three-distance theorem).
+    """
+    return turn * _GOLDEN % 1.0
 
 
 class Wakeups(Generic[T]):

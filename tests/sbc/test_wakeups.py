@@ -1,6 +1,8 @@
 """When which call wants to be woken."""
 
-from sbc.wakeups import FEW, Wakeups
+from itertools import pairwise
+
+from sbc.wakeups import FEW, Wakeups, apart
 
 
 class Sleeper:
@@ -64,3 +66,10 @@ def test_entries_of_the_gone_do_not_pile_up() -> None:
         wakeups.disarm(gone)
     assert len(wakeups) <= 2 * FEW + 2
     assert wakeups.next() == 1e6
+
+
+def test_turns_are_spread_evenly_however_many_there_are() -> None:
+    for turns in (2, 10, 1000):
+        shares = sorted(apart(turn) for turn in range(turns))
+        gaps = [after - before for before, after in pairwise([*shares, shares[0] + 1.0])]
+        assert max(gaps) < 3 / turns and min(gaps) > 0.3 / turns
