@@ -17,13 +17,15 @@ HOT = {
     "signaling/transaction": "tables tx effects via clockwork client server layer",
     "signaling": "uri headers message parser errors flow phrases multipart dialog "
     "session_timer exchange usage informs renegotiation leg caller callee hunt call_effects reason b2bua events "
-    "topology identity site guard return_path digest passed_digest stateless resolver sdp/session sdp/parser sdp/offer_answer",
-    "signaling/transport": "udp limits arrival refusals",
+    "topology identity site guard return_path digest passed_digest stateless resolver location sdp/session sdp/parser "
+    "sdp/offer_answer sdp/formats sdp/rewrite",
+    "signaling/transport": "udp wires limits arrival refusals",
     "sbc": "calls stateless reception switchboard answers wakeups sites routing trunks admission buckets record "
     "decisions anchor streams call_media exchange media_policy media_ports locations register_request "
     "registrar registrar_local registrar_relay registrar_short register_shape registration_effects "
-    "registration_policy registrations phones keepalive users gruu",
-    "media": "relay",
+    "registration_policy registrations phones keepalive users gruu "
+    "pump journal tokens accounts outbound media_loops turn turn_pool",
+    "media": "relay session ports workers generations",
 }
 """What every message or call goes through, by package."""
 RELAYED = {"media": "reference forwarder sockets stream rtp rtcp source demux srtp"}

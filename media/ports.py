@@ -58,7 +58,7 @@ class PortPool:
 
     The key is any name: a network with two bind addresses has two keys. A pair that is released rests for
     `quarantine_s` seconds (0: none) before it can be allocated again. `pick(n)` gives an index below n and
-    chooses among the longest free pairs (`random.SystemRandom().randrange` in production); without it the
+    chooses among the longest free pairs (unguessable in production); without it the
     pool simply rotates. Raises ValueError when two keys would hand out the same port of the same address.
     """
 
@@ -122,7 +122,7 @@ class PortPool:
     def release(self, pair: PortPair, now: float) -> None:
         """Give a pair back. Raises ValueError when it is not in use: a second release would, once the pair
         belongs to another call, take it away from there, so it is an error and not a no-op."""
-        if pair in self._orphans:
+        if self._orphans and pair in self._orphans:
             self._orphans.remove(pair)
         else:
             own = self._networks.get(pair.network)

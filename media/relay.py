@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import field
-from enum import Enum
+from enum import StrEnum
 from typing import Literal, Protocol
 
 from config.frozen import frozen
@@ -18,7 +18,7 @@ Side = Literal["a", "b"]
 UNHEARD_S = 20.0
 
 
-class Learn(Enum):
+class Learn(StrEnum):
     """How an end's source address is found (design.md s.4.6). Once found it is locked; see media/source.py."""
 
     OFF = "off"  # only the signalled address and port
@@ -34,6 +34,9 @@ class PortPair:
     host: str
     rtp: int
     rtcp: int
+
+    def __hash__(self) -> int:
+        return self.rtp  # few others have it, and it costs nothing
 
 
 @frozen

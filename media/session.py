@@ -60,6 +60,20 @@ class Stream:
             self.id, call, self.kind, self.a, self.b, window_s, self.limits.start_s, self.limits.silence_s
         )
 
+    def within(self, limits: Limits) -> "Stream":
+        """The stream with other silence limits. Written out: every call does it."""
+        return Stream(
+            self.id,
+            self.kind,
+            self.media,
+            self.codec,
+            self.a,
+            self.b,
+            limits,
+            self.signalled,
+            self.sources,
+        )
+
     def muted(self, side: Side) -> "Stream":
         """The stream when the party on `side` is gone."""
         gone = replace(self.end(side), remote=None, remote_rtcp=None, receive=False, send=False)
@@ -219,7 +233,7 @@ def _plain_end(end: End) -> dict[str, Any]:
         "remote": None if end.remote is None else list(end.remote),
         "remote_rtcp": None if end.remote_rtcp is None else list(end.remote_rtcp),
         "rtcp_mux": end.rtcp_mux,
-        "learn": end.learn.value,
+        "learn": str(end.learn),
         "expect": end.expect,
         "receive": end.receive,
         "send": end.send,

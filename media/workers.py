@@ -591,7 +591,7 @@ def _end(end: End, spent: frozenset[bytes]) -> tuple[Any, ...]:
         end.remote,
         end.remote_rtcp,
         end.rtcp_mux,
-        end.learn.value,
+        str(end.learn),
         end.expect,
         end.receive,
         end.send,

@@ -361,7 +361,7 @@ class LocalAnchor:
     ) -> Plan:
         """The stream for an offered line and its ports: those in force where they fit, else new ones."""
         stream = state.session[place]
-        if stream is not None and stream.kind != line.use.value:
+        if stream is not None and stream.kind != line.use:
             stream = None
         vacant = state.replaced(source, target)
         pairs: dict[Side, PortPair] = {}

@@ -190,7 +190,7 @@ class CallMedia:
                     limits = Limits(policy.hold_s, policy.hold_s)
                 else:
                     limits = Limits(policy.start_s, policy.silence_s)
-                streams[place] = replace(stream, limits=limits)
+                streams[place] = stream.within(limits)
                 break
         return MediaSession(tuple(streams))
 

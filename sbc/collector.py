@@ -2,7 +2,8 @@
 
 What a call is made of goes when the last reference goes (`tests/scenario/test_bug.py` holds that); the collector is
 only there for the rare cycle. Left alone it walks every call in progress again and again, and each walk is a pause
-of tens of milliseconds for all. So what has survived one look is not looked at again until nobody is talking.
+of tens of milliseconds for all. So what has survived one look is not looked at again until nobody is talking, and of
+what is new a sample is looked at each second: as long as there is no garbage in it, that is enough.
 """
 
 import asyncio
@@ -11,8 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-YOUNG = 10_000
-"""Objects that are made, less those that went, between two looks at the young: a look takes a millisecond or two."""
+YOUNG = 1000
+"""Objects that are made, less those that went, in a sample: a look at them takes a millisecond at most."""
+SAMPLE_S = 1.0
+"""Between two samples."""
 WHOLE_S = 3600.0
 """Between two looks at everything, when no call is there."""
 LATEST_S = 4 * 3600.0
@@ -21,10 +24,9 @@ ASK_S = 60.0
 
 
 def settle() -> None:
-    """From now on only the young are looked at, once."""
+    """From now on only the young are looked at, once and not all of them."""
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, 1_000_000, 1_000_000)
+    sample()
     if _survived not in gc.callbacks:
         gc.callbacks.append(_survived)
 
@@ -35,6 +37,12 @@ def unsettle() -> None:
         gc.callbacks.remove(_survived)
     gc.unfreeze()
     gc.set_threshold(700, 10, 10)
+
+
+def sample() -> None:
+    """Look at the next objects that are made; and at those behind them, as long as some are garbage."""
+    gc.freeze()
+    gc.set_threshold(YOUNG, 1_000_000, 1_000_000)
 
 
 def whole() -> int:
@@ -48,14 +56,20 @@ def whole() -> int:
 def _survived(phase: str, info: Mapping[str, Any]) -> None:
     if phase == "stop" and info["generation"] == 0:
         gc.freeze()
+        if not info["collected"]:
+            gc.set_threshold(0)
 
 
 async def attend(idle: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
-    """Look at everything once in a while, when `idle` says that nobody would notice."""
-    last = clock()
+    """Take samples, and look at everything once in a while, when `idle` says that nobody would notice."""
+    last = asked = clock()
     while True:
-        await asyncio.sleep(ASK_S)
-        waited = clock() - last
-        if waited >= LATEST_S or (waited >= WHOLE_S and idle()):
+        await asyncio.sleep(SAMPLE_S)
+        sample()
+        now = clock()
+        if now - asked < ASK_S:
+            continue
+        asked = now
+        if now - last >= LATEST_S or (now - last >= WHOLE_S and idle()):
             whole()
-            last = clock()
+            last = now

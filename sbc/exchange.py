@@ -117,7 +117,7 @@ def nat_decision(party: Party, line: Line, learn: Learn, expect: str | None, why
         ("SIP source", party.peer or "unknown"),
         ("nat", "far-end" if party.nat else "none"),
     )
-    outcome = f"{why}; learn {learn.value}, expect {expect or 'anybody'}"
+    outcome = f"{why}; learn {learn}, expect {expect or 'anybody'}"
     return Decision("nat", f"networks.{party.network}.nat", compared, outcome)
 
 

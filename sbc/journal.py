@@ -24,10 +24,14 @@ _DEAD = frozenset({"server-timeout", "server-unreachable"})
 
 
 class Journal:
-    """Writes the events of calls. `event` and `bug` fit `Calls`; nothing here knows the wire."""
+    """Writes the events of calls. `event` and `bug` fit `Calls`; nothing here knows the wire.
+
+    `debugging`: whether it is to be told of every message.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self.heed()
         self._bugs: Counter[str] = Counter()
         self._second = 0
         self._refused = 0
@@ -35,10 +39,21 @@ class Journal:
         self._held: list[tuple[Literal["<", ">"], bytes, Flow, float]] | None = None
         self._names: dict[str, tuple[str, str]] = {}
 
+    def heed(self) -> None:
+        """The level of the log may have changed. It is not asked at each message."""
+        self.debugging = self._log.debugging
+        self._informing = self._log.informing
+
     # -- calls ---------------------------------------------------------------------------------------------
 
     def event(self, what: str, record: CallRecord) -> None:
         """A call came, rings, was answered, or a server did not take it."""
+        if what == "tried":
+            self._tried(record)
+        elif self._informing:
+            self._progress(what, record)
+
+    def _progress(self, what: str, record: CallRecord) -> None:
         match what:
             case "came":
                 self._came(record)
@@ -56,12 +71,10 @@ class Journal:
                     server=_server(target),
                     after_s=after_s,
                 )
-            case "tried":
-                self._tried(record)
 
     def _came(self, record: CallRecord) -> None:
         leg = record.leg("a")
-        if self._log.debugging and leg is not None:
+        if self.debugging and leg is not None:
             self._names[leg.call_id] = (record.id, "a")
         self._log.info(
             "call came",
@@ -101,6 +114,8 @@ class Journal:
                 see=f"sbc explain {record.id}",
             )
         rule = record.final_rule if record.final_rule != record.end_cause else None
+        if not self._informing and (record.answered_at is not None or record.targets):
+            return
         if record.answered_at is not None:
             self._log.info(
                 "call ended",

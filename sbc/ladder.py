@@ -106,16 +106,6 @@ def _visible(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def summary_of(message: Request | Response) -> str:
-    """`INVITE (sdp)`, `180 Ringing`, `200 OK (sdp)`; a response to anything but INVITE names its request."""
-    with_sdp = " (sdp)" if message.body and "application/sdp" in message.content_type else ""
-    if isinstance(message, Request):
-        return f"{message.method}{with_sdp}"
-    method = message.method or "INVITE"
-    about = "" if method == "INVITE" else f" ({method})"
-    return f"{message.status} {message.reason}{about}{with_sdp}"
-
-
 # What was hidden
 
 

@@ -110,6 +110,11 @@ class Log:
         """Whether DEBUG is on: ask before building something expensive for it."""
         return self._logger.isEnabledFor(logging.DEBUG)
 
+    @property
+    def informing(self) -> bool:
+        """Whether INFO is on."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def debug(self, message: str, /, **fields: object) -> None:
         """What a developer wants to see."""
         if self._logger.isEnabledFor(logging.DEBUG):

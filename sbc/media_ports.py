@@ -22,7 +22,7 @@ class MediaPorts:
         """A free pair. Raises PoolExhausted."""
         now = self._clock()
         pair = self._pool.allocate(pool, now)
-        while pair in self._claimed:
+        while self._claimed and pair in self._claimed:
             self._claimed.remove(pair)
             pair = self._pool.allocate(pool, now)
         return pair
@@ -35,7 +35,7 @@ class MediaPorts:
         """Give pairs back; they rest as long as the pool says, from `now` on or from this moment."""
         now = self._clock() if now is None else now
         for pair in pairs:
-            if pair in self._claimed:
+            if self._claimed and pair in self._claimed:
                 self._claimed.remove(pair)
             else:
                 self._pool.release(pair, now)

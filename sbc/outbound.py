@@ -561,6 +561,11 @@ class Outbound:
         """A row for each registration: trunk, user, server, state, expires_s, next_s, why."""
         return [line.row(now) for line in self._lines.values()]
 
+    @property
+    def eventful(self) -> bool:
+        """Whether `take_events` has something."""
+        return len(self._events) > 0
+
     def take_events(self) -> list[RegistrationEvent]:
         """What has happened since the last call of this, for the log."""
         events = list(self._events)

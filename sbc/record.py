@@ -11,7 +11,6 @@ from typing import Literal, TypeVar
 from config.frozen import frozen
 from sbc.anchor import MediaReport
 from sbc.decisions import Decision
-from sbc.ladder import summary_of
 from sbc.log import redact
 from sbc.routing import Target
 from signaling.errors import ParseError
@@ -293,6 +292,16 @@ class CallRecord:
             "messages": [_message_json(message) for message in self.messages] if messages else [],
             "messages_left_out": self.messages_left_out,
         }
+
+
+def summary_of(message: Request | Response) -> str:
+    """`INVITE (sdp)`, `180 Ringing`, `200 OK (sdp)`; a response to anything but INVITE names its request."""
+    with_sdp = " (sdp)" if message.body and "application/sdp" in message.content_type else ""
+    if isinstance(message, Request):
+        return f"{message.method}{with_sdp}"
+    method = message.method or "INVITE"
+    about = "" if method == "INVITE" else f" ({method})"
+    return f"{message.status} {message.reason}{about}{with_sdp}"
 
 
 def _usual(message: Request | Response) -> bool:

@@ -229,6 +229,8 @@ class Reloader:
         except OSError as error:
             log_file.change(before.level, before.file)
             raise _refusal(_problem(fresh, "log.file", f"{error.filename}: {error.strerror}")) from error
+        finally:
+            self._server.journal.heed()
 
     # -- in force ------------------------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ class Reloader:
         self._names.update(fresh.networks)
         self._tell_listeners(before)
         server.names.look_again()
-        server.rearm()
+        server.pump.rearm()
         self._reloaded.set()
 
     def _tell_listeners(self, before: set[Listener]) -> None:

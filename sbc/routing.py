@@ -8,7 +8,7 @@ route that was looked at is a `Decision` with the values that were compared, als
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from config.frozen import frozen
@@ -141,7 +141,7 @@ class Phones(Protocol):
         """The phones to ring, or why there is none."""
 
 
-class Health(Enum):
+class Health(StrEnum):
     """What is known of a server."""
 
     UP = "up"
@@ -370,7 +370,7 @@ class Router:
         chosen: list[str] = []
         for view in views:
             shown = f"{view.transport} {host_port(view.address)}"
-            compared.append((shown, f"{view.health.value}: {view.why}" if view.why else view.health.value))
+            compared.append((shown, f"{view.health}: {view.why}" if view.why else str(view.health)))
             if view.health is Health.UP:
                 pick.up.append(self._target(trunk, view, user, uri))
                 chosen.append(shown)

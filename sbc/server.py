@@ -1,12 +1,11 @@
 """`sbc run`: the process round the calls - sockets, timer, signals, reload, drain (design.md s.3, style.md s.3).
 
-`Server` performs what the cores decide and arms the one timer. It leaves nothing behind: when `run` returns,
+`Server` opens, changes and closes; `sbc.pump` drives what is open. It leaves nothing behind: when `run` returns,
 every call has got its BYE and its CDR, and all sockets, worker processes and files are closed.
 """
 
 import asyncio
 import contextlib
-import math
 import resource
 import signal
 import sys
@@ -23,7 +22,6 @@ from media.relay import RelayEvent, StreamCounters, WorkerRestarted
 from media.workers import WorkerRelay
 from nat.binding import BindingServer
 from nat.interfaces import resolve
-from nat.stun import is_stun
 from sbc import collector
 from sbc.anchor import LocalAnchor
 from sbc.calls import Calls
@@ -35,6 +33,7 @@ from sbc.operator import Operator
 from sbc.own_address import OwnAddresses
 from sbc.phone_journal import PhoneJournal
 from sbc.preflight import StartError, few_descriptors, modules
+from sbc.pump import Pump
 from sbc.record import CallRecord
 from sbc.registration_effects import Happened
 from sbc.reload import Reloader, open_cdr, transport_limits
@@ -47,7 +46,6 @@ from sbc.tokens import Tokens
 from sbc.trunks import ServerDown
 from sbc.turn import TurnNetworks, TurnRelay
 from signaling.flow import Flow, host_port
-from signaling.stateless import METHODS
 from signaling.transport.udp import Glance
 from signaling.transport.wires import ListenError, Wires
 
@@ -59,8 +57,6 @@ RETRY_S = 15.0
 """A name that could not be resolved is asked for again after this."""
 CLOSE_S = 5.0
 """How long the relay workers may take to end."""
-TIMER_GRAIN_S = 0.05
-"""Timers may be as late as this, a tenth of T1 (RFC 3261 s.17.1.1.1): what is due in it is done in one go."""
 
 
 class Server:
@@ -79,12 +75,11 @@ class Server:
         self.ready = asyncio.Event()
         self.log_file = log_file
         self._log = get_log("sbc.server")
-        self._journal = Journal(get_log("sbc.calls"))
+        self.journal = Journal(get_log("sbc.calls"))
         self._phone_journal = PhoneJournal(get_log("sbc.phones"))
         self._stopping = asyncio.Event()
         self._hastened = asyncio.Event()
         self._supervisor = Supervisor()
-        self._timer: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
         # First what may fail: a relay worker that was started has to be stopped.
         self.cdr = open_cdr(config)
@@ -100,35 +95,32 @@ class Server:
         self.turn = TurnNetworks(config, self.loop, self._relay_address_changed)
         self.pool = self.turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)
         streams = TurnRelay(self.relay, self.turn)
-        self._anchor = LocalAnchor.of_config(config, self.pool, streams, self.loop.time)
-        glance = Glance(self._answers, self.rearm)
+        self._anchor = LocalAnchor.of_config(config, self.pool, streams, time.monotonic)
+        self.pump = pump = Pump(self.loop, self.journal, self)
+        glance = Glance(pump.answers, pump.rearm)
         self.wires = Wires(
-            Sites(config).listeners,
-            self._receive,
-            self._failed,
-            transport_limits(config),
-            glance,
-            self._refused,
+            Sites(config).listeners, pump.receive, pump.failed, transport_limits(config), glance, pump.refused
         )
         self.control: ControlServer | None = None
         self.calls = Calls(
             config,
-            self._send,
+            pump.send,
             self._anchor,
             wall=time.time,
             token=Tokens(),
             on_record=self._write_record,
-            on_bug=self._journal.bug,
-            on_event=self._journal.event,
+            on_bug=self.journal.bug,
+            on_event=self.journal.event,
             on_phone=self._phone_event,
             store=self.store.write if self.store.lasting else None,
             secret=self.store.secret,
             users=self.users,
         )
+        pump.begin(self.wires, self.calls)
         streams.on_event = self._relay_event
         self.relay.stun(stun_hosts(config))
         self.own_addresses = OwnAddresses(config, self._own_address_changed)
-        self.names = ServerNames(self.calls, self.loop, self.rearm)
+        self.names = ServerNames(self.calls, self.loop, self.pump.rearm)
         self._reloader = Reloader(self, adapt)
         self._stun = BindingServer()
 
@@ -208,7 +200,7 @@ class Server:
         relay = f"reference, {len(self.relay.pids)} workers"
         code = modules()
         self._log.info("ready", config=self.config.path, code=code, relay=relay, kernel=_kernel(self.kernel))
-        self.rearm()
+        self.pump.rearm()
         self._supervisor.tell("READY=1", f"STATUS={self._status()}")
         self.ready.set()
 
@@ -219,7 +211,7 @@ class Server:
         self._log.info("stopping: new calls get 503", calls=waiting, drain_s=self.config.timers.drain_s)
         await self._until_idle(self.config.timers.drain_s, hasten=True)
         ended = self.calls.hang_up(self.loop.time(), cause="drain", text="the border is being stopped")
-        self.rearm()
+        self.pump.rearm()
         if ended:
             self._log.info("ended the calls that were left", calls=ended)
         await self._until_idle(GOODBYE_S, hasten=False)
@@ -234,9 +226,7 @@ class Server:
             await asyncio.sleep(POLL_S)
 
     async def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.pump.stop()
         self.wires.close()
         try:
             async with asyncio.timeout(CLOSE_S):
@@ -251,41 +241,10 @@ class Server:
         if self.ready.is_set():
             self._log.info("stopped")
 
-    # -- what comes in -------------------------------------------------------------------------------------
+    # -- what happens seldom -------------------------------------------------------------------------------
 
-    def _send(self, data: bytes, flow: Flow) -> None:
-        if self._log.debugging:
-            self._journal.sent(data, flow, self._known())
-        self.wires.send(data, flow)
-
-    def _answers(self, data: bytes, flow: Flow, age_s: float) -> bool:
-        """Whether a datagram is answered without being kept; what is left to `_receive` has been looked at."""
-        if self._log.debugging:
-            return False  # the journal shows every message
-        try:
-            return self.calls.stateless.answers(data, flow, self.loop.time(), age_s)
-        except Exception as error:
-            self._broken("message", error, **_named(flow))
-            return True
-
-    def _receive(self, data: bytes, flow: Flow, age_s: float) -> None:
-        if data[0] < 4 and is_stun(data):
-            self._answer_stun(data, flow)
-            return
-        debugging = self._log.debugging
-        if debugging:
-            self._journal.begin(data, flow, age_s)
-        try:
-            glanced = not debugging and not flow.reliable and data.startswith(METHODS)
-            self.calls.receive(data, flow, self.loop.time(), age_s, glanced)
-        # The one broad except of this loop: a bug outside of any call must not end every call.
-        except Exception as error:
-            self._broken("message", error, **_named(flow))
-        if debugging:
-            self._journal.finish(self._known())
-        self.rearm()
-
-    def _answer_stun(self, data: bytes, flow: Flow) -> None:
+    def stun(self, data: bytes, flow: Flow) -> None:
+        """STUN came to a SIP port."""
         # RFC 5626 s.4.4.2: STUN beside SIP on one UDP port, told apart by the first byte. With it a phone that has
         # registered keeps its flow alive, and takes silence for the loss of it.
         phones = self.config.phones
@@ -299,42 +258,8 @@ class Server:
         if answer is not None:
             self.wires.send(answer, flow)
 
-    def _known(self) -> list[CallRecord]:
-        return [*self.calls.live.values(), *reversed(self.calls.recent)]
-
-    def _failed(self, flow: Flow) -> None:
-        try:
-            self.calls.transport_failed(flow, self.loop.time())
-        except Exception as error:
-            self._broken("transport failure", error, **_named(flow))
-        self.rearm()
-
-    def _refused(self, quoted: bytes, flow: Flow) -> None:
-        try:
-            self.calls.unreachable(quoted, flow, self.loop.time())
-        except Exception as error:
-            self._broken("ICMP error", error, **_named(flow))
-        self.rearm()
-
-    def _relay_event(self, event: RelayEvent) -> None:
-        if isinstance(event, WorkerRestarted):
-            self._log.warning("relay worker restarted", worker=event.worker, streams=event.streams)
-        try:
-            self.calls.relay_event(event, self.loop.time())
-        except Exception as error:
-            self._broken("relay event", error, event=type(event).__name__)
-        self.rearm()
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        try:
-            self.calls.handle_timer(self.loop.time())
-        except Exception as error:
-            self._broken("timer", error)
-        self.rearm()
-
-    def rearm(self) -> None:
-        """After every input: say what servers have done, and wake up when it is time again."""
+    def attend(self) -> None:
+        """Say what servers and registrations have done."""
         for event in self.calls.trunks.take_events():
             down = isinstance(event, ServerDown)
             if not down:
@@ -354,19 +279,11 @@ class Server:
                 server=registration.server,
                 why=registration.why,
             )
-        timer = self._timer
-        if timer is not None and timer.when() <= self.loop.time() + TIMER_GRAIN_S:
-            return  # Whatever is due before it can wait for it.
-        due = self.calls.next_timer()
-        if due is None:
-            return
-        at = math.ceil(due / TIMER_GRAIN_S) * TIMER_GRAIN_S
-        if timer is not None:
-            # Waking too early costs a look; cancelling at every message costs more, and fills the loop's heap.
-            if timer.when() <= at:
-                return
-            timer.cancel()
-        self._timer = self.loop.call_at(at, self._on_timer)
+
+    def _relay_event(self, event: RelayEvent) -> None:
+        if isinstance(event, WorkerRestarted):
+            self._log.warning("relay worker restarted", worker=event.worker, streams=event.streams)
+        self.pump.relay_event(event)
 
     def _phone_event(self, happened: Happened) -> None:
         self._phone_journal.happened(happened, self.loop.time())
@@ -377,15 +294,11 @@ class Server:
         try:
             self.calls.phones.stored(ticket, error, self.loop.time())
         except Exception as bug:
-            self._broken("store", bug)
-        self.rearm()
-
-    def _broken(self, what: str, error: Exception, **fields: object) -> None:
-        self.calls.stats[f"bug:{type(error).__name__}"] += 1
-        self._journal.bug(error, met_by=what, **fields)
+            self.pump.broken("store", bug)
+        self.pump.rearm()
 
     def _write_record(self, record: CallRecord) -> None:
-        self._journal.ended(record, self.wall)
+        self.journal.ended(record, self.wall)
         if self.cdr is not None:
             self.cdr.write(record)
 
@@ -404,8 +317,8 @@ class Server:
         try:
             self.calls.reload(config, self.loop.time(), self.users)
         except Exception as error:
-            self._broken("another address", error, network=network, address=address)
-        self.rearm()
+            self.pump.broken("another address", error)
+        self.pump.rearm()
 
     # -- what the operator asks ----------------------------------------------------------------------------
 
@@ -420,7 +333,7 @@ class Server:
     def hang_up(self, call: str) -> None:
         """End one call by hand."""
         self.calls.hang_up(self.loop.time(), call, cause="operator", text="ended by the operator")
-        self.rearm()
+        self.pump.rearm()
 
     @property
     def wall(self) -> float:
@@ -459,7 +372,7 @@ class Server:
         return {
             "held.former_listeners": len(self.wires.retired),
             **self.calls.stats,
-            **self._journal.bugs,
+            **self.journal.bugs,
             **transports,
             **transactions,
             **stun,
@@ -470,10 +383,6 @@ class Server:
     def _status(self) -> str:
         phones = f", {len(self.calls.phones.locations)} registrations" if self.config.phones else ""
         return f"{len(self.calls.live)} calls{phones}"
-
-
-def _named(flow: Flow) -> dict[str, object]:
-    return {"network": flow.network, "transport": flow.transport, "peer": host_port(flow.remote)}
 
 
 def _open_fastpath(config: Config) -> FastPath | str:

@@ -469,7 +469,9 @@ class Switchboard:
         secrets = live.secrets.get(speaker)
         if secrets is None:
             return True
-        leaks = self._guard.scan(secrets, without_location(data), live.secrets.get(hearer))
+        leaks = self._guard.scan(secrets, data, live.secrets.get(hearer))
+        if leaks:  # the place of a caller in need crosses as it is
+            leaks = self._guard.scan(secrets, without_location(data), live.secrets.get(hearer))
         if not leaks:
             return True
         live.record.leaks += len(leaks)

@@ -24,3 +24,7 @@ class Tokens:
         token = self._stock[self._at : end]
         self._at = end
         return token
+
+    def below(self, limit: int) -> int:
+        """A number from 0 to `limit` - 1, of which there are far fewer than 2 ** 32."""
+        return int(self(4), 16) % limit

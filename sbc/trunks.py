@@ -245,11 +245,16 @@ class Trunks:
                     view = _view(endpoint, now)
                     where = f"{endpoint.transport} {host_port(endpoint.address)}"
                     shown = where if server.literal is not None else f"{server.host} ({where})"
-                    rows.append({**row, "server": shown, "state": view.health.value, "why": view.why})
+                    rows.append({**row, "server": shown, "state": str(view.health), "why": view.why})
                 if not servers.endpoints[position]:
                     why = servers.names[position].why
                     rows.append({**row, "server": server.host, "state": "unresolved", "why": why})
         return rows
+
+    @property
+    def eventful(self) -> bool:
+        """Whether `take_events` has something."""
+        return len(self._events) > 0
 
     def take_events(self) -> list[TrunkEvent]:
         """Servers that went up or down since the last call of this, for the log."""

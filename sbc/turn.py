@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import marshal
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -42,6 +41,7 @@ from nat.turn import issue
 from sbc.log import get_log
 from sbc.media_policy import pool_of
 from sbc.names import resolver_for
+from sbc.tokens import Tokens
 from sbc.turn_pool import TurnPool
 from signaling.resolver import ResolveError
 
@@ -118,8 +118,7 @@ class TurnNetworks:
 
     def pool_for(self, ranges: Mapping[str, Range], quarantine_s: float) -> TurnPool:
         """The pool of all media ports, those of the relays among them."""
-        pick = random.SystemRandom().randrange
-        self.pool = TurnPool(ranges, quarantine_s, pick, self._networks, self._need)
+        self.pool = TurnPool(ranges, quarantine_s, Tokens().below, self._networks, self._need)
         return self.pool
 
     def apply(self, config: Config) -> Config:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
 from config.frozen import frozen
@@ -41,7 +41,7 @@ class State(Enum):
     ENDED = "ended"
 
 
-class Role(Enum):
+class Role(StrEnum):
     """Whose leg it is: a phone and its registrar settle between themselves who the phone is."""
 
     PEER = "peer"  # anybody: what it asks for is answered by us or by nobody

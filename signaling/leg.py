@@ -479,7 +479,7 @@ class Leg(Renegotiable):
             "session": self.session.snapshot(),
             "owns_call_id": self.owns_call_id,
             "account": None if self.authorizer is None else self.authorizer.name,
-            "role": self.role.value,
+            "role": str(self.role),
         }
 
     @classmethod

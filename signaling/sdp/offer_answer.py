@@ -1,7 +1,7 @@
 """What an SDP says, m= line by m= line, as the offer/answer model reads it (RFC 3264, RFC 6337)."""
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 
 from config.frozen import frozen
 from signaling.errors import ParseError
@@ -23,7 +23,7 @@ from signaling.sdp.session import Connection, Media, Session, first, parse_conne
 Address = tuple[str, int]
 
 
-class Use(Enum):
+class Use(StrEnum):
     """What can be done with an m= line."""
 
     RTP = "rtp"

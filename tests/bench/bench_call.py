@@ -25,6 +25,7 @@ from itertools import count
 from pathlib import Path
 from types import CodeType
 
+from sbc import collector
 from signaling.flow import Flow
 from tests.harness.border import CONFIG, Border, audio
 
@@ -279,9 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     caller = Caller()
     caller.us_per_call(given.calls)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # as `sbc.server` has it
+    collector.settle()
     rounds: list[float] = []
     ratios: list[float] = []
     for _ in range(given.rounds):

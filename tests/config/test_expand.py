@@ -16,8 +16,15 @@ SOURCE = '''"""Module.
 from here on this is text, not an import.
 """
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from config.frozen import frozen
+
+
+LIMIT = 10
+NAMES: dict[str, int] = {"one": 1}
+TIMES = 0
+T = TypeVar("T")
 
 
 @frozen
@@ -45,6 +52,12 @@ class Checked:
     def __post_init__(self) -> None:
         if self.at < 0:
             raise ValueError("negative")
+
+
+def count() -> int:
+    global TIMES
+    TIMES += 1
+    return TIMES + LIMIT + NAMES["one"]
 
 
 def after() -> None:
@@ -82,6 +95,16 @@ def test_the_init_is_written_out_where_it_says_the_same() -> None:
     assert text.count("init=False") == 2
     assert "class Checked" in text
     assert "@dataclass(slots=True)\nclass Checked" in text
+
+
+def test_constants_are_final_and_what_changes_is_not() -> None:
+    text = expand(SOURCE)
+    assert "\nLIMIT: typing.Final = 10\n" in text
+    assert '\nNAMES: typing.Final[dict[str, int]] = {"one": 1}\n' in text
+    assert "\nTIMES = 0\n" in text
+    assert '\nT = TypeVar("T")\n' in text
+    names = run(text)
+    assert (names["count"](), names["count"]()) == (12, 13)
 
 
 def test_lines_stay_where_they_are() -> None:

@@ -27,8 +27,8 @@ def settled() -> Iterator[None]:
 
 
 def test_what_survived_is_not_looked_at_again() -> None:
-    kept = [Knot() for _ in range(1000)]
     frozen = gc.get_freeze_count()
+    kept = [Knot() for _ in range(1000)]
     gc.collect(0)
     assert gc.get_freeze_count() >= frozen + len(kept)
     assert len(gc.get_objects(generation=1)) + len(gc.get_objects(generation=2)) < 1000
@@ -36,9 +36,31 @@ def test_what_survived_is_not_looked_at_again() -> None:
 
 def test_cycles_among_the_young_are_freed() -> None:
     gc.collect(0)
-    for _ in range(1000):
+    for _ in range(500):
         Knot()
-    assert gc.collect(0) >= 1000
+    assert gc.collect(0) >= 500
+
+
+def test_the_next_are_looked_at_only_if_there_was_garbage() -> None:
+    looks: list[int] = []
+
+    def look(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            looks.append(info["collected"])
+
+    gc.callbacks.insert(0, look)
+    try:
+        kept: list[list[int]] = [[] for _ in range(5 * collector.YOUNG)]
+        assert looks == [0]  # a clean sample is enough
+        collector.sample()
+        made = 10 * collector.YOUNG
+        for _ in range(made):
+            Knot()
+        assert sum(looks) > made / 2  # as long as there is garbage, nothing is left out
+        assert len(looks) > 5
+        del kept
+    finally:
+        gc.callbacks.remove(look)
 
 
 def test_everything_is_looked_at_in_the_end() -> None:
@@ -52,6 +74,7 @@ def test_everything_is_looked_at_in_the_end() -> None:
 @pytest.mark.parametrize(("idle", "hours", "freed"), [(True, 2, True), (False, 2, False), (False, 25, True)])
 def test_when(idle: bool, hours: int, freed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "ASK_S", 0.0)
+    monkeypatch.setattr(collector, "SAMPLE_S", 0.0)
     now = iter([0.0, *[hours * 3600.0] * 1000])
     old = [Knot() for _ in range(1000)]
     gc.collect(0)

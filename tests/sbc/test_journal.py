@@ -134,6 +134,7 @@ def test_leaks_are_a_warning(written: Written) -> None:
 
 def test_messages_are_marked_with_their_call_and_leg(written: Written) -> None:
     written.file.change("debug", None)
+    written.journal.heed()
     border = written.border()
     alice, _ = pair(border)
 

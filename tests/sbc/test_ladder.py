@@ -2,7 +2,8 @@
 
 import pytest
 
-from sbc.ladder import NOT_PASSED, Column, Hidden, Step, hidden_between, hidden_text, ladder, summary_of
+from sbc.ladder import NOT_PASSED, Column, Hidden, Step, hidden_between, hidden_text, ladder
+from sbc.record import summary_of
 from signaling.message import Request, Response, respond
 from signaling.parser import parse
 

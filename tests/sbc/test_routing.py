@@ -260,7 +260,7 @@ def test_all_servers_down_is_503_with_retry_after(health: Health) -> None:
     servers = with_health(servers, "pbx", health, back_s=17.2)
     outcome, decisions = routes.route(call("public", "carrier"), servers)
     assert refusal(outcome) == Refusal(503, "No Server Is Up", "servers-down", 17)
-    assert decisions[-1].compared == (("udp 10.0.0.20:5060", health.value),)
+    assert decisions[-1].compared == (("udp 10.0.0.20:5060", str(health)),)
 
 
 def test_names_without_address_are_503_and_named_in_the_decision() -> None:
