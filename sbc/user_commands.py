@@ -51,7 +51,7 @@ def add(
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password:
-        sys.exit("sbc: an empty password is none")
+        sys.exit("sbc: an empty password is none; type one, or give it as a line on standard input")
     secrets = {algorithm: ha1(name, realm, password, algorithm) for algorithm in ALGORITHMS}
     _done(lambda: write_user(path, realm, User(name, secrets, numbers)))
     typer.echo(f"{name}@{realm}: written to {path}; sbc reload makes it known")
@@ -87,7 +87,7 @@ def _place(file: Path) -> tuple[Config, str]:
         sys.exit(str(error))
     phones = config.phones
     if phones is None or phones.users_file is None:
-        sys.exit(f"sbc: {file}: there is no phones.users_file")
+        sys.exit(f"sbc: {file}: there is no phones.users_file; write the file that sbc user is to make")
     return config, phones.users_file
 
 
