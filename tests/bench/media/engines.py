@@ -110,11 +110,9 @@ def rtpengine(place: Place, load: Load) -> Iterator[Way]:
 def _no_kernel(load: Load) -> str | None:
     if load.srtp:
         return "SRTP is not for the kernel"
-    if not OBJECT.exists():
-        failure = build(OBJECT)
-        if failure is not None:
-            return failure
-    return obstacle()
+    # Anew, since what is there may be of an older source.
+    failure = build(OBJECT)
+    return failure if failure is not None and not OBJECT.exists() else obstacle()
 
 
 WAYS: dict[str, Engine] = {
