@@ -397,9 +397,8 @@ def _kernel(fastpath: FastPath | str) -> str:
     """What the kernel forwards, for the log."""
     if isinstance(fastpath, str):
         return f"off: {fastpath}" if fastpath else "off"
-    return (
-        f"{fastpath.way} on {', '.join(fastpath.interfaces)}{''.join(f'; {why}' for why in fastpath.without)}"
-    )
+    where = ", ".join(fastpath.interfaces) or "no interface"
+    return "; ".join((f"{fastpath.way} on {where}", *fastpath.without))
 
 
 def serve(path: str) -> int:
