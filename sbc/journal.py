@@ -75,7 +75,7 @@ class Journal:
     def _came(self, record: CallRecord) -> None:
         leg = record.leg("a")
         if self.debugging and leg is not None:
-            self._names[leg.call_id] = (record.id, "a")
+            self._know(leg.call_id, (record.id, "a"))
         self._log.info(
             "call came",
             call=record.id,
@@ -238,10 +238,13 @@ class Journal:
             )
             if known is None:
                 return "-", "-"
-            if len(self._names) >= NAMES_LIMIT:
-                self._names.clear()
-            self._names[call_id] = known
+            self._know(call_id, known)
         return known
+
+    def _know(self, call_id: str, whose: tuple[str, str]) -> None:
+        if len(self._names) >= NAMES_LIMIT:
+            self._names.clear()
+        self._names[call_id] = whose
 
 
 def call_id_of(data: bytes) -> str:

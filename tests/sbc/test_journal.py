@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sbc import journal
 from sbc.journal import REFUSALS_PER_S, Journal, call_id_of
 from sbc.log import LogFile, get_log
 from sbc.record import CallRecord
@@ -174,6 +175,20 @@ def test_messages_are_marked_with_their_call_and_leg(written: Written) -> None:
 )
 def test_the_call_id_of_a_raw_message(data: bytes, call_id: str) -> None:
     assert call_id_of(data) == call_id
+
+
+@pytest.mark.source
+def test_what_is_known_of_calls_is_bounded(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that are refused before they have a second leg are known by what they came with."""
+    monkeypatch.setattr(journal, "NAMES_LIMIT", 10)
+    written.file.change("debug", None)
+    written.journal.heed()
+    flow = Flow("public", "udp", ("203.0.113.10", 5060), ("203.0.113.77", 5070))
+    for number in range(50):
+        record = CallRecord(f"c-{number}", 0.0)
+        record.add_leg("a", flow, None, f"call{number}")
+        written.journal.event("came", record)
+        assert len(written.journal._names) <= 10
 
 
 def test_a_bug_has_its_traceback_once_and_is_counted(written: Written) -> None:
