@@ -20,7 +20,7 @@ from tests.harness import fastpath
 from tests.harness.rtp import receiver_report, rtp_packet
 from tests.lab.border import COMMAND, ROOT, configuration
 from tests.lab.lab import Lab
-from tests.lab.namespaces import PRIVATE, PUBLIC, SBC
+from tests.lab.namespaces import PRIVATE, PUBLIC, SBC, SIDES
 from tests.lab.talk import (
     MEDIA,
     Talk,
@@ -108,6 +108,38 @@ def test_the_audio_of_a_call_goes_by_the_kernel(lab: Lab, voices: dict[str, Voic
         assert (stream[side]["lost"], stream[side]["forwarded"]) == (0, stream[side]["packets"])
         assert 0.5 * stream[side]["forwarded"] < stream[side]["in_kernel"] < stream[side]["forwarded"]
         assert stream[side]["mos"] > 4.0 and stream[side]["jitter_ms"] < 20
+    assert_no_traceback(lab.border)
+
+
+def test_an_address_that_goes_and_comes_again(lab: Lab, voices: dict[str, Voice]) -> None:
+    """What runs where is told at every moment, and a call that lasts is heard again."""
+    lab.start(configuration(lab.namespaces, more=ON))
+    call = place(lab, A)
+    descend(lab, call, voices)
+    private = SIDES[PRIVATE]
+    address = f"{private.border}/{private.prefix.partition('/')[2]}", "dev", "to-private"
+
+    def until(told: tuple[str, int]) -> None:
+        deadline = time.monotonic() + 20
+        while True:
+            stats = lab.border.ask("stats")
+            if (stats["media.kernel"], stats["media.in_kernel"]) == told:
+                return
+            assert time.monotonic() < deadline, (stats["media.kernel"], stats["media.in_kernel"])
+            time.sleep(0.1)
+
+    lab.namespaces.run(SBC, "ip", "address", "del", *address)
+    # The interface has an IPv6 address of media as well.
+    until((f"tcx on to-public, to-private; no interface has the address {private.border}", 0))
+    assert f"no interface has the address {private.border}" in " ".join(lab.border.explain(call.id).split())
+    lab.namespaces.run(SBC, "ip", "address", "add", *address)
+    until(("tcx on to-public, to-private", 1))
+    since = time.monotonic()
+    time.sleep(1.0)
+    assert voices[A].hears(B, since) > 0.9 and voices[B].hears(A, since) > 0.9
+    hang_up_all(lab.border)
+    call.done()
+    lab.finish()
     assert_no_traceback(lab.border)
 
 
