@@ -24,6 +24,10 @@ at once, and what it renewed is written later, with that of many."""
 WRITE_S = 5.0
 """How much later."""
 
+TAKEN = "another phone has its place in the NAT"
+"""Why one cannot be called, nor calls, that is not the last that registered by its flow."""
+_SENT_BY = "Via says "
+
 K = TypeVar("K")
 Value = str | int | float | bytes
 Row = tuple[Value, ...]
@@ -274,7 +278,7 @@ class Locations:
         self._wakeups.arm(binding, binding.expires_at)
         self._changed[binding.key] = binding
         if not binding.dead:
-            self._revive(binding.flow)
+            self._place(binding)
         return old
 
     def refresh(
@@ -285,7 +289,7 @@ class Locations:
         binding.cseq = cseq
         binding.seen_at = binding.registered_at = now
         binding.upstream = upstream
-        self._revive(binding.flow)
+        self._place(binding)
         self._wakeups.arm(binding, expires_at)
         self._changed[binding.key] = binding
 
@@ -318,8 +322,9 @@ class Locations:
 
     def heard(self, binding: Binding, now: float) -> None:
         """The phone has sent something by its flow."""
-        binding.seen_at = now
-        binding.dead = ""
+        if binding.dead != TAKEN:
+            binding.seen_at = now
+            binding.dead = ""
 
     def rename(self, new_name: Callable[[Flow], Flow]) -> None:
         """A reload has given listeners to networks of other names: their flows have them too from now on."""
@@ -354,10 +359,14 @@ class Locations:
         self._rewrite = False
         self._size = 0
 
-    def _revive(self, flow: Flow) -> None:
-        """Its phone has registered: all that it has registered by this flow can be called again."""
-        for binding in self.on_flow(flow):
-            binding.dead = ""
+    def _place(self, registered: Binding) -> None:
+        """A phone has registered: all that it has registered by this flow can be called again.
+
+        A NAT that has forgotten us may give its port to another phone, which would get the calls of the first and
+        could call in its name: what that has registered is nothing until it registers again.
+        """
+        for binding in self.on_flow(registered.flow):
+            binding.dead = TAKEN if _is_another(binding, registered) else ""
 
     def _unlink(self, binding: Binding) -> bool:
         if not _drop(self._by_user, binding.user, binding):
@@ -460,6 +469,12 @@ class Locations:
                 self.put(binding)
                 self._changed.pop(binding.key, None)
         return self._size
+
+
+def _is_another(one: Binding, other: Binding) -> bool:
+    """Whether these are of two phones by what they wrote in Via; those behind a proxy of their own have one."""
+    hosts = one.nat.startswith(_SENT_BY) and other.nat.startswith(_SENT_BY)
+    return hosts and one.nat != other.nat and " port " not in one.nat + other.nat and not one.flow.reliable
 
 
 def _drop(table: dict[K, list[Binding]], key: K, one: Binding) -> bool:

@@ -4,19 +4,25 @@ A user is called by name or by number, a phone alone by the token that the regis
 GRUU (RFC 5627). Who calls is whose registered flow the call comes by; what From says has to fit that.
 """
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import field
 
 from config.frozen import frozen
 from config.model import PHONES, Config
 from sbc.decisions import Decision
 from sbc.gruu import Gruus, gruu_in
 from sbc.keepalive import NO_ANSWER
-from sbc.locations import Binding, Locations
+from sbc.locations import TAKEN, Binding, Locations
 from sbc.routing import CallRequest, Refusal, Target
 from sbc.users import Users
 from signaling.flow import Flow, host_port
 
 ANONYMOUS = "anonymous"
+TOKEN = re.compile("[0-9a-f]{32}")
+"""What names a phone towards its registrar (`sbc.registrar.Registrar.token`), also one that has run out."""
+FLOW_FAILED = frozenset((430,))
+"""RFC 5626 s.11.1: what says that it was the flow which failed, and not the phone. So does silence."""
 
 
 @frozen
@@ -24,7 +30,8 @@ class Found:
     """The phones of a called user, the preferred first: one flow for each, those that can be called.
 
     `how` is what it was found by: token, gruu, user or number; "" when nobody has that name. `away` are bindings that
-    cannot be called just now, `own` those of the phone that calls, which does not ring itself.
+    cannot be called just now, `own` those of the phone that calls, which does not ring itself. `spare` are other flows
+    of the phones, by their tokens, for when that one fails (RFC 5626 s.7).
     """
 
     user: str
@@ -32,6 +39,7 @@ class Found:
     bindings: tuple[Binding, ...] = ()
     away: tuple[Binding, ...] = ()
     own: tuple[Binding, ...] = ()
+    spare: Mapping[str, Sequence[Binding]] = field(default_factory=dict)
 
 
 @frozen
@@ -82,6 +90,7 @@ class Phonebook:
             tuple(one for one in found.bindings if one.token not in calling),
             tuple(one for one in found.away if one.token not in calling),
             tuple(one for one in found.bindings if one.token in calling),
+            found.spare,
         )
 
     def _find(self, request: CallRequest, user: str, now: float) -> Found:
@@ -90,6 +99,8 @@ class Phonebook:
             bindings = locations.by_token(request.user)
             if bindings:
                 return _found(bindings[0].user, "token", bindings, now)
+            if TOKEN.fullmatch(request.user):
+                return Found("", "token")
         if request.gruu is not None and (self._gruus is not None or request.gruu):
             return self._by_gruu(request, user, now)
         bindings = locations.of(user)
@@ -114,8 +125,8 @@ class Phonebook:
     def registered(self, request: CallRequest, user: str, now: float) -> bool:
         """Whether there is a phone to call (`when: registered`)."""
         found = self.find(request, user, now)
-        # A token means nothing anywhere else: the registrar, which has other ways, is told that the phone is busy.
-        return bool(found.bindings) or (found.how == "token" and bool(found.own))
+        # A token means nothing anywhere else: the registrar, which has other ways, is told that nobody is there.
+        return bool(found.bindings) or found.how == "token"
 
     def targets(
         self, request: CallRequest, user: str, now: float
@@ -124,6 +135,9 @@ class Phonebook:
         found = self.find(request, user, now)
         compared = [("called", user), ("found by", found.how or "nothing")]
         compared += [(f"{_flow(one)} q={one.q / 1000:g}", "registered") for one in found.bindings]
+        compared += [
+            (_flow(one), "for when its other flow fails") for two in found.spare.values() for one in two
+        ]
         compared += [(_flow(one), one.dead or "run out") for one in found.away]
         compared += [(_flow(one), "the phone that calls") for one in found.own]
         refusal = None if found.bindings else _absent(found)
@@ -135,21 +149,24 @@ class Phonebook:
         for binding in found.bindings:
             if not self._parallel or binding.q != q:
                 group, q = group + 1, binding.q
-            flow = binding.flow
-            targets.append(
-                Target(
-                    PHONES, flow.network, flow.transport, flow.remote, self._domain, found.user,
-                    nat=self._nat, flow=flow, contact=binding.contact, group=group, ring_s=self._ring_s,
-                    domain=self._domain,
-                    registrar=self._registrar is not None and request.source.trunk == self._registrar,
-                    gruu=binding.token if found.how == "token" else "",
-                )
-            )  # fmt: skip
-        way = (
-            "all at once" if group == 1 and len(targets) > 1 else "one by one" if len(targets) > 1 else "one"
-        )
+            for flow in (binding, *found.spare.get(binding.token, ())):
+                targets.append(self._target(request, found, flow, group, flow is not binding))
+        way = "one" if len(found.bindings) == 1 else "all at once" if group == 1 else "one by one"
         outcome = f"{', '.join(_flow(one) for one in found.bindings)} ({way})"
         return tuple(targets), Decision("routing", "phones", tuple(compared), outcome), None
+
+    def _target(
+        self, request: CallRequest, found: Found, binding: Binding, group: int, spare: bool
+    ) -> Target:
+        flow = binding.flow
+        return Target(
+            PHONES, flow.network, flow.transport, flow.remote, self._domain, found.user, FLOW_FAILED,
+            nat=self._nat, flow=flow, contact=binding.contact, group=group, ring_s=self._ring_s,
+            domain=self._domain,
+            registrar=self._registrar is not None and request.source.trunk == self._registrar,
+            gruu=binding.token if found.how == "token" else "",
+            spare=spare,
+        )  # fmt: skip
 
     # -- who calls -----------------------------------------------------------------------------------------
 
@@ -157,7 +174,9 @@ class Phonebook:
         """Who sends a call by `flow` with `sender` as the user of From."""
         # A phone that is silent may have lost its place in the NAT to another, which must not call in its name.
         bindings = [
-            one for one in self._locations.on_flow(flow) if one.expires_at > now and one.dead != NO_ANSWER
+            one
+            for one in self._locations.on_flow(flow)
+            if one.expires_at > now and one.dead not in (NO_ANSWER, TAKEN)
         ]
         users = sorted({one.user for one in bindings})
         compared = (("from", sender), ("registered on this flow", ", ".join(users) or "nobody"))
@@ -227,9 +246,10 @@ def _found(user: str, how: str, bindings: Iterable[Binding], now: float) -> Foun
     """Of each phone the flow that was heard last: several are for when one fails, not to ring twice (RFC 5626 s.7)."""
     up: dict[str, Binding] = {}
     away: list[Binding] = []
+    spare: dict[str, list[Binding]] = {}
     for binding in bindings:
         if binding.dead or binding.expires_at <= now:
             away.append(binding)
-        else:
-            up.setdefault(binding.token, binding)
-    return Found(user, how, tuple(up.values()), tuple(away))
+        elif up.setdefault(binding.token, binding) is not binding:
+            spare.setdefault(binding.token, []).append(binding)
+    return Found(user, how, tuple(up.values()), tuple(away), (), spare)

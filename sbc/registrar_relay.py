@@ -6,6 +6,7 @@ long registrations and seldom; a phone that refreshes often, to hold its NAT ope
 registrar said is fresh, and only when nothing but the CSeq differs: same flow, Call-ID, contacts and user.
 """
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -18,7 +19,7 @@ from sbc.registration_effects import Asking, Effect, Forward, Happened, Relayed
 from sbc.registration_policy import RegistrationPolicy
 from sbc.routing import Health, ServersSnapshot, ServerView
 from signaling.errors import ParseError, PeerError
-from signaling.exchange import crossing_status
+from signaling.exchange import crossing_status, retry_after
 from signaling.flow import Address, host_port
 from signaling.headers import NameAddr, parse_name_addr, quote
 from signaling.message import Field, Request, Response
@@ -31,6 +32,8 @@ MARGIN_S = 30.0
 """A cached answer is given only when the registrar's is good for so much longer."""
 GRACE_S = 10.0
 """The least that is left of a registration for it to stand in for a registrar that does not answer."""
+MAX_REST_S = 300
+"""The longest rest of a registrar that phones are told of: it may be back sooner than it says."""
 MAX_SERVICE_ROUTES = 8
 MAX_CALL_IDS = 50_000
 # What makes the CSeq of a Call-ID rise over a restart: seconds since then, unless more have been used.
@@ -160,7 +163,8 @@ class RelayRegistrar(Registrar):
         chosen = [one for one in views if one.health is Health.UP]
         chosen += [one for one in views if one.health is Health.SUSPECT]
         if not chosen:
-            return self._unavailable(asking, "registrar-down", now)
+            rest = min((one.back_s for one in views if one.back_s is not None), default=0.0)
+            return self._unavailable(asking, "registrar-down", now, rest)
         return self._try(asking, tuple(chosen[:MAX_SERVERS]), now, wall)
 
     def _try(self, asking: Asking, servers: tuple[ServerView, ...], now: float, wall: float) -> list[Effect]:
@@ -275,7 +279,8 @@ class RelayRegistrar(Registrar):
             ]
             return [self.answer(asking, status, reason_phrase(status), challenges)]
         if status == 503 or status < 400 or status == 408:
-            return self._next(relayed, f"registrar-answered-{status}", now, wall)
+            rest = retry_after(response) or 0.0 if status == 503 else 0.0
+            return self._next(relayed, f"registrar-answered-{status}", now, wall, rest)
         if status == 423:
             least = (response.get("Min-Expires") or "").strip()
             if least.isascii() and least.isdigit() and len(least) <= 6:
@@ -321,13 +326,16 @@ class RelayRegistrar(Registrar):
             effects += self.failed(relayed, "timeout", now, wall)
         return effects, late
 
-    def _next(self, relayed: Relayed, why: str, now: float, wall: float) -> list[Effect]:
+    def _next(self, relayed: Relayed, why: str, now: float, wall: float, rest_s: float = 0.0) -> list[Effect]:
         if relayed.others:
             return self._try(relayed.asking, relayed.others, now, wall)
-        return self._unavailable(relayed.asking, why, now)
+        return self._unavailable(relayed.asking, why, now, rest_s)
 
-    def _unavailable(self, asking: Asking, why: str, now: float) -> list[Effect]:
-        """Nobody answers there. What the registrar said before still holds for a while."""
+    def _unavailable(self, asking: Asking, why: str, now: float, rest_s: float = 0.0) -> list[Effect]:
+        """Nobody answers there. What the registrar said before still holds for a while.
+
+        For `rest_s` the registrar wants to hear nothing; phones come back after that, and not all at once.
+        """
         if all(wanted.expires_s != 0 for wanted in asking.reading.wanted):
             known = self._same_as_before(asking, now)
             lasting = [one.upstream.expires_at - now for one in known or () if one.upstream is not None]
@@ -341,7 +349,7 @@ class RelayRegistrar(Registrar):
         status, reason = (
             (504, "Server Time-out") if why == "registrar-timeout" else (503, "Registrar Is Down")
         )
-        seconds = self._spread_s(now)
+        seconds = min(MAX_REST_S, math.ceil(rest_s)) + self._spread_s(now)
         fields = [] if status == 503 else [("Retry-After", str(seconds))]
         return self.refuse(asking, PeerError(status, reason, why, seconds), fields)
 

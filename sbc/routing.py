@@ -85,7 +85,8 @@ class Target:
 
     A phone is reached by its `flow`. `contact` is a Request-URI to the letter: that of a phone, or urn:service:sos.
     Neighbours of the same `group` ring at once, unless it is 0; when another group follows, they do for `ring_s` at
-    most (0: as long as they like). `domain` is our host name in identities there, "" for that of the network.
+    most (0: as long as they like). A `spare` one is another flow of the phone before it, for when that one fails.
+    `domain` is our host name in identities there, "" for that of the network.
     `credentials` (None: not the registrar of the phone that calls) and `routes` are what a phone's own registrar gets;
     `registrar` is whether that one calls the phone, `gruu` the user part of a Contact of ours, as it gets it, that
     leads to the phone of this call alone: the calling one, or with `flow` the called one.
@@ -109,6 +110,7 @@ class Target:
     routes: tuple[str, ...] = ()
     registrar: bool = False
     gruu: str = ""
+    spare: bool = False
 
 
 @frozen
@@ -286,12 +288,13 @@ class Router:
         decisions: list[Decision] = []
         others, admitted = 0, False
         looped = False
+        away: str | None = None
         for rule in self._rules:
             misfit = _misfit(rule, request, number)
             if misfit is None and rule.route.when == "registered" and PHONES in rule.route.to:
                 user = _plain(rule.route, called)
                 if phones is None or not phones.registered(request, user, now):
-                    misfit = "when"
+                    misfit, away = "when", away or user
             if misfit is None:
                 decisions.append(_fits(rule, request, number))
                 if rule.route.reject is not None:
@@ -316,6 +319,11 @@ class Router:
                 )
             )
         refusal = _no_route(admitted, looped)
+        if away is not None and phones is not None and not looped:
+            # Nothing else takes the call: who is called and is not there, or does not exist, is the reason.
+            _, decision, absent = phones.targets(request, away, now)
+            decisions.append(decision)
+            refusal = absent or refusal
         compared = (("source", str(request.source)), ("called", number), ("caller", request.caller))
         decisions.append(Decision("routing", "routes", compared, f"{refusal.status} {refusal.rule}"))
         return refusal, tuple(decisions)

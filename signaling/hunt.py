@@ -44,6 +44,10 @@ class Target(Protocol):
         """Neighbours of one group ring at once; those of group 0 are tried one after the other."""
 
     @property
+    def spare(self) -> bool:
+        """Whether it is another way to the place before it, to be gone when that way fails."""
+
+    @property
     def ring_s(self) -> float:
         """How long it may ring while another group waits, in seconds; 0 for as long as it likes."""
 
@@ -102,7 +106,8 @@ class Hunt:
         while targets and targets[0].group == group:
             target = targets.popleft()
             # The servers of one trunk are one place to call. So is everything that does not ring at once.
-            if lines and (not group or (target.trunk == lines[-1][0].trunk and not target.contact)):
+            server = not target.contact and bool(lines) and target.trunk == lines[-1][0].trunk
+            if lines and (not group or target.spare or server):
                 lines[-1].append(target)
             else:
                 lines.append(deque((target,)))

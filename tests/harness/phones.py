@@ -50,13 +50,14 @@ class Phone:
         self.contact = f"sip:{user}@192.168.1.{port % 250}:5060"
         self.agent.call_id = self.register_id = f"register-{user}-{port}"
         self.aor = f"sip:{user}@sip.example.com"
+        self.inside = "192.168.1.5:5060"
 
     def register(self, expires: int = 600, fields: str = "", contact: str | None = None) -> None:
         self.agent.cseq += 1
         number = self.agent.cseq
         lines = [
             "REGISTER sip:sip.example.com SIP/2.0",
-            f"Via: SIP/2.0/{self.agent.transport.upper()} 192.168.1.5:5060;branch={self.agent.branch()};rport",
+            f"Via: SIP/2.0/{self.agent.transport.upper()} {self.inside};branch={self.agent.branch()};rport",
             "Max-Forwards: 70",
             f"From: <{self.aor}>;tag=r{number}",
             f"To: <{self.aor}>",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sbc.locations import TAKEN
 from tests.lab import sipp
 from tests.lab.alg import Alg, Rewrite, contact_only, sdp_address_only, sdp_wrong_port
 from tests.lab.border import anonymous_kib
@@ -127,6 +128,29 @@ def test_a_router_that_starts_anew(town: Town) -> None:
     assert len(town.registrar.contacts("alice")) == 1
     converse(town.desk, alice)
     converse(alice, town.desk)
+
+
+def test_a_port_that_goes_to_another_phone_takes_no_calls_with_it(town: Town) -> None:
+    """A router keeps ports where it can: after it was off and on, who comes first has the port of who came first."""
+    alice, bob = town.at_home("a", "alice"), town.at_home("a", "bob", 1)
+    home = town.village.homes["a"]
+    hers, his = town.flow("alice"), town.flow("bob")
+    home.drop(f"ip saddr {HOUSE[0]}")
+    home.reboot(keep_address=True)
+    try:
+        town.await_another_flow("bob", his)
+        assert town.flow("bob") == hers, "the router is none of that kind"
+        (row,) = town.bindings("alice")
+        assert row["state"] == TAKEN
+        calls, over = bob.calls, town.desk.ended
+        town.desk.command("dial", f"sip:alice@{DOMAIN}")
+        town.desk.await_ended(over + 1)
+        assert "Incoming call" not in bob.process.text and bob.calls == calls
+    finally:
+        home.pass_all()
+    town.await_another_flow("alice", hers)
+    converse(town.desk, alice)
+    converse(town.desk, bob)
 
 
 @pytest.mark.parametrize("rewrite", [contact_only, sdp_address_only, sdp_wrong_port])

@@ -80,7 +80,9 @@ def test_serial_rings_one_by_one() -> None:
 def test_of_the_flows_of_one_phone_the_one_heard_last_rings() -> None:
     """RFC 5626 s.7: several flows are for when one fails."""
     phones = book(bound("alice", 1, token="t", seen_at=1.0), bound("alice", 2, token="t", seen_at=2.0))
-    assert ringing(phones, "t") == [(2, 1)]
+    assert ringing(phones, "t") == [(2, 1), (1, 1)]
+    targets, decision, _ = phones.targets(CallRequest(PBX, "t"), "t", 10.0)
+    assert [target.spare for target in targets] == [False, True] and "(one)" in decision.outcome
     phones = book(
         bound("alice", 1, token="t", seen_at=1.0), bound("alice", 2, token="t", seen_at=2.0, dead="gone")
     )

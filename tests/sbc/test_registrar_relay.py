@@ -297,6 +297,27 @@ def test_no_registrar_up() -> None:
     assert response.get("Retry-After") and "registrar-down" in (response.get("Warning") or "")
 
 
+def test_a_registrar_that_wants_to_rest_is_left_to_rest() -> None:
+    """RFC 3261 s.21.5.4: phones come back after the time that it names, spread as after every outage."""
+    bench = Bench(replace(RELAY, registers_per_s=1))
+    told = []
+    for number in range(6):
+        bench.servers = ServersSnapshot({"pbx": SERVERS.trunks["pbx"][:1]})
+        Phone(bench, port=40000 + number).register()
+        bench.registrar(503, "Retry-After: 20 (busy)")
+        told.append(int(bench.expect(503).get("Retry-After") or 0))
+        bench.now += 2
+    assert min(told) > 20 and max(told) < 60, told
+    view = replace(SERVERS.trunks["pbx"][0], health=Health.BUSY, back_s=12.3)
+    bench.servers = ServersSnapshot({"pbx": (view, replace(view, back_s=86_400.0))})
+    Phone(bench, port=41000).register()
+    assert int(bench.expect(503).get("Retry-After") or 0) > 13
+    bench.servers = ServersSnapshot({"pbx": (replace(view, back_s=86_400.0),)})
+    bench.now += 2
+    Phone(bench, port=41001).register()
+    assert int(bench.expect(503).get("Retry-After") or 0) < 300 + 60, "it may be back sooner than it says"
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_who_is_no_user_any_more_is_forgotten(status: int) -> None:
     bench = Bench()

@@ -101,6 +101,24 @@ def test_nobody_there_falls_through_when_registered() -> None:
     assert carrier.expect("INVITE").uri.startswith("sip:carol@")
 
 
+@pytest.mark.parametrize("gone", ["dead", "run out", "never heard of"])
+def test_a_token_goes_nowhere_else(gone: str) -> None:
+    """The carrier, which comes next, has no such number; the registrar is told that the phone is not there."""
+    border, registrar, phone = home()
+    carrier = border.agent("public", "198.51.100.7:5060")
+    (binding,) = border.calls.phones.locations.of("alice")
+    if gone == "dead":
+        binding.dead = "no answer to OPTIONS"
+    elif gone == "run out":
+        border.advance(601)
+    else:
+        registrar.contacts["sip:alice@pbx.internal"] = f"sip:{'0' * 32}@10.0.0.1"
+    registrar.call("alice")
+    assert "phone-" in (registrar.agent.expect_answer(480).get("Warning") or "")
+    carrier.nothing()
+    phone.agent.nothing()
+
+
 def test_480_for_a_phone_that_is_away() -> None:
     border, registrar, _phone = home(ALWAYS)
     border.calls.phones.locations.of("alice")[0].dead = "no answer to OPTIONS"

@@ -156,3 +156,64 @@ def test_nor_is_he_brought_back_by_what_was_stored() -> None:
     again.now = border.now
     again.calls.phones.restore(rows, again.now)
     assert [one.user for one in again.calls.phones.locations.all()] == ["alice"]
+
+
+def with_flows(border: Border, *ports: int) -> dict[int, Phone]:
+    """alice at a phone with several flows (RFC 5626)."""
+    flows = {}
+    for number, port in enumerate(ports, 1):
+        flow = flows[port] = Phone(border, "alice", port)
+        flow.agent.tag = f"flow{port}"
+        contact = f'<{flow.contact}>;+sip.instance="<urn:uuid:7>";reg-id={number}'
+        flow.register(600, "Supported: outbound", contact)
+        challenge = parse_challenges(flow.agent.expect_answer(401))[0]
+        name, value = answer(
+            challenge, Account("alice", "a-secret"), "REGISTER", "sip:sip.example.com", 1, "cn"
+        )
+        flow.register(600, f"{name}: {value}\r\nSupported: outbound", contact)
+        flow.agent.expect_answer(200)
+        border.advance(1)
+    return flows
+
+
+@pytest.mark.parametrize("fails", ["silence", "430"])
+def test_another_flow_of_a_phone_is_taken_when_one_fails(fails: str) -> None:
+    """RFC 5626 s.7: that which was heard last comes first, and its failure is not the phone's."""
+    border = Border(LOCAL)
+    flows = with_flows(border, 40011, 40012)
+    bob = Phone(border, "bob", 40002)
+    bob.authorized("b-secret")
+    bob.invite("alice")
+    first = flows[40012].agent.expect("INVITE")
+    flows[40011].agent.nothing()
+    if fails == "430":
+        flows[40012].agent.answer(first, 430, "Flow Failed")
+    else:
+        border.advance(4.1)
+    talked(border, bob.agent, flows[40011].agent)
+
+
+@pytest.mark.parametrize("status", [486, 480, 603])
+def test_a_phone_that_declines_is_not_asked_again_by_its_other_flow(status: int) -> None:
+    border = Border(LOCAL)
+    flows = with_flows(border, 40011, 40012)
+    bob = Phone(border, "bob", 40002)
+    bob.authorized("b-secret")
+    bob.invite("alice")
+    flows[40012].agent.answer(flows[40012].agent.expect("INVITE"), status, "No")
+    bob.agent.expect_answer(status)
+    flows[40011].agent.nothing()
+
+
+def test_who_is_away_is_the_reason_where_nothing_else_takes_the_call() -> None:
+    """`when: registered` falls through, and when there is nowhere to fall, 404 would say that there is no such user."""
+    border = Border(LOCAL)
+    alice = Phone(border, "alice", 40001)
+    alice.authorized("a-secret")
+    for called, status, rule in (("bob", 480, "phone-not-registered"), ("nobody", 404, "no-such-user")):
+        alice.agent.call_id = called
+        alice.invite(called)
+        assert rule in (alice.agent.expect_answer(status).get("Warning") or "")
+    alice.agent.call_id = "own"
+    alice.invite("alice")
+    assert "own-number" in (alice.agent.expect_answer(486).get("Warning") or "")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sbc.locations import TAKEN
 from signaling.errors import ParseError
 from signaling.message import Message, Request, Response
 from tests.harness.border import Border, audio
@@ -317,3 +318,40 @@ def test_an_answer_that_was_overtaken_brings_nothing_back(goes: str | None) -> N
     phone.register()
     accept(registrar, registrar.agent.expect("REGISTER"))
     assert len(border.calls.phones.locations.all()) == 1, "a phone that was switched off and on counts anew"
+
+
+@pytest.mark.parametrize("inside", ["192.168.1.6:5060", "192.168.1.5:5062"])
+def test_a_port_of_a_nat_that_goes_to_another_phone(inside: str) -> None:
+    """A router that was switched off may give its first port to whoever comes first.
+
+    Of one phone with two accounts both stay; it writes the same host in Via.
+    """
+    border = Border(LOCAL)
+    alice, bob = Phone(border, "alice", 40001), Phone(border, "bob", 40002)
+    alice.authorized("a-secret")
+    bob.authorized("b-secret")
+    newcomer = Phone(border, "bob", 40001)
+    newcomer.inside, newcomer.register_id, newcomer.agent.tag = inside, "of-the-newcomer", "newcomer"
+    newcomer.authorized("b-secret")
+    another = inside.startswith("192.168.1.6")
+    locations = border.calls.phones.locations
+    assert [one.dead for one in locations.of("alice")] == [TAKEN if another else ""]
+    for one in locations.of("alice"):
+        locations.heard(one, border.now)
+    newcomer.agent.call_id = "in-her-name"
+    newcomer.invite("bob", sender=alice.aor)
+    if not another:
+        bob.agent.expect("INVITE")
+        return
+    assert "not-your-identity" in (newcomer.agent.expect_answer(403).get("Warning") or "")
+    bob.agent.nothing()
+    bob.agent.call_id = "to-her"
+    bob.invite("alice")
+    assert "phone-away" in (bob.agent.expect_answer(480).get("Warning") or "")
+    newcomer.agent.nothing()
+    again = Phone(border, "alice", 40003)
+    again.contact, again.register_id, again.agent.cseq = alice.contact, alice.register_id, 300
+    again.authorized("a-secret")
+    bob.agent.call_id = "to-her-again"
+    bob.invite("alice")
+    again.agent.expect("INVITE")

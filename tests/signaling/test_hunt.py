@@ -21,6 +21,7 @@ class Place:
     ring_s: float = 0.0
     failover_on: frozenset[int] = frozenset()
     redirects: str = "pass"
+    spare: bool = False
 
 
 def phone(group: int, ring_s: float = 0.0) -> Place:
