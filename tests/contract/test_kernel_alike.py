@@ -1,7 +1,9 @@
 """What the kernel forwards is what the process forwards: in its headers, over a change of keys, in the last figures."""
 
 import asyncio
+import random
 import socket
+import struct
 from dataclasses import replace
 
 import pytest
@@ -11,14 +13,16 @@ from media.relay import Closed
 from media.workers import WorkerRelay
 from tests.contract import place
 from tests.contract.relays import Bench, bench, end_for, kernel, rtp_of
-from tests.contract.speech import descend, descended, numbers, talk
+from tests.contract.speech import EVENTS, descend, descended, numbers, talk
 from tests.contract.test_srtp import HMAC, Phone, keys
 from tests.harness import fastpath
-from tests.harness.rtp import RtpPeer
+from tests.harness.rtp import RtpPeer, receiver_report
 
 # linux/in.h, linux/in6.h
 IP_RECVTTL, IP_RECVTOS, IP_TTL, IP_TOS = 12, 13, 2, 1
 IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_HOPLIMIT, IPV6_TCLASS = 51, 66, 52, 67
+
+STUN = struct.pack("!HHI", 1, 0, 0x2112A442) + bytes(12)
 
 
 class Headers:
@@ -119,5 +123,53 @@ def test_the_last_figures_are_those_of_the_kernel_too(make: str) -> None:
                 assert figures.packets == figures.forwarded == len(heard.received)
                 assert 50 < figures.in_kernel < figures.packets and figures.lost == 0
                 assert figures.bytes == 172 * figures.packets
+
+    asyncio.run(call())
+
+
+@kernel
+@pytest.mark.parametrize(("hosts", "seed"), [(("127.0.0.2", "127.0.0.3"), 1), (("::1", "::2"), 2)])
+def test_whatever_comes_between_everything_arrives_once_and_in_order(
+    make: str, hosts: tuple[str, str], seed: int
+) -> None:
+    """Speech, and in any order what takes a stream up: payload types, fragments, RTCP, STUN, re-INVITEs of both."""
+
+    async def call() -> None:
+        async with bench(make) as under_test:
+            chance = random.Random(seed)
+            alice, a, bob, b, stream = await under_test.between(*hosts)
+            await talk(alice, a, bob, b, 30)
+            sent = list(range(1000, 1030))
+            speaking = asyncio.create_task(bob.stream(rtp_of(b), 1000, 0.002))
+            while not speaking.done():
+                match chance.randrange(6):
+                    case 0:
+                        alice.payload_type = chance.choice([96, 101])
+                        sent.append(alice.seq)
+                        alice.send(rtp_of(a))
+                        alice.payload_type = 0
+                    case 1:
+                        sent.append(alice.seq)
+                        alice.send(rtp_of(a), bytes(2500))
+                    case 2:
+                        codecs = ((0, "PCMU", 8000), EVENTS)[: chance.randint(1, 2)]
+                        under_test.relay.change(stream, "a", replace(a, codecs=codecs))
+                    case 3:
+                        under_test.relay.change(stream, "b", b)
+                        await asyncio.sleep(chance.random() * 0.1)
+                    case 4:
+                        alice.rtp.sendto(receiver_report(alice.ssrc), rtp_of(a))
+                        alice.rtp.sendto(STUN, rtp_of(a))
+                    case _:
+                        pass
+                packets = chance.randint(1, 60)
+                sent += range(alice.seq, alice.seq + packets)
+                await alice.stream(rtp_of(a), packets, 0.002)
+            from_a, from_b = await under_test.counters(stream, "a"), await under_test.counters(stream, "b")
+            assert numbers(bob) == sent and numbers(alice) == list(range(1000, 2030))
+            for figures, number in ((from_a, len(sent)), (from_b, 1030)):
+                assert figures.packets == figures.forwarded == number
+                assert (figures.lost, figures.reordered) == (0, 0)
+                assert 0.3 * number < figures.in_kernel < number
 
     asyncio.run(call())
