@@ -181,7 +181,7 @@ def read(data: bytes, flow: Flow, max_headers: int) -> Plain | None:
     number, _, named = cseq.partition(" ")
     if version != "SIP/2.0" or named != method or not number.isdigit() or len(number) > 9:
         return None
-    if ":" not in uri or "<" in uri or '"' in uri or "\t" in uri:
+    if ":" not in uri or "<" in uri or ">" in uri or '"' in uri or not uri.isprintable():
         return None
     sender, found, tag = from_.partition(">;tag=")
     if not found or not tag or ";" in tag or ">" in tag or '"' in tag:

@@ -113,6 +113,9 @@ def test_without_rport_the_sender_has_to_be_where_it_says() -> None:
         (b"Call-ID: c1@192.168.1.5\r\n", b""),
         (b"sip.example.com SIP/2.0", b"sip.example.com SIP/3.0"),
         (b"REGISTER sip:sip.example.com", b"REGISTER  sip:sip.example.com"),
+        (b"REGISTER sip:sip.example.com", b"REGISTER >sip:sip.example.com"),
+        (b"REGISTER sip:sip.example.com", b"REGISTER sip:sip.example.com\x01"),
+        (b"REGISTER sip:sip.example.com", b"REGISTER sip:sip.example.com\x7f"),
     ],
 )
 def test_whatever_else_is_for_the_parser(old: bytes, new: bytes) -> None:
