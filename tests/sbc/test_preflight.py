@@ -5,7 +5,7 @@ import pytest
 from config.load import load
 from sbc import preflight
 from sbc.names import Found
-from sbc.preflight import examine_host, few_descriptors, names_of_servers
+from sbc.preflight import examine_host, few_descriptors, kernel_path, names_of_servers
 from sbc.trunks import Lookup
 
 TEXT = """
@@ -65,3 +65,19 @@ def test_few_descriptors_are_counted_by_call() -> None:
     assert few_descriptors(config, 100_000) == []
     (warning,) = few_descriptors(config, 1024)
     assert "1000 calls want 4200 open files, and this host allows 1024" in warning
+
+
+@pytest.mark.parametrize(("mode", "level"), [("auto", "note"), ("on", "warning"), ("off", "")])
+def test_why_the_kernel_forwards_nothing_here_is_told(
+    monkeypatch: pytest.MonkeyPatch, mode: str, level: str
+) -> None:
+    config = load(f'{TEXT}media: {{fastpath: "{mode}"}}\n'.replace("interface: lo", "address: 127.0.0.1"))
+    for obstacle, why in (
+        ("rtp.bpf.o is not there", "rtp.bpf.o is not there"),
+        (None, "lo, which has 127.0.0.1, is not Ethernet"),
+    ):
+        monkeypatch.setattr(preflight, "obstacle", lambda obstacle=obstacle: obstacle)
+        told = kernel_path(config)
+        assert told == (
+            [f"{config.path}: {level}: media.fastpath: not in the kernel here: {why}"] if level else []
+        )
