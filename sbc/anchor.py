@@ -238,8 +238,13 @@ class LocalAnchor:
     def reject(self, call: str) -> None:
         """The pending offer was refused: what was in force stays, what was new is freed."""
         state = self._calls.get(call)
-        if state is not None and state.exchange is not None and not state.exchange.answered:
-            self._ports.free(state.exchange.fresh)
+        if state is None:
+            return
+        exchange = state.exchange
+        if exchange is None and len(state.branches) == 1:
+            exchange = state.resume(next(iter(state.branches)))  # all others it was made to have been dropped
+        if exchange is not None and not exchange.answered:
+            self._ports.free(exchange.fresh)
             state.exchange = None
 
     def settle(self, call: str) -> None:

@@ -334,6 +334,18 @@ def test_a_rejected_offer_leaves_the_session_in_force(bench: Bench) -> None:
     bench.at_rest()
 
 
+def test_the_offer_to_the_last_that_is_left_can_be_rejected(bench: Bench) -> None:
+    """Offered to two, of whom one has been dropped: the other is the one in question."""
+    bench.offer()
+    bench.offer(target=B2)
+    bench.anchor.drop("c", "b2")
+    bench.anchor.reject("c")
+    assert bench.anchor.ports_in_use() == 0
+    bench.offer(of_b(), source=B1, target=A)
+    bench.answer(sdp(), source=A, target=B1)
+    bench.at_rest()
+
+
 def test_offers_of_both_sides_at_once_are_glare(bench: Bench) -> None:
     bench.call()
     bench.offer(sdp(version=2))
