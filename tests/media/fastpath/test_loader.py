@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from media.fastpath import bpf, build, elf
+from media.fastpath import bpf, build, elf, table
 from media.fastpath.bpf import verdict
 from media.fastpath.loader import FastPath, Loaded, Unavailable, obstacle
 from tests.harness.capabilities import CAP_BPF, CAP_NET_ADMIN
@@ -29,6 +29,16 @@ def test_a_damaged_object_is_told_from_a_missing_one(tmp_path: Path) -> None:
 
 def test_a_directory_is_no_object(tmp_path: Path) -> None:
     assert obstacle(tmp_path) == f"{tmp_path.name} cannot be read: Is a directory"
+
+
+def test_an_object_of_another_version_is_not_used(
+    kernel: Kernel, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was left behind by an upgrade, whose flows are laid out in another way."""
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(table, "FLOW_BYTES", table.FLOW_BYTES + 8)
+    assert obstacle(compiled) == "rtp.bpf.o is of another version than the rest of this installation"
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_without_capabilities_it_says_which(kernel: Kernel, compiled: Path) -> None:
