@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import pytest
 
 from tests.lab import sipp
-from tests.lab.border import Border, configuration, cpu_seconds, resident_kib
+from tests.lab.border import Border, configuration, resident_kib
 from tests.lab.capture import Packet
+from tests.lab.goodput import SCENARIO, Trial, can_share, fair, shared
+from tests.lab.goodput import offer as offer_goodput
 from tests.lab.lab import Lab
 from tests.lab.namespaces import PRIVATE, PUBLIC
 from tests.lab.talk import assert_no_traceback, packets_of
 
 pytestmark = pytest.mark.lab
+
+SHARE = 0.3
+"""Of a core."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +81,7 @@ def _call_id(payload: bytes) -> bytes:
 
 
 def offer(lab: Lab, rate: int, seconds: int, port: int) -> sipp.Sipp:
-    """Calls at a rate for some seconds, each up for a moment, to their end."""
+    """Calls at a rate for some seconds, each up for a moment, to their end: none may be lost."""
     return sipp.caller(
         lab.namespaces, PUBLIC, "uac_flood", lab.border_at(PUBLIC), port=port, calls=rate * seconds, rate=rate,
         words=sipp.Words(agent="flood", hold_ms=200), name=f"flood-{port}",
@@ -110,7 +115,8 @@ def test_twice_the_allowed_rate(lab: Lab) -> None:
     print(f"\nmaximum: {most}\ntwice that: {twice}\nmemory {before} KiB before, {after} KiB after")
     assert len(most.answered) + len(most.refused) == limit * seconds
     assert len(twice.answered) + len(twice.refused) == 2 * limit * seconds, "every call has its answer"
-    assert twice.rate >= 0.8 * most.rate
+    assert len(most.answered) >= 0.95 * limit * seconds
+    assert twice.rate >= 0.95 * most.rate
     # The bucket holds a second's worth that may go first.
     assert len(twice.refused) >= 0.5 * limit * (seconds - 1)
     assert twice.rude == 0
@@ -120,39 +126,52 @@ def test_twice_the_allowed_rate(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_twice_what_the_machine_can_do(lab: Lab) -> None:
-    """The maximum is found by a ramp, without a recording, which would take the processor from the border.
-
-    Machine and SIPp are shared: figures are printed, and what is asserted leaves room for a noisy neighbour.
-    """
-    yaml = configuration(lab.namespaces, limits={"recent_calls": 50, "max_calls": 900, "queue_age_ms": 200})
+def test_twice_what_it_can_do(lab: Lab) -> None:
+    """design.md s.6. The border has a share of a core, so that SIPp and neighbours are not what is measured; a load in
+    which the machine had not even that share for it says nothing, and is offered again."""
+    if not can_share():
+        pytest.skip("machine: no control group for a share of the processor")
+    yaml = configuration(lab.namespaces, limits={"recent_calls": 50, "max_calls": 2000})
     border = lab.start(yaml.replace("trace: full", "trace: off"))
     lab.stop_recording()
     answering(lab)
-    best = 0.0
-    for port, rate in ((5062, 200), (5064, 350), (5066, 500), (5068, 700)):
-        answered, text = load(lab, rate, 3, port)
-        print(f"\n{text}", end="")
-        best = max(best, answered)
+    with shared(f"lab-{border.process.pid}", border.pids(), SHARE):
+        best, rate = 0.0, 30.0
+        while (trial := fairly(lab, rate)).served:
+            best, rate = max(best, trial.clean), 1.25 * rate
+        assert best, f"not even {rate:.0f} calls/s: {trial}"
+        before = memory(border)
+        twice = fairly(lab, 2 * best)
     assert border.leftovers() == {}
-    before = memory(border)
-    twice, text = load(lab, round(2 * best), 5, 5090)
-    print(f"\nmaximum {best:.0f} calls/s; twice that: {text}: {twice / best:.0%} of the maximum")
-    assert border.leftovers() == {}
-    print(f"memory at rest {before} KiB before, {memory(border)} KiB after")
-    assert twice > 0.4 * best, "an overloaded border goes on answering calls"
+    print(f"{twice.clean / best:.0%} of the maximum; memory {before} KiB before, {memory(border)} KiB after")
+    assert twice.bad == 0, "whoever is not refused is served well"
+    assert twice.clean >= 0.8 * best
+    assert border.stats()["refused:overload"] > 0
+    assert memory(border) < before + 8192
 
 
-def load(lab: Lab, rate: int, seconds: int, port: int) -> tuple[float, str]:
-    """(answered calls a second, the figures in words) by the counters of the border."""
-    border = lab.border
-    before, spent = border.stats(), cpu_seconds(border.pids())
-    offer(lab, rate, seconds, port)
-    after = border.stats()
-    refused = sum(after[key] - before.get(key, 0) for key in after if key.startswith("refused:"))
-    answered = (rate * seconds - refused) / seconds
-    spent = cpu_seconds(border.pids()) - spent
-    return (
-        answered,
-        f"{rate} calls/s offered, {answered:.0f}/s answered, {refused} refused, {spent:.2f} s of CPU",
-    )
+def fairly(lab: Lab, rate: float) -> Trial:
+    """A load for which the machine had time; what an earlier one has left is gone before."""
+
+    def load() -> Trial:
+        assert lab.border.leftovers() == {}
+        return goodput(lab, round(rate))
+
+    trial = fair(load, SHARE)
+    if trial is None:
+        pytest.skip("machine: no share of the processor was to be had")
+    return trial
+
+
+def goodput(lab: Lab, rate: int, seconds: float = 5.0) -> Trial:
+    """Calls at a rate, each held for a moment; lost ones are lost."""
+
+    def caller(options: tuple[str, ...]) -> sipp.Sipp:
+        return sipp.caller(
+            lab.namespaces, PUBLIC, SCENARIO, lab.border_at(PUBLIC), port=5064, calls=round(rate * seconds), rate=rate,
+            limit=100_000, words=sipp.Words(agent="flood", hold_ms=200), options=options,
+        )  # fmt: skip
+
+    trial = offer_goodput(caller, lab.namespaces.directory / "goodput.log", lab.border.pids, seconds)
+    print(f"\n{trial}", end="")
+    return trial
