@@ -504,9 +504,21 @@ def test_the_priority_of_a_packet_is_that_of_the_flow(kernel: Kernel) -> None:
             assert (done.result, done.priority) == (FORWARDED, number)
 
 
-def test_a_packet_costs_less_than_a_microsecond(kernel: Kernel) -> None:
-    kernel.put(reception(), allowed=(0,))
-    up = bpf.test_run(kernel.loaded.program, frame(source=(PEER[0], 9)), repeat=100_000)
-    assert up.result == PASSED
-    print(f"a stranger's packet: {up.ns} ns")
-    assert up.ns < 5000
+REPEAT = 100_000
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_a_packet_costs_less_than_a_microsecond(kernel: Kernel, six: bool) -> None:
+    """Of a stranger, and of a flow that leads back to where it came from: so the same packet can come again."""
+    us, peer = (US6, PEER6) if six else (US, PEER)
+    flow, seen = table.key(us, peer), reception()
+    course = table.Course(1, peer, us, us[0], 1, 1500, 184)
+    kernel.table.put(table.Entry(flow, course, 1, 1, 1 / 8000, seen.state()))
+    up = bpf.test_run(kernel.loaded.program, frame((peer[0], 9), us), repeat=REPEAT)
+    down = bpf.test_run(kernel.loaded.program, frame(peer, us), repeat=REPEAT)
+    assert (up.result, down.result) == (PASSED, FORWARDED)
+    state = kernel.table.read(flow)
+    assert state is not None and state[0] == seen.packets + REPEAT
+    print(f"a stranger's packet: {up.ns} ns, one that is forwarded: {down.ns} ns")
+    # A tenth and a fifth of it with warm caches; what is caught here is another order of magnitude.
+    assert up.ns < 5000 and down.ns < 5000
