@@ -25,6 +25,7 @@ DEFAULT_SPREAD = 100.0
 """Phones a second that are called back where no rate is set."""
 # A place becomes free when somebody hangs up; nobody knows when.
 FULL_RETRY_S = 5
+SERVICE = "urn:service:sos"
 LATE_STRANGERS = 10.0
 """Calls of strangers a second that are parsed under overload since they look like calls for help."""
 UNREGISTERED_SHARE = 0.1
@@ -56,7 +57,7 @@ class Emergencies:
 
     def is_one(self, user: str, priorities: Sequence[str]) -> bool:
         """Whether a call to `user` with these values of Resource-Priority is one."""
-        if self._numbers and user.startswith("urn:service:sos"):
+        if self._numbers and (user == SERVICE or user.startswith(f"{SERVICE}.")):
             return True
         if user.partition(";")[0].translate(SEPARATORS) in self._numbers or user in self._numbers:
             return True
@@ -97,10 +98,19 @@ class Emergencies:
 def _raw_numbers(numbers: Sequence[str]) -> re.Pattern[bytes] | None:
     if not numbers:
         return None
-    listed = b"|".join(re.escape(number.encode()) for number in numbers)
+    listed = b"|".join(_raw_number(number) for number in numbers)
     return re.compile(
         rb"\AINVITE (?:(?:sips?|tel):(?:" + listed + rb")[@; ]|urn:service:sos[. ])", re.IGNORECASE
     )
+
+
+def _raw_number(number: str) -> bytes:
+    """A number in any spelling: with separators, which mean nothing (RFC 3966 s.5.1.1), and escapes."""
+    octets = [b"(?:%b|%%%02x)" % (re.escape(bytes((one,))), one) for one in number.encode()]
+    if number != number.translate(SEPARATORS):
+        return b"".join(octets)  # of one that is configured with them they are a part
+    # What was taken is not given back: nobody makes it look twice.
+    return rb"[-.()]*+" + b"".join(octet + rb"[-.()]*+" for octet in octets)
 
 
 def _raw_priorities(priorities: Sequence[str]) -> re.Pattern[bytes] | None:

@@ -11,6 +11,7 @@ from config.model import Config
 from sbc.admission import Admission, Emergencies, Spread
 from sbc.buckets import MAX_SOURCES
 from sbc.routing import Source
+from signaling.uri import unescape
 
 CONFIG = """
 limits: {max_calls: 10, calls_per_s: 0, calls_per_s_per_source: 0}
@@ -212,6 +213,10 @@ emergency: {numbers: ["112", "911"], priority: [esnet.0, ets.1]}
         ("INVITE sip:112@example.com SIP/2.0", "", True),
         ("INVITE sip:112;phone-context=+49@example.com SIP/2.0", "", True),
         ("INVITE tel:911 SIP/2.0", "", True),
+        ("INVITE tel:9-1.1 SIP/2.0", "", True),
+        ("INVITE sip:(1)12@example.com SIP/2.0", "", True),
+        ("INVITE sip:%311%32@example.com SIP/2.0", "", True),
+        ("INVITE sip:%341%32@example.com SIP/2.0", "", False),
         ("INVITE urn:service:sos SIP/2.0", "", True),
         ("INVITE urn:service:sos.police SIP/2.0", "", True),
         ("INVITE urn:service:sosnot SIP/2.0", "", False),
@@ -231,8 +236,7 @@ def test_emergencies_are_seen_without_parsing_as_with(start: str, field: str, pa
     uri = start.split()[1]
     user = uri if uri.startswith("urn") else uri.partition(":")[2].partition("@")[0]
     values = [one.strip() for one in field.partition(":")[2].split(",")] if "riority" in field[:18] else []
-    if "sosnot" not in uri:
-        assert emergencies.is_one(user, values) is passes
+    assert emergencies.is_one(unescape(user), values) is passes
 
 
 def test_without_emergency_numbers_nothing_is_one() -> None:
