@@ -109,7 +109,8 @@ class Route(Model):
     when: Annotated[
         Literal["registered", "always"],
         Field(
-            description="On a route to phones: registered fits only if the called user has a registered phone."
+            description="On a route to phones: registered fits only if the called user has a registered phone. Where "
+            "no other fits, the caller hears that he is away (480), or that there is none (404)."
         ),
     ] = "always"
     reject: Annotated[Reject | None, Field(description="Refuse the call instead of `to`.")] = None
