@@ -60,6 +60,13 @@ def of_network(config: Config, network: Network) -> Iterator[Mistake]:
             f"write an {family} server, or a name that has an {family} address",
             "error",
         )
+    if network.address6 is not None:
+        yield (
+            f"{key}.address6",
+            "this is for SIP alone: media goes by the relay of turn, which has the family of address, so peers that "
+            "know IPv6 only hear nothing",
+            "warning",
+        )
     for name in ("media_address", "media_address6", "media_ports"):
         if config.has_key(f"{key}.{name}"):
             yield (
