@@ -13,7 +13,8 @@ from sbc.buckets import MAX_RETRY_S, TokenBucket, TokenBuckets
 from sbc.decisions import Decision
 from sbc.routing import Refusal, Source
 from sbc.wakeups import apart
-from signaling.uri import SEPARATORS
+from signaling.identity import user_of
+from signaling.uri import SEPARATORS, unescape
 
 MAX_SPREAD_S = 300.0
 """Longest that anybody is sent away for; the rest of a storm comes back all over this time."""
@@ -62,6 +63,13 @@ class Emergencies:
         if user.partition(";")[0].translate(SEPARATORS) in self._numbers or user in self._numbers:
             return True
         return any(value.strip().lower() in self._priorities for value in priorities)
+
+    def may_be_one(self, data: bytes) -> bool:
+        """Whether a raw INVITE has to be parsed to tell: it is to such a number, or claims a priority."""
+        if self._priorities and b"resource-priority" in data.lower():
+            return True
+        uri = data[7 : data.find(b" ", 7)].decode("utf-8", "surrogateescape")
+        return bool(self._numbers) and self.is_one(unescape(user_of(uri)), ())
 
     def looks_like_one(self, data: bytes, known: Callable[[], bool], now: float) -> bool:
         """The same of a raw INVITE, when there is no time to parse: at worst a few too many pass.
@@ -160,7 +168,7 @@ class Admission:
             return refusal, _decision("sbc", (("draining", "yes"),), refusal)
         compared: list[tuple[str, str]] = [("calls", f"{calls} of {self._max_calls}")]
         if calls >= self._max_calls and not emergency:
-            refusal = Refusal(503, "Too Many Calls", "max-calls", FULL_RETRY_S)
+            refusal = _FULL
             return refusal, _decision("limits.max_calls", tuple(compared), refusal)
         limit = self._trunk_limits.get(source.trunk) if source.trunk is not None else None
         if limit is not None:
@@ -173,19 +181,29 @@ class Admission:
         if own is not None:
             compared.append((f"tokens of {source.host}", f"{own.refill(now):.2f} of {own.rate:g}/s"))
             if own.tokens < 1.0 and not emergency:
-                refusal = Refusal(503, "Too Many Calls From You", "source-rate", own.wait_s())
+                refusal = _too_many_of_one(own)
                 return refusal, _decision("limits.calls_per_s_per_source", tuple(compared), refusal)
         whole = self._whole_bucket(now) if self._rate else None
         if whole is not None:
             compared.append(("tokens", f"{whole.refill(now):.2f} of {whole.rate:g}/s"))
             if whole.tokens < 1.0 and not emergency:
-                refusal = Refusal(503, "Too Many New Calls", "rate", whole.wait_s())
+                refusal = _too_many(whole)
                 return refusal, _decision("limits.calls_per_s", tuple(compared), refusal)
         for bucket in (own, whole):
             if bucket is not None:
                 bucket.tokens = max(0.0, bucket.tokens - 1.0)
         rule = "emergency" if emergency else "limits"
         return None, Decision("admission", rule, tuple(compared), "admitted")
+
+    def no_room(self, host: str, now: float, calls: int) -> Refusal | None:
+        """What `admit` says to a call from `host` whoever sends it, if it is no emergency; it takes no token."""
+        if calls >= self._max_calls:
+            return _FULL
+        own = self._sources.of(host, now) if self._sources.rate else None
+        if own is not None and own.refill(now) < 1.0:
+            return _too_many_of_one(own)
+        whole = self._whole_bucket(now) if self._rate else None
+        return _too_many(whole) if whole is not None and whole.refill(now) < 1.0 else None
 
     def adopt(self, old: "Admission", now: float) -> None:
         """Take over from the Admission of the configuration before: nobody gets a full bucket by a reload."""
@@ -198,6 +216,17 @@ class Admission:
         if self._whole is None:
             self._whole = TokenBucket.full(self._rate, now)
         return self._whole
+
+
+_FULL = Refusal(503, "Too Many Calls", "max-calls", FULL_RETRY_S)
+
+
+def _too_many_of_one(bucket: TokenBucket) -> Refusal:
+    return Refusal(503, "Too Many Calls From You", "source-rate", bucket.wait_s())
+
+
+def _too_many(bucket: TokenBucket) -> Refusal:
+    return Refusal(503, "Too Many New Calls", "rate", bucket.wait_s())
 
 
 def _decision(rule: str, compared: tuple[tuple[str, str], ...], refusal: Refusal) -> Decision:

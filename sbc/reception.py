@@ -12,6 +12,7 @@ from config.model import Config
 from sbc.admission import Admission, Emergencies
 from sbc.anchor import Party
 from sbc.answers import in_dialog, rejection
+from sbc.buckets import TokenBucket
 from sbc.outbound import Outbound
 from sbc.own_number import callers_of
 from sbc.phonebook import Caller
@@ -37,6 +38,8 @@ from signaling.usage import same_flow
 _CREDENTIALS = re.compile(rb"\r\nauthorization[ \t]*:", re.IGNORECASE)
 UNREGISTERED = "unregistered emergencies"
 """What calls for help of phones that are not registered are counted as, beside the trunks: no trunk is named so."""
+WRITTEN_PER_S = 10.0
+"""Calls a second that are refused by a limit with a record of it; what comes beyond is refused unread, and counted."""
 EMERGENCY_SHARE = 2
 """Calls for help pass `limits.max_calls` until there are so many times as many calls in all."""
 
@@ -55,6 +58,7 @@ class Reception:
         tag: Callable[[], str],
     ) -> None:
         self.draining = False
+        self._written = TokenBucket(WRITTEN_PER_S, WRITTEN_PER_S, 0.0)
         self._transactions = transactions
         self._board = board
         self._phones = phones
@@ -88,13 +92,28 @@ class Reception:
     def can_wait(self, data: bytes, flow: Flow, now: float) -> bool:
         """Whether a raw message is refused when we are late: new calls but those for help, and registrations."""
         if data.startswith(b"INVITE "):
-            if in_dialog(data):
+            # One that is served already is none to refuse, even when its 100 was lost.
+            if in_dialog(data) or self._transactions.repeats(data, flow):
                 return False
             return not self._emergencies.looks_like_one(data, lambda: self.knows(flow, now), now)
         if not data.startswith(b"REGISTER "):
             return False
         # A phone of ours that shows its credentials has cost us a challenge already; anybody can write the header.
         return _CREDENTIALS.search(data) is None or not self._phones.locations.anybody(flow)
+
+    def no_room(self, data: bytes, flow: Flow, now: float) -> Refusal | None:
+        """Why a raw INVITE is refused by a limit; None also for one that has to be read to tell, or is written down."""
+        refusal = self.admission.no_room(flow.remote[0], now, self._board.in_progress)
+        if (
+            refusal is None
+            or self.draining
+            or in_dialog(data)
+            or self._emergencies.may_be_one(data)
+            or self._transactions.repeats(data, flow) is not False
+            or self._written.take(now)
+        ):
+            return None
+        return refusal
 
     def knows(self, flow: Flow, now: float) -> bool:
         """Whether a trunk sends by this flow, or a phone that is registered."""

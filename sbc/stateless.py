@@ -48,7 +48,7 @@ class Stateless:
         self._limits = limits
 
     def answers(self, data: bytes, flow: Flow, now: float, age_s: float) -> bool:
-        """Whether these bytes are refused since we are late, or answered after no more than a glance at them.
+        """Whether these bytes are refused since we are late or full, or answered after no more than a glance at them.
 
         A glance tells what those would say who read it in full.
         """
@@ -57,6 +57,12 @@ class Stateless:
             later = self._phones.retry_after_s(data, now)
             self.refuse(data, flow, 503, "Service Unavailable", "overload", now, later)
             return True
+        if data.startswith(b"INVITE "):
+            full = self._reception.no_room(data, flow, now)
+            if full is not None:
+                later = full.retry_after_s or RETRY_AFTER_S
+                self.refuse(data, flow, full.status, full.reason, full.rule, now, later)
+            return full is not None
         options = data.startswith(b"OPTIONS ")
         if not (options or data.startswith(b"REGISTER ")) or flow.transport != "udp":
             return False

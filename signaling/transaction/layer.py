@@ -82,6 +82,10 @@ class Transactions:
             return self.clients.receive(message, flow, now)
         return self.servers.receive(message, flow, now, len(self) >= self.max_transactions)
 
+    def repeats(self, data: bytes, flow: Flow) -> bool | None:
+        """Whether an INVITE that nobody has parsed is one that is served already; None where only that could tell."""
+        return self.servers.repeats(data, flow)
+
     def send_request(
         self, request: Request, flow: Flow, owner: object, now: float
     ) -> tuple[ClientTx, list[Effect]]:

@@ -17,7 +17,7 @@ from signaling.transaction.effects import (
 )
 from signaling.transaction.tables import INVITE_SERVER, SERVER, Do, Input, State, TimerValues
 from signaling.transaction.tx import Key, ServerTx
-from signaling.transaction.via import has_cookie, merge_key, server_key, stateless_tag, way_back
+from signaling.transaction.via import has_cookie, invite_key, merge_key, server_key, stateless_tag, way_back
 
 
 class Servers:
@@ -54,10 +54,7 @@ class Servers:
         via = request.via
         method = request.method
         key = server_key(request, via, method, flow)
-        tx = self.known.get(key)
-        if tx is None and self._clockwork.former_names:
-            for name in self._clockwork.former_names.get(flow.network, ()):
-                tx = tx or self.known.get((*key[:-1], name))
+        tx = self._find(key, flow)
         if method == "ACK":
             return self._receive_ack(request, flow, tx, now)
         if method == "CANCEL":
@@ -73,6 +70,18 @@ class Servers:
             busy = [("Retry-After", str(self.retry_after_s))]
             return [stateless(request, peer, 503, "Service Unavailable", busy)]
         return self._serve(request, flow, peer, key, now)
+
+    def repeats(self, data: bytes, flow: Flow) -> bool | None:
+        """Whether an INVITE that nobody has parsed is one that is served already; None where only that could tell."""
+        key = invite_key(data, flow)
+        return None if key is None else self._find(key, flow) is not None
+
+    def _find(self, key: Key, flow: Flow) -> ServerTx | None:
+        tx = self.known.get(key)
+        if tx is None and self._clockwork.former_names:
+            for name in self._clockwork.former_names.get(flow.network, ()):
+                tx = tx or self.known.get((*key[:-1], name))
+        return tx
 
     def answer(
         self, request: Request, flow: Flow, status: int, reason: str, fields: Sequence[Field]

@@ -3,14 +3,19 @@
 import re
 import zlib
 
+from signaling.errors import ParseError
 from signaling.flow import Flow
-from signaling.headers import Via, split_commas
+from signaling.headers import Via, parse_via, split_commas
 from signaling.message import Request, Response
 from signaling.transaction.tx import Key
 
 MAGIC_COOKIE = "z9hG4bK"
 # A request as we write it: our Via is the first line after the Request-Line.
 _QUOTED = re.compile(rb"([A-Z]{1,16}) [^\r\n]*\r\nVia: [^\r\n]*;branch=(z9hG4bK[0-9A-Za-z]{8,64})[;\r]")
+# The first Via of a request, on a line of its own (RFC 3261 s.7.3.1: another may go on with it).
+_TOP_VIA = re.compile(
+    rb"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*?(?:via|v)[ \t]*:[ \t]*([^\r\n]*)\r\n(?![ \t])", re.IGNORECASE
+)
 _RECEIVED = re.compile(r";[ \t]*received[ \t]*=[^;]*", re.IGNORECASE)
 _EMPTY_RPORT = re.compile(r";[ \t]*rport[ \t]*(?=;|$)", re.IGNORECASE)
 
@@ -32,6 +37,21 @@ def quoted_key(quoted: bytes) -> Key | None:
     """The same for the beginning of a request of ours; None where it is none."""
     found = _QUOTED.match(quoted)
     return None if found is None else (found[2].decode(), found[1].decode())
+
+
+def invite_key(data: bytes, flow: Flow) -> Key | None:
+    """`server_key` of an INVITE that nobody has parsed; None where only that could tell."""
+    found = _TOP_VIA.match(data)
+    if found is None:
+        return None
+    try:
+        via = parse_via(split_commas(found[1].decode("utf-8", "surrogateescape"))[0])
+    except ParseError:
+        return None
+    branch = via.branch
+    if branch is None or not branch.startswith(MAGIC_COOKIE):
+        return None
+    return (branch, via.host, via.port, "INVITE", flow.network)
 
 
 def server_key(request: Request, via: Via, method: str, flow: Flow) -> Key:
