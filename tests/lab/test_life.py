@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,12 @@ from tests.lab.talk import Voice, assert_no_traceback, await_calls, media_of, pa
 
 pytestmark = pytest.mark.lab
 
-GAP_S = 2.0
+ROOT = Path(__file__).parents[2]
+
+GAP_S = 1.0
 """How long the audio may be away when a relay worker is killed."""
+STARTS = 6
+"""Where the machine is so busy that a process of that kind needs long to start, as many of those are allowed."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,19 +80,33 @@ def lines(cdr: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in cdr.read_text().splitlines()]
 
 
+def start_of_a_worker_s() -> float:
+    """How long a process that loads what a relay worker loads takes to start on this machine just now."""
+    begin = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-S", "-P", "-c", "import media.worker"],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return time.monotonic() - begin
+
+
 def test_killed_worker_is_replaced_at_once_on_the_same_ports(lab: Lab) -> None:
     border = lab.start(configured(lab))
     callee = lab.callee(PRIVATE, "uas_call", calls=2, audio=True)
-    caller = lab.caller(PUBLIC, calls=2, audio=True, hold_ms=6400)
+    caller = lab.caller(PUBLIC, calls=2, audio=True, hold_ms=8000)
     calls = await_calls(border, "up", 2)
     time.sleep(0.6)
     workers = border.pids()[1:]
     assert len(workers) == 2
     killed: list[float] = []
+    limit_s = GAP_S
     for worker in workers:
+        limit_s = max(limit_s, STARTS * start_of_a_worker_s())
         killed.append(time.time())
         os.kill(worker, signal.SIGKILL)
-        time.sleep(GAP_S + 0.2)
+        time.sleep(limit_s + 0.2)
     told = [border.explain(call) for call in calls]
     assert set(border.pids()[1:]).isdisjoint(workers) and len(border.pids()) == 3
     caller.done()
@@ -100,9 +120,12 @@ def test_killed_worker_is_replaced_at_once_on_the_same_ports(lab: Lab) -> None:
             gaps = [(later - earlier, earlier) for earlier, later in itertools.pairwise(times)]
             worst, at = max(gaps)
             struck = [f"{at - moment:+.3f} s" for moment in killed]
-            print(f"{side} {key}: {len(times)} packets, longest gap {worst:.3f} s, {struck} from the kills")
-            assert worst < GAP_S, f"{side}: no audio for {worst:.2f} s"
-            assert times[-1] > killed[-1] + GAP_S, "the audio did not come back"
+            print(
+                f"{side} {key}: {len(times)} packets, longest gap {worst:.3f} s of {limit_s:.2f} s,"
+                f" {struck} from the kills"
+            )
+            assert worst < limit_s, f"{side}: no audio for {worst:.2f} s, with {limit_s:.2f} s allowed"
+            assert times[-1] > killed[-1] + limit_s, "the audio did not come back"
     assert border.process.text.count("relay worker restarted") == 2
     for text in told:
         assert "relay worker" in text, text
