@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 GAP_S = 1.0
 """How long the audio may be away when a relay worker is killed."""
-STARTS = 6
+STARTS = 8
 """Where the machine is so busy that a process of that kind needs long to start, as many of those are allowed."""
 
 
