@@ -1,5 +1,6 @@
 """What users of registered phones meet now and then: a GRUU, their own number, a call for help without registration."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.lab.handset import Handset
+from tests.lab.homes import HOUSE
 from tests.lab.lab import FOUND
 from tests.lab.namespaces import PRIVATE, PUBLIC, SIDES, obstacle
 from tests.lab.registrar import DOMAIN
 from tests.lab.talk import assert_no_traceback, packets_of
-from tests.lab.town import DESK, Town
+from tests.lab.town import DESK, KEEPALIVE_S, PROXY, Town
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -88,6 +90,32 @@ def test_a_gruu_of_the_registrar_rings_one_phone_of_a_user(town: Town) -> None:
     assert "Incoming call" not in other.process.text
     asked = [one.payload for one in packets_of(town.village, PRIVATE) if one.payload.startswith(b"INVITE ")]
     assert any(one.startswith(f"INVITE {gruu} ".encode()) for one in asked), "a GRUU at the registrar, too"
+
+
+def test_another_flow_of_a_phone_is_taken_when_one_fails(local_town: Town) -> None:
+    """RFC 5626: one phone, registered by UDP and by TCP; its router lets UDP in no more."""
+    town = local_town
+    second = f'{OUTBOUND};outbound2="sip:{PROXY};transport=tcp"'
+    alice = town.at_home("a", "alice", account=second)
+    kitchen = town.at_home("b", "alice", 1, answers=False)
+    town.await_bindings("alice", 3)
+    assert sorted(str(row["reg_id"]) for row in town.bindings("alice")) == ["1", "2", "None"]
+    kitchen.forget()
+    alice.forget()
+    time.sleep(2 * KEEPALIVE_S)  # it answers what holds its NAT open, so that UDP was heard last
+    town.village.homes["a"].drop(f"meta l4proto udp ip daddr {HOUSE[0]}")
+    kitchen.call("alice")
+    alice.await_established()
+    time.sleep(1.5)
+    kitchen.hang_up()
+    kitchen.await_ended(1)
+    kitchen.await_(lambda: town.border.cdr.read_text() != "", "a call record")
+    (record,) = [json.loads(line) for line in town.border.cdr.read_text().splitlines()]
+    assert [(one["transport"], one["rule"]) for one in record["targets"]] == [
+        ("udp", "server-timeout"),
+        ("tcp", "answered"),
+    ]
+    town.village.homes["a"].pass_all()
 
 
 def test_a_call_for_help_needs_no_registration(town: Town) -> None:
