@@ -25,7 +25,7 @@ HOT = {
     "registrar registrar_local registrar_relay registrar_short register_shape registration_effects "
     "registration_policy registrations phones keepalive users gruu "
     "pump journal tokens accounts outbound media_loops turn turn_pool",
-    "media": "relay session ports workers generations",
+    "media": "relay session ports worker_state workers generations",
 }
 """What every message or call goes through, by package."""
 RELAYED = {"media": "reference forwarder sockets stream rtp rtcp source demux srtp"}

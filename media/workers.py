@@ -15,7 +15,6 @@ from typing import Any
 
 from media.fastpath.loader import FastPath
 from media.relay import (
-    Address,
     BindFailed,
     Closed,
     Counters,
@@ -30,6 +29,7 @@ from media.relay import (
     Withheld,
     WorkerRestarted,
 )
+from media.worker_state import Told, Worker, end_tuple
 
 # Messages are far below the default 208 KiB of a socket buffer, which bounds a single one of them.
 COMMANDS_PER_MESSAGE = 64
@@ -54,85 +54,6 @@ _LIBRARY = None if _srtp is None or _srtp.origin is None else str(Path(_srtp.ori
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
-class _Stream:
-    """What a worker was told about an open stream, to tell its successor."""
-
-    __slots__ = (
-        "a",
-        "b",
-        "in_kernel",
-        "silence_s",
-        "source_a",
-        "source_b",
-        "spec",
-        "spent",
-        "start_s",
-        "told",
-        "worker",
-    )
-
-    def __init__(self, spec: StreamSpec, worker: "_Worker") -> None:
-        self.spec = spec
-        self.a = spec.a
-        self.b = spec.b
-        self.start_s = spec.start_s
-        self.silence_s = spec.silence_s
-        self.source_a: Address | None = None
-        self.source_b: Address | None = None
-        # Keys that a worker before had: nothing is sealed with them any more.
-        self.spent: frozenset[bytes] = frozenset()
-        # Whether it was told why it is not in the kernel, where nothing ever is.
-        self.told = False
-        self.in_kernel = False
-        self.worker = worker
-
-    def command(self) -> tuple[Any, ...]:
-        """The command that opens the stream as it is now."""
-        spec = self.spec
-        limits = (spec.window_s, self.start_s, self.silence_s, spec.unheard_s)
-        sources = (self.source_a, self.source_b)
-        ends = _end(self.a, self.spent), _end(self.b, self.spent)
-        return ("open", spec.id, spec.kind, *ends, limits, sources)
-
-    def spend(self) -> None:
-        """The worker is gone, and how far it was with its keys nobody knows."""
-        self.spent |= {end.srtp.ours for end in (self.a, self.b) if end.srtp is not None}
-
-
-class _Worker:
-    """One process. Without a `control` socket it is dead and its successor not yet started."""
-
-    __slots__ = (
-        "backoff_s",
-        "blocked",
-        "closing",
-        "control",
-        "index",
-        "late",
-        "load",
-        "number",
-        "process",
-        "queue",
-        "started_at",
-    )
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.process: subprocess.Popen[bytes] | None = None
-        self.control: socket.socket | None = None
-        self.queue: list[tuple[Any, ...]] = []
-        # To be queued a moment later.
-        self.late: list[tuple[Any, ...]] = []
-        self.blocked = False
-        self.load = 0
-        # In the kernel's tables; a successor has another.
-        self.number: int | None = None
-        # Streams told to close whose final counters have not come: stream id -> call.
-        self.closing: dict[int, str] = {}
-        self.started_at = 0.0
-        self.backoff_s = 0.0
-
-
 class _Query:
     """A query on its way; `waiting` holds the index of the worker behind each token."""
 
@@ -149,7 +70,8 @@ class _Query:
 class WorkerRelay:
     """Relay (see `media.relay.Relay`) over `workers` processes, 0 for one per core.
 
-    Commands are collected and written once per turn of the event loop, those that can wait 20 times a second.
+    Commands are collected and written once per turn of the event loop, or whenever `soon` calls what it is given; those
+    that can wait 20 times a second.
     When a worker dies, the next one opens its streams again on the same ports with the learned sources; counters
     begin again at zero. An end with SRTP gets no more packets then until it has new keys: those of before cannot go on
     where they were, and to begin again with them would use a key stream twice. Whatever `query` has not heard within
@@ -164,14 +86,16 @@ class WorkerRelay:
         on_event: Callable[[RelayEvent], None] = lambda event: None,
         dscp: int = 46,
         fastpath: FastPath | str = "",
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.on_event = on_event
+        self._soon = loop.call_soon if soon is None else soon
         self._fastpath = fastpath if isinstance(fastpath, FastPath) else None
         self._why_not = fastpath if isinstance(fastpath, str) else ""
         self._loop = loop
         self._dscp = dscp
-        self._streams: dict[int, _Stream] = {}
-        self._dirty: list[_Worker] = []
+        self._streams: dict[int, Told] = {}
+        self._dirty: list[Worker] = []
         self._late: asyncio.TimerHandle | None = None
         self._queries: dict[int, _Query] = {}
         self._next_token = 0
@@ -185,7 +109,7 @@ class WorkerRelay:
             loop.add_reader(self._fastpath, self._interfaces_changed)
             if self._fastpath.policies is not None:
                 loop.add_reader(self._fastpath.policies, self._policies_changed)
-        self._workers = [_Worker(index) for index in range(workers or os.cpu_count() or 1)]
+        self._workers = [Worker(index) for index in range(workers or os.cpu_count() or 1)]
         try:
             for worker in self._workers:
                 self._spawn(worker)
@@ -214,7 +138,7 @@ class WorkerRelay:
         if spec.id in self._streams:
             raise ValueError(f"stream {spec.id} is open")
         worker = min(self._workers, key=_load)
-        stream = self._streams[spec.id] = _Stream(spec, worker)
+        stream = self._streams[spec.id] = Told(spec, worker)
         worker.load += 1
         self._tell(worker, stream.command())
 
@@ -231,7 +155,7 @@ class WorkerRelay:
             if end.epoch != known.b.epoch:
                 known.source_b = None
             known.b = end
-        self._tell(known.worker, ("change", stream, side, _end(end, known.spent)))
+        self._tell(known.worker, ("change", stream, side, end_tuple(end, known.spent)))
 
     def limits(self, stream: int, start_s: float, silence_s: float) -> None:
         """Change the silence limits; their clocks start again."""
@@ -320,20 +244,20 @@ class WorkerRelay:
             self._fastpath.close()
             self._fastpath = None
 
-    def _tell(self, worker: _Worker, command: tuple[Any, ...]) -> None:
+    def _tell(self, worker: Worker, command: tuple[Any, ...]) -> None:
         if worker.control is None:
             return  # its successor is told everything as it is by then
         queue = worker.queue
         if not queue and not worker.blocked:
             if not self._dirty:
-                self._loop.call_soon(self._flush)
+                self._soon(self._flush)
             self._dirty.append(worker)
         queue.append(command)
         if len(queue) == MAX_QUEUED:
             # Not here: its events would come in the middle of whatever the caller is doing.
             self._loop.call_soon(self._lose_stuck, worker, worker.control)
 
-    def _tell_late(self, worker: _Worker, command: tuple[Any, ...]) -> None:
+    def _tell_late(self, worker: Worker, command: tuple[Any, ...]) -> None:
         """What may come after commands that were given later; in order among its like."""
         if worker.control is not None:
             worker.late.append(command)
@@ -352,7 +276,7 @@ class WorkerRelay:
         for worker in dirty:
             self._write(worker)
 
-    def _write(self, worker: _Worker) -> None:
+    def _write(self, worker: Worker) -> None:
         control, queue = worker.control, worker.queue
         if control is None:
             return
@@ -375,7 +299,7 @@ class WorkerRelay:
 
     # Events
 
-    def _read(self, worker: _Worker) -> None:
+    def _read(self, worker: Worker) -> None:
         control = worker.control
         if control is None:
             return
@@ -392,7 +316,7 @@ class WorkerRelay:
         for event in marshal.loads(self._buffer):
             self._take(worker, event)
 
-    def _take(self, worker: _Worker, event: tuple[Any, ...]) -> None:
+    def _take(self, worker: Worker, event: tuple[Any, ...]) -> None:
         name, number = event[0], event[1]
         if name == "closed":
             call = worker.closing.pop(number, None)
@@ -448,7 +372,7 @@ class WorkerRelay:
 
     # Processes
 
-    def _spawn(self, worker: _Worker) -> None:
+    def _spawn(self, worker: Worker) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         # -S: the worker needs the standard library and this package, not what site-packages sets up; that
@@ -497,7 +421,7 @@ class WorkerRelay:
             for worker in self._workers:
                 self._tell(worker, ("ipsec", policies.found))
 
-    def _disconnect(self, worker: _Worker) -> None:
+    def _disconnect(self, worker: Worker) -> None:
         control = worker.control
         if control is not None:
             self._loop.remove_reader(control)
@@ -509,7 +433,7 @@ class WorkerRelay:
         worker.queue.clear()
         worker.late.clear()
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: Worker) -> None:
         """The worker is dead or as good as that."""
         if worker.control is None or worker.process is None:
             return
@@ -529,18 +453,18 @@ class WorkerRelay:
         if not self._stopping:
             self._replace(worker)
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _dismiss(self, worker: Worker) -> None:
         """What the kernel forwards for a worker is to come to the sockets of its successor instead."""
         if self._fastpath is not None and worker.number is not None:
             # If it cannot be told: that ends by itself with the lease, and the successor must come in any case.
             with contextlib.suppress(OSError):
                 self._fastpath.dismiss(worker.number)
 
-    def _lose_stuck(self, worker: _Worker, control: socket.socket) -> None:
+    def _lose_stuck(self, worker: Worker, control: socket.socket) -> None:
         if worker.control is control:
             self._lose(worker)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: Worker) -> None:
         """Start a successor as soon as the kernel has freed the ports, that is when the process is reaped."""
         if self._stopping:
             return
@@ -570,37 +494,15 @@ class WorkerRelay:
         calls = tuple(dict.fromkeys(stream.spec.call for stream in streams))
         self.on_event(WorkerRestarted(worker.index, len(streams), calls))
 
-    def _give_up_closing(self, worker: _Worker) -> None:
+    def _give_up_closing(self, worker: Worker) -> None:
         """The final counters of these streams died with the worker."""
         closing, worker.closing = worker.closing, {}
         for number, call in closing.items():
             self.on_event(Closed(number, call, StreamCounters(number, call, Counters(), Counters())))
 
 
-def _load(worker: _Worker) -> int:
+def _load(worker: Worker) -> int:
     return worker.load
-
-
-def _end(end: End, spent: frozenset[bytes]) -> tuple[Any, ...]:
-    """`media.stream.EndTuple`; nothing is sealed with `spent` keys."""
-    local, srtp = end.local, end.srtp
-    return (
-        local.host,
-        local.rtp,
-        local.rtcp,
-        end.remote,
-        end.remote_rtcp,
-        end.rtcp_mux,
-        str(end.learn),
-        end.expect,
-        end.receive,
-        end.send,
-        end.codecs,
-        end.epoch,
-        end.proven,
-        None if srtp is None else (srtp.suite, srtp.theirs, b"" if srtp.ours in spent else srtp.ours),
-        end.events_up,
-    )
 
 
 def _counters(call: str, row: tuple[Any, ...]) -> StreamCounters:

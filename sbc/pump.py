@@ -6,9 +6,10 @@ Every message passes here, so it is compiled (ARCHITECTURE.md, Building); what h
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import Protocol
 
-from media.relay import RelayEvent
+from media.relay import RelayEvent, WorkerRestarted
 from nat.stun import is_stun
 from sbc.calls import Calls
 from sbc.journal import Journal
@@ -30,6 +31,9 @@ class Attendant(Protocol):
     def stun(self, data: bytes, flow: Flow) -> None:
         """STUN came to a SIP port."""
 
+    def restarted(self, event: WorkerRestarted) -> None:
+        """A relay worker has taken the place of another."""
+
 
 class Pump:
     """Between the wires, the relay and the calls. A bug in one input never ends the others: it is counted and told."""
@@ -40,11 +44,20 @@ class Pump:
         self._attendant = attendant
         self._timer: asyncio.TimerHandle | None = None
         self._armed = math.inf
+        self._turning = False
+        self._afterwards: list[Callable[[], None]] = []
 
     def begin(self, wires: Wires, calls: Calls) -> None:
         """Between these: before anything comes."""
         self._wires = wires
         self._calls = calls
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Have something done at the end of this turn, or of the loop's next: once for all that came together."""
+        if self._turning:
+            self._afterwards.append(callback)
+        else:
+            self._loop.call_soon(callback)
 
     # -- messages ------------------------------------------------------------------------------------------
 
@@ -65,7 +78,8 @@ class Pump:
             return True
 
     def receive(self, data: bytes, flow: Flow, age_s: float) -> None:
-        """A message came, and has waited for us at most so long."""
+        """A message came, and has waited for us at most so long. `rearm` follows when a row of datagrams is done."""
+        self._turning = True
         if data[0] < 4 and is_stun(data):
             self._attendant.stun(data, flow)
             return
@@ -80,10 +94,12 @@ class Pump:
             self.broken("message", error, flow)
         if debugging:
             self._journal.finish(self._known())
-        self.rearm()
+        if flow.transport != "udp":
+            self.rearm()
 
     def failed(self, flow: Flow) -> None:
         """What was sent on a flow did not arrive."""
+        self._turning = True
         try:
             self._calls.transport_failed(flow, time.monotonic())
         except Exception as error:
@@ -92,6 +108,7 @@ class Pump:
 
     def refused(self, quoted: bytes, flow: Flow) -> None:
         """The network says that a datagram did not arrive, and quotes the beginning of it."""
+        self._turning = True
         try:
             self._calls.unreachable(quoted, flow, time.monotonic())
         except Exception as error:
@@ -100,6 +117,9 @@ class Pump:
 
     def relay_event(self, event: RelayEvent) -> None:
         """The relay tells what happened to a stream."""
+        self._turning = True
+        if isinstance(event, WorkerRestarted):
+            self._attendant.restarted(event)
         try:
             self._calls.relay_event(event, time.monotonic())
         except Exception as error:
@@ -114,6 +134,11 @@ class Pump:
 
     def rearm(self) -> None:
         """After every input: have told what servers did, and wake up when it is time again."""
+        self._turning = False
+        if self._afterwards:
+            afterwards, self._afterwards = self._afterwards, []
+            for callback in afterwards:
+                callback()
         calls = self._calls
         if calls.trunks.eventful or calls.outbound.eventful:
             self._attendant.attend()
@@ -134,6 +159,7 @@ class Pump:
     def _on_timer(self) -> None:
         self._timer = None
         self._armed = math.inf
+        self._turning = True
         try:
             self._calls.handle_timer(time.monotonic())
         except Exception as error:

@@ -208,7 +208,9 @@ class Reloader:
         if isinstance(fastpath, FastPath):
             undo.callback(fastpath.close)
         try:
-            relay = WorkerRelay(server.loop, media.workers, dscp=media.dscp, fastpath=fastpath)
+            relay = WorkerRelay(
+                server.loop, media.workers, dscp=media.dscp, fastpath=fastpath, soon=server.pump.soon
+            )
         except OSError as error:
             wrong = f"relay processes cannot be started: {cause_of(error)}"
             raise _refusal(_problem(fresh, "media.workers", wrong)) from error

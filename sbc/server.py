@@ -18,7 +18,7 @@ from config.model import Config
 from config.problems import ConfigError
 from media.fastpath.loader import FastPath, Unavailable, choose
 from media.generations import Generations
-from media.relay import RelayEvent, StreamCounters, WorkerRestarted
+from media.relay import StreamCounters, WorkerRestarted
 from media.workers import WorkerRelay
 from nat.binding import BindingServer
 from nat.interfaces import resolve
@@ -90,13 +90,13 @@ class Server:
             raise StartError(str(error)) from error
         self.kernel = _open_fastpath(config)
         media = config.media
-        workers = WorkerRelay(self.loop, media.workers, dscp=media.dscp, fastpath=self.kernel)
+        self.pump = pump = Pump(self.loop, self.journal, self)
+        workers = WorkerRelay(self.loop, media.workers, dscp=media.dscp, fastpath=self.kernel, soon=pump.soon)
         self.relay = Generations(workers, self.loop)
         self.turn = TurnNetworks(config, self.loop, self._relay_address_changed)
         self.pool = self.turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)
         streams = TurnRelay(self.relay, self.turn)
         self._anchor = LocalAnchor.of_config(config, self.pool, streams, time.monotonic)
-        self.pump = pump = Pump(self.loop, self.journal, self)
         glance = Glance(pump.answers, pump.rearm)
         self.wires = Wires(
             Sites(config).listeners, pump.receive, pump.failed, transport_limits(config), glance, pump.refused
@@ -117,7 +117,7 @@ class Server:
             users=self.users,
         )
         pump.begin(self.wires, self.calls)
-        streams.on_event = self._relay_event
+        streams.on_event = pump.relay_event
         self.relay.stun(stun_hosts(config))
         self.own_addresses = OwnAddresses(config, self._own_address_changed)
         self.names = ServerNames(self.calls, self.loop, self.pump.rearm)
@@ -280,10 +280,9 @@ class Server:
                 why=registration.why,
             )
 
-    def _relay_event(self, event: RelayEvent) -> None:
-        if isinstance(event, WorkerRestarted):
-            self._log.warning("relay worker restarted", worker=event.worker, streams=event.streams)
-        self.pump.relay_event(event)
+    def restarted(self, event: WorkerRestarted) -> None:
+        """Say that a relay worker has taken the place of another."""
+        self._log.warning("relay worker restarted", worker=event.worker, streams=event.streams)
 
     def _phone_event(self, happened: Happened) -> None:
         self._phone_journal.happened(happened, self.loop.time())

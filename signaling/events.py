@@ -194,7 +194,9 @@ Event = (
 def with_sdp(event: Event, sdp: bytes) -> Event:
     """The event with its SDP rewritten."""
     match event:
-        case Progressed() | Answered() | Confirmed() | Updated() | UpdateAccepted() | Offered():
+        case Answered():  # written out: every call has one
+            return Answered(event.early, sdp, event.carried, event.named)
+        case Progressed() | Confirmed() | Updated() | UpdateAccepted() | Offered():
             return replace(event, sdp=sdp)
         case Rejected() | Redirected() | UpdateRejected() | UpdateCancelled() | Informed():
             return event

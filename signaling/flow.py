@@ -23,6 +23,22 @@ class Flow:
     remote: Address
     connection: int = 0
 
+    def __eq__(self, other: object) -> bool:
+        # Written out: every response is compared with where its request went.
+        if self is other:
+            return True
+        return (
+            isinstance(other, Flow)
+            and self.remote == other.remote
+            and self.local == other.local
+            and self.network == other.network
+            and self.transport == other.transport
+            and self.connection == other.connection
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.remote)
+
     @property
     def reliable(self) -> bool:
         """Whether the transport retransmits for us (RFC 3261 s.17)."""

@@ -49,7 +49,7 @@ COMPACT = {
 }
 _COMMON = (
     "Accept", "Accept-Encoding", "Accept-Language", "Alert-Info", "Allow", "Authorization", "Call-Info",
-    "Content-Disposition", "Date", "Diversion", "Expires", "Geolocation", "History-Info", "In-Reply-To",
+    "Content-Disposition", "CSeq", "Date", "Diversion", "Expires", "Geolocation", "History-Info", "In-Reply-To",
     "Max-Forwards", "Min-Expires", "Min-SE", "MIME-Version", "Organization", "P-Asserted-Identity",
     "P-Preferred-Identity", "P-Charging-Vector", "Path", "Priority", "Privacy", "Proxy-Authenticate",
     "Proxy-Authorization", "Proxy-Require", "RAck", "Reason", "Record-Route", "Replaces", "Reply-To", "Require",
@@ -320,13 +320,13 @@ class Message:
             for name, value in self._lines
             if (len(name) != 14 and len(name) != 1) or key_of(name) != "content-length"
         ]
+        # Whatever a value holds, it must not become a header of its own. One look at all of them is the cheapest.
+        whole = "".join(lines)
+        if "\n" in whole or "\r" in whole:
+            raise UsageError("a header value holds a line break")
         body = self.body
         lines.append(f"Content-Length: {len(body)}\r\n\r\n")
-        text = "\r\n".join(lines)
-        # Whatever a value holds, it must not become a header of its own.
-        if text.count("\n") != len(lines) + 1 or text.count("\r") != len(lines) + 1:
-            raise UsageError("a header value holds a line break")
-        return text.encode("utf-8", "surrogateescape") + body
+        return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
     def _content(self) -> list[Field]:
         return [

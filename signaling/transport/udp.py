@@ -28,7 +28,7 @@ Refused = Callable[[bytes, Flow], None]
 class Glance:
     """Who sees what begins with one of `METHODS` before `receive` does.
 
-    `answers(data, flow, age_s)` tells whether that was all, and `after` is called when a row of them is done.
+    `answers(data, flow, age_s)` tells whether that was all. `after` is called when a row of datagrams is done.
     """
 
     answers: Callable[[bytes, Flow, float], bool]
@@ -128,13 +128,12 @@ class UdpListener:
             self._socket = None
 
     def _drain(self) -> None:
-        if self._read() and self._glance is not None:
+        self._read()
+        if self._glance is not None:
             self._glance.after()
 
-    def _read(self) -> bool:
+    def _read(self) -> None:
         """Read what is there, a bounded number of datagrams so that timers and other sockets get their turn.
-
-        Returns whether a glance was enough for any of it.
 
         Whatever is read now has come since the queue was last seen empty. As long as that is a moment ago, the
         moment is a good enough age and costs nothing; only after it the kernel's time stamps are read.
@@ -145,7 +144,6 @@ class UdpListener:
         counters = self._counters
         flows = self._flows
         answers = None if self._glance is None else self._glance.answers
-        glanced = False
         before = counters.datagrams_received
         for _ in range(self._limits.datagrams_per_wakeup):
             age_s = time.monotonic() - self._empty_at
@@ -159,7 +157,7 @@ class UdpListener:
                 self._empty_at = time.monotonic()
                 if counters.datagrams_received == before:
                     self._take_refusals()  # nothing was there to be read: it is an error that woke us
-                return glanced
+                return
             except OSError:
                 counters.receive_errors += 1  # an ICMP error on the queue; the next read goes on
                 self._take_refusals()
@@ -182,12 +180,10 @@ class UdpListener:
                 flow = Flow(listener.network, "udp", self.local, (source[0], source[1]))
                 flows[source] = flow
             if answers is not None and data.startswith(METHODS) and answers(data, flow, age_s):
-                glanced = True
                 continue
             self._receive(data, flow, age_s)
             if self._socket is None:
                 break  # closed by what it received
-        return glanced
 
     def _take_refusals(self) -> None:
         if self._socket is None or self._refused is None:
