@@ -154,8 +154,8 @@ def test_twice_what_it_can_do(lab: Lab) -> None:
         f"\n{twice.clean / best:.0%} of the maximum; memory {before} KiB before, {memory(border)} KiB after"
     )
     assert twice.bad == 0, "whoever is not refused is served well"
-    # design.md s.6 asks for 90 %, of which tests/bench/bench_overload.py has the figure: 105 % compiled on a busy machine.
-    # The source, interpreted, gave 77 % to 188 % there.
+    # design.md s.6 asks for 90 %: tests/bench/bench_overload.py has the figure, 105 % compiled on a busy machine. The
+    # source, interpreted, gave 77 % to 188 % there.
     assert twice.clean >= 0.65 * best
     assert border.stats()["refused:overload"] > 0
     assert memory(border) < before + 8192
