@@ -71,11 +71,14 @@ ATTRIBUTES = (
     "a=label:{c}",
     "a=fmtp:0 host={c}",
     "a=fmtp:0 server=gw7.{c}.example",
+    "a=fmtp:0 {c}=1; mode={c}",
+    "a=fmtp:0 annexb=no; {c}",
     "a=rtcp-fb:0 {c}",
     "a=rtcp-fb:* nack {c}",
     "a=rtcp-xr:{c}",
     "a=silenceSupp:on {c} - - -",
     "a=rtpmap:101 gw.{c}/8000",
+    "a=rtpmap:101 {c}-gw7/8000",
 )
 CANARY = {"public": "canarypub", "private": "canarypriv"}
 
