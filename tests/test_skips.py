@@ -32,7 +32,7 @@ def exit_status(tmp_path: Path, source: str, reason: str, ci: str) -> int:
             str(tmp_path),
             str(tmp_path),
         ],
-        env={**os.environ, "CI": ci},
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(CONFTEST.parents[1])},
         cwd=tmp_path,
         capture_output=True,
         timeout=60,
