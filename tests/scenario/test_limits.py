@@ -1,5 +1,7 @@
 """Limits on calls count those in progress, not those that only wait for a last answer."""
 
+import re
+
 import pytest
 
 from sbc.reception import WRITTEN_PER_S
@@ -85,6 +87,16 @@ def test_beyond_a_limit_calls_are_refused_unread_but_for_some_a_second(limits: s
         f"To: {refused.get('To')}\r\nCall-ID: {refused.call_id}\r\nCSeq: {refused.cseq.number} ACK\r\n\r\n"
     )
     alice.nothing()
+
+
+def test_a_limit_needs_no_parser() -> None:
+    border = limited(ONE_CALL)
+    alice = border.agent("public", "203.0.113.77:5071")
+    flood(border, WRITTEN - 1, alice)
+    text = alice.invite().encode()
+    alice.inbox.clear()
+    alice.raw(re.sub(rb"CSeq: \d+ INVITE", b"CSeq: 7 BYE", text.replace(b"z9hG4bK", b"z9hG4bKbroken")))
+    assert "max-calls" in (alice.expect_answer(503).get("Warning") or "")
 
 
 def test_a_second_later_some_are_written_down_again() -> None:
