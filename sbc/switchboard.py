@@ -1,7 +1,7 @@
 """The calls in progress, what the process keeps with each, and what the effects of a call do (design.md s.1).
 
 `Switchboard` performs: it hands messages to the transactions, asks the anchor, dials, keeps the record. What comes
-from the wire and when is `sbc.calls`.
+from the wire and when is `sbc.calls`; what may leave is `sbc.watch`.
 """
 
 from collections import Counter, deque
@@ -19,6 +19,7 @@ from sbc.routing import Router, Target
 from sbc.sites import Sites, leg_settings
 from sbc.trunks import Trunks
 from sbc.wakeups import Wakeups
+from sbc.watch import Unsent, Watch, Watched, instead
 from signaling.b2bua import Call
 from signaling.call_effects import (
     Cross,
@@ -35,9 +36,8 @@ from signaling.call_effects import (
 from signaling.call_effects import Effect as CallEffect
 from signaling.callee import CalleeLeg
 from signaling.errors import PeerError
-from signaling.events import InformAnswered, Offered, Rejected, UpdateRejected
+from signaling.events import Offered
 from signaling.exchange import (
-    Asked,
     CancelRequest,
     Challenged,
     Ended,
@@ -50,41 +50,30 @@ from signaling.exchange import (
 )
 from signaling.exchange import Effect as LegEffect
 from signaling.flow import Flow, host_port
-from signaling.guard import Guard, Secrets, host_in
+from signaling.guard import host_in
 from signaling.leg import Leg
-from signaling.location import without_location
 from signaling.message import Request, Response, respond
-from signaling.phrases import reason_phrase
-from signaling.topology import Carried
 from signaling.transaction import Effect as TransactionEffect
 from signaling.transaction import ServerTx, Transactions, Transmit
 from signaling.usage import same_flow
 
 # How long the relay may take to report the final counters of a call before the CDR is written without them.
 REPORT_S = 2.0
-MAX_PAST = 256
-"""Calls that are over and whose legs the guard still knows the secrets of."""
-LEAK = "topology-leak"
-"""The reason id of a message that `topology: verify: block` has kept from leaving."""
 
 
 @dataclass(slots=True, eq=False)
 class Live:
     """A call and what the process keeps with it. `phones` has the users of those legs that are phones, `armed` is when
-    it is to be woken.
+    it is to be woken. `call` and `watched` are None for one that was refused before it was any.
     """
 
     call: Call | None
     record: CallRecord
     parties: dict[str, Party] = field(default_factory=dict)
-    secrets: dict[str, Secrets] = field(default_factory=dict)
+    watched: Watched | None = None
     trunks: list[str] = field(default_factory=list)
     phones: dict[str, str] = field(default_factory=dict)
     armed: float | None = None
-
-
-Blocked = tuple[Live, Leg, Asked | None, Request | None]
-"""What the guard has kept from leaving: a request of ours, or (None) an answer that had to open the call."""
 
 
 class Switchboard:
@@ -118,11 +107,11 @@ class Switchboard:
         self.in_progress = 0
         self.on_trunk: Counter[str] = Counter()
         self.recent: deque[CallRecord] = deque(maxlen=config.limits.recent_calls)
-        self._blocked: list[Blocked] = []
-        self._past: dict[str, Live] = {}
+        self._unsent: list[tuple[Live, Unsent]] = []
         self.on_event = on_event
         self._transactions = transactions
         self._anchor = anchor
+        self._watch = Watch(stats, wall)
         self._stats = stats
         self._send = send
         self._wall = wall
@@ -135,8 +124,7 @@ class Switchboard:
         if self.recent.maxlen != config.limits.recent_calls:
             self.recent = deque(self.recent, maxlen=config.limits.recent_calls)
         self._config = config
-        self._verify = config.topology.verify
-        self._guard = Guard(sites.own)
+        self._watch.configure(config.topology.verify, sites.own)
         self._sites = sites
         self._router = router
         self._trunks = trunks
@@ -153,12 +141,12 @@ class Switchboard:
         self.serving = live
         name = live.record.id
         live.call = call
+        live.watched = Watched(live.record)
         live.parties["a"] = party
         self.calls[name] = live
         self.in_progress += 1
         self.own(live, leg)
-        if self._verify != "off":
-            self._told(live, "a").tell((leg.flow.remote[0],))
+        self._watch.tell(live.watched, "a", (leg.flow.remote[0],))
 
     def own(self, live: Live, leg: Leg) -> None:
         """A leg is of this call from now on."""
@@ -254,7 +242,7 @@ class Switchboard:
         call = Call.restore(data["call"], legs[0], legs[1], now)
         record = self.new_record(call.id, data["started"])
         record.caller, record.called = data["caller"], data["called"]
-        live = Live(call, record)
+        live = Live(call, record, watched=Watched(record))
         live.phones.update(data.get("phones", {}))
         for name, network, peer, nat in data["parties"]:
             live.parties[name] = Party(name, network, peer, nat)
@@ -276,35 +264,12 @@ class Switchboard:
     def run(self, live: Live, effects: Sequence[CallEffect], now: float) -> None:
         """Carry out what an input to a call has caused, and set its timer."""
         self.carry_out(live, effects, now)
-        while self._blocked:
-            self._give_up(self._blocked.pop(), now)
+        while self._unsent:
+            owner, unsent = self._unsent.pop()
+            if owner.call is not None:
+                self.carry_out(owner, unsent.give_up(owner.call, now), now)
+                self._arm(owner)
         self._arm(live)
-
-    def _give_up(self, blocked: Blocked, now: float) -> None:
-        """Nothing comes of a message that was kept from leaving: who waits for it is told."""
-        live, leg, asked, request = blocked
-        if live.call is None:
-            return
-        if asked is None or request is None:
-            unsaid = leg.unsaid()
-            effects = live.call.hang_up(LEAK, "our answer would have told of the other side", now)
-            effects += live.call.on_leg(leg, unsaid, now)
-        else:
-            answer = respond(request, 500, reason_phrase(500), LEAK)
-            told = [self._named(live, effect) for effect in leg.response(asked, answer, now)]
-            effects = live.call.on_leg(leg, told, now)
-        self.carry_out(live, effects, now)
-        self._arm(live)
-
-    def _named(self, live: Live, effect: LegEffect) -> LegEffect:
-        """A failure that is ours, with its reason id."""
-        event = effect.event if isinstance(effect, Raise) else None
-        if isinstance(event, Rejected | UpdateRejected):
-            return Raise(replace(event, rule=LEAK))
-        if isinstance(event, InformAnswered):
-            warning = ("Warning", f'399 sbc "{LEAK} {live.record.id}"')
-            return Raise(replace(event, carried=Carried((warning,))))
-        return effect
 
     def _arm(self, live: Live) -> None:
         self.wakeups.arm(live, None if live.call is None else live.call.next_timer())
@@ -342,12 +307,12 @@ class Switchboard:
         match effect:
             case SendRequest():
                 request = effect.request
-                if self._withheld(live, leg.name, request):
-                    self._blocked.append((live, leg, effect.asked, request))
+                if self._watch.withholds(live.watched, leg.name, request):
+                    self._unsent.append((live, Unsent(leg, effect.asked, request)))
                     return
                 tx, sent = self._transactions.send_request(request, effect.flow, effect.asked, now)
                 effect.asked.tx = tx
-                self.transmit(live, leg, request, sent, self._verify == "block")
+                self.transmit(live, leg, request, sent, self._watch.blocks)
             case SendAck():
                 sent = self._transactions.send_ack(effect.request, effect.flow)
                 self.transmit(live, leg, effect.request, sent)
@@ -355,14 +320,9 @@ class Switchboard:
                 self._respond(live, leg, effect, now)
             case CancelRequest():
                 if effect.asked.tx is not None:
-                    fields = effect.fields
-                    if (
-                        fields
-                        and self._verify == "block"
-                        and not self._guarded(live, leg.name, _text(fields))
-                    ):
-                        fields = ()  # it must go all the same, and Reason is a courtesy
-                    self.put_out(self._transactions.cancel(effect.asked.tx, fields, now), live, leg.name)
+                    fields = self._watch.courtesy(live.watched, leg.name, effect.fields)
+                    sent = self._transactions.cancel(effect.asked.tx, fields, now)
+                    self.put_out(sent, live.watched, leg.name)
             case Opened():
                 self.dialogs[dialog_key(effect.call_id, effect.tag)] = (live, leg)
             case Challenged():
@@ -376,15 +336,14 @@ class Switchboard:
 
     def _respond(self, live: Live, leg: Leg, effect: Respond, now: float) -> None:
         tx, response = effect.tx, effect.response
-        if self._withheld(live, leg.name, response):
+        if self._watch.withholds(live.watched, leg.name, response):
             if response.status < 200:
                 return  # the final answer is still to come
             if response.status < 300 and tx.request.method == "INVITE":
-                self._blocked.append((live, leg, None, None))
-            fields = error_fields(PeerError(500, reason_phrase(500), LEAK), live.record.id, 0)
-            response = respond(tx.request, 500, reason_phrase(500), response.to_tag or LEAK, fields)
+                self._unsent.append((live, Unsent(leg, None, None)))
+            response = instead(tx.request, response, live.record.id)
         sent = self._transactions.respond(tx, response, now)
-        self.transmit(live, leg, response, sent, self._verify == "block")
+        self.transmit(live, leg, response, sent, self._watch.blocks)
 
     def _leg_ended(self, leg: Leg) -> None:
         for tag in leg.opened:
@@ -401,13 +360,13 @@ class Switchboard:
     ) -> None:
         """Send what a transaction made of `message`, after the guard has looked at it and the record has it.
 
-        What we send ourselves makes a transaction do nothing but transmit. `looked_at`: `_withheld` has let it pass.
+        What we send ourselves makes a transaction do nothing but transmit. `looked_at`: it was not withheld.
         """
         name = leg.name if leg is not None else "a"
         for effect in effects:
             if isinstance(effect, Transmit):
                 live.record.trace(self._wall(), name, ">", message, effect.data)
-                if looked_at or self._guarded(live, name, effect.data):
+                if looked_at or self._watch.passes(live.watched, name, effect.data):
                     self._send(effect.data, effect.flow)
 
     def refuse(
@@ -433,69 +392,35 @@ class Switchboard:
 
     def see_off(self, leg: Leg, effects: Sequence[LegEffect], now: float) -> None:
         """What a leg that has ended still has to say to its peer."""
-        live = self._past.get(leg.reference)
+        watched = self._watch.past.get(leg.reference)
         for effect in effects:
             match effect:
                 case SendAck():
                     sent = self._transactions.send_ack(effect.request, effect.flow)
-                    self.put_out(sent, live, leg.name)
+                    self.put_out(sent, watched, leg.name)
                 case SendRequest():
-                    if live is not None and self._withheld(live, leg.name, effect.request):
+                    if self._watch.withholds(watched, leg.name, effect.request):
                         continue
                     asked = effect.asked
                     asked.tx, sent = self._transactions.send_request(effect.request, effect.flow, asked, now)
-                    self.put_out(sent, live, leg.name)
+                    self.put_out(sent, watched, leg.name)
                 case _:
                     pass  # nobody is left to be told
 
     def put_out(
-        self, effects: Sequence[TransactionEffect], live: Live | None = None, name: str = "a"
+        self, effects: Sequence[TransactionEffect], watched: Watched | None = None, name: str = "a"
     ) -> None:
         """Send what a transaction made by itself: to leg `name` of a call, or for none."""
         for effect in effects:
-            if isinstance(effect, Transmit) and (live is None or self._guarded(live, name, effect.data)):
+            if isinstance(effect, Transmit) and self._watch.passes(watched, name, effect.data):
                 self._send(effect.data, effect.flow)
-
-    def _withheld(self, live: Live, name: str, message: Request | Response) -> bool:
-        """Whether a message must not leave. It is looked at before a transaction has it, which would repeat it."""
-        return self._verify == "block" and not self._guarded(live, name, message.encode())
-
-    def _guarded(self, live: Live, name: str, data: bytes) -> bool:
-        """Whether the bytes may leave (design.md s.4.1): they must hold nothing of the other side."""
-        verify = self._verify
-        if verify == "off":
-            return True
-        hearer, speaker = ("a", "b") if name == "a" else ("b", "a")
-        secrets = live.secrets.get(speaker)
-        if secrets is None:
-            return True
-        leaks = self._guard.scan(secrets, data, live.secrets.get(hearer))
-        if leaks:  # the place of a caller in need crosses as it is
-            leaks = self._guard.scan(secrets, without_location(data), live.secrets.get(hearer))
-        if not leaks:
-            return True
-        live.record.leaks += len(leaks)
-        self._stats["topology:leaks"] += len(leaks)
-        live.record.decide(
-            Decision("topology", "topology.verify", (("leaked", ", ".join(leaks)),), verify),
-            self._wall(),
-        )
-        return verify != "block"
 
     def learn(self, live: Live, leg: Leg, message: Request | Response) -> None:
         """A message of a peer belongs to the record, and what only its side may know to the guard."""
         self.serving = live
         live.record.trace(self._wall(), leg.name, "<", message, None)
-        if self._verify != "off":
-            self._guard.learn(self._told(live, leg.name), message)
-
-    def _told(self, live: Live, name: str) -> Secrets:
-        """What the side of leg `name` has told: all who are called are one side."""
-        side = "a" if name == "a" else "b"
-        told = live.secrets.get(side)
-        if told is None:
-            told = live.secrets[side] = Secrets()
-        return told
+        if live.watched is not None:
+            self._watch.learn(live.watched, leg.name, message)
 
     def _dial(self, live: Live, dial: Dial, now: float) -> Sequence[CallEffect]:
         call, target = live.call, dial.target
@@ -545,8 +470,9 @@ class Switchboard:
             # What leads there cannot be used: a route that a registrar gave, a contact. Not the caller's fault.
             return call.not_dialled(dial.name, PeerError(500, error.reason, error.rule), now)
         self.own(live, leg)
-        if self._verify != "off":
-            self._told(live, dial.name).tell((flow.remote[0], target.address[0], host_in(target.contact)))
+        if live.watched is not None:
+            said = (flow.remote[0], target.address[0], host_in(target.contact))
+            self._watch.tell(live.watched, dial.name, said)
         if target.flow is not None:
             leg.destination = same_flow  # it is reached by no other way than the one that it registered by
             live.phones[dial.name] = target.user
@@ -623,17 +549,10 @@ class Switchboard:
         self.calls.pop(live.record.id, None)
         self.wakeups.disarm(live)
         live.call = None
-        if live.secrets:
-            # A 2xx that comes too late is still answered (`see_off`), and that is looked at as well.
-            self._past[live.record.id] = live
-            if len(self._past) > MAX_PAST:
-                del self._past[next(iter(self._past))]
+        if live.watched is not None:
+            self._watch.over(live.watched)
         live.parties.clear()
         live.phones.clear()
-
-
-def _text(fields: Sequence[tuple[str, str]]) -> bytes:
-    return "\r\n".join(value for _, value in fields).encode("utf-8", "surrogateescape")
 
 
 def dialog_key(call_id: str, tag: str) -> str:
