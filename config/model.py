@@ -231,6 +231,13 @@ class Media(Model):
         Literal["auto", "on", "off"], Field(description="Relaying in the kernel; auto: where possible.")
     ] = "auto"
     workers: Annotated[Count, Field(le=256, description="Relay processes; 0: one per processor core.")] = 0
+    pin_workers: Annotated[
+        bool,
+        Field(
+            description="Each relay process stays on one processor core. Where nothing else runs on these cores "
+            "its caches stay its own; elsewhere it waits while another core is idle."
+        ),
+    ] = False
     codecs: Annotated[
         tuple[Annotated[Text, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ...] | None,
         BeforeValidator(as_list),

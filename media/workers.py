@@ -76,7 +76,8 @@ class WorkerRelay:
     begin again at zero. An end with SRTP gets no more packets then until it has new keys: those of before cannot go on
     where they were, and to begin again with them would use a key stream twice. Whatever `query` has not heard within
     two seconds is left out. With a `fastpath` the workers leave streams of plain RTP to the kernel; it is closed with
-    the relay. Instead of one there may be the reason why there is none, which the streams are told then.
+    the relay. Instead of one there may be the reason why there is none, which the streams are told then. `pin` keeps
+    each worker on one processor core.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class WorkerRelay:
         dscp: int = 46,
         fastpath: FastPath | str = "",
         soon: Callable[[Callable[[], None]], object] | None = None,
+        pin: bool = False,
     ) -> None:
         self.on_event = on_event
+        self._cores = sorted(os.sched_getaffinity(0)) if pin else []
         self._soon = loop.call_soon if soon is None else soon
         self._fastpath = fastpath if isinstance(fastpath, FastPath) else None
         self._why_not = fastpath if isinstance(fastpath, str) else ""
@@ -394,6 +397,9 @@ class WorkerRelay:
             raise
         finally:
             theirs.close()
+        if self._cores:
+            with contextlib.suppress(OSError):  # it may be gone already: that is noticed as ever
+                os.sched_setaffinity(worker.process.pid, {self._cores[worker.index % len(self._cores)]})
         worker.control = ours
         worker.started_at = time.monotonic()
         self._loop.add_reader(ours, self._read, worker)

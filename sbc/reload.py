@@ -193,7 +193,11 @@ class Reloader:
         hosts, hosts_before = (
             [host for host, *_ in media_ranges(one).values()] for one in (fresh, server.config)
         )
-        workers = (media.workers, media.dscp) != (before.workers, before.dscp)
+        workers = (media.workers, media.pin_workers, media.dscp) != (
+            before.workers,
+            before.pin_workers,
+            before.dscp,
+        )
         kernel = media.fastpath != before.fastpath or (media.fastpath != "off" and hosts != hosts_before)
         if not workers and not kernel:
             return None, server.kernel
@@ -209,7 +213,12 @@ class Reloader:
             undo.callback(fastpath.close)
         try:
             relay = WorkerRelay(
-                server.loop, media.workers, dscp=media.dscp, fastpath=fastpath, soon=server.pump.soon
+                server.loop,
+                media.workers,
+                dscp=media.dscp,
+                fastpath=fastpath,
+                soon=server.pump.soon,
+                pin=media.pin_workers,
             )
         except OSError as error:
             wrong = f"relay processes cannot be started: {cause_of(error)}"

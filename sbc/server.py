@@ -91,7 +91,14 @@ class Server:
         self.kernel = _open_fastpath(config)
         media = config.media
         self.pump = pump = Pump(self.loop, self.journal, self)
-        workers = WorkerRelay(self.loop, media.workers, dscp=media.dscp, fastpath=self.kernel, soon=pump.soon)
+        workers = WorkerRelay(
+            self.loop,
+            media.workers,
+            dscp=media.dscp,
+            fastpath=self.kernel,
+            soon=pump.soon,
+            pin=media.pin_workers,
+        )
         self.relay = Generations(workers, self.loop)
         self.turn = TurnNetworks(config, self.loop, self._relay_address_changed)
         self.pool = self.turn.pool_for(media_ranges(config), config.timers.port_quarantine_s)

@@ -341,8 +341,12 @@ def test_other_workers_take_new_calls_and_the_old_end_with_their_last_one(tmp_pa
     async def scenario(server: Server, alice: Phone, bob: Phone, ports: Ports) -> None:
         talk, other = await talking(alice, bob, ports)
         (old,) = children()
-        await swap(server, tmp_path, ports, ("workers: 1", "workers: 2, dscp: 0"))
+        await swap(server, tmp_path, ports, ("workers: 1", "workers: 2, dscp: 0, pin_workers: true"))
         assert len(children()) == 3 and old in children()
+        assert os.sched_getaffinity(int(old)) == os.sched_getaffinity(0)
+        pinned = [os.sched_getaffinity(int(pid)) for pid in children() if pid != old]
+        cores = sorted(os.sched_getaffinity(0))
+        assert sorted(map(sorted, pinned)) == sorted([cores[place % len(cores)]] for place in range(2))
         async with another_call(ports) as (fresh, second):
             for one, two in ((talk, other), (fresh, second)):
                 await converse(one, two)
