@@ -21,7 +21,7 @@ HOT = {
     "sdp/offer_answer sdp/formats sdp/rewrite",
     "signaling/transport": "udp wires limits arrival refusals",
     "sbc": "calls stateless reception switchboard watch answers wakeups sites routing trunks admission buckets record "
-    "decisions anchor streams call_media exchange media_policy media_ports locations register_request "
+    "decisions anchor streams call_media exchange media_policy media_ports binding locations register_request "
     "registrar registrar_local registrar_relay registrar_short register_shape registration_effects "
     "registration_policy registrations phones keepalive users gruu "
     "pump journal tokens accounts outbound media_loops turn turn_pool",

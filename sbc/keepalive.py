@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from config.frozen import frozen
-from sbc.locations import Binding, FlowKey, Locations
+from sbc.binding import Binding, FlowKey
+from sbc.locations import Locations
 from sbc.wakeups import Wakeups, apart
 from signaling.flow import Flow
 

@@ -10,10 +10,11 @@ from dataclasses import field
 
 from config.frozen import frozen
 from config.model import PHONES, Config
+from sbc.binding import Binding
 from sbc.decisions import Decision
 from sbc.gruu import Gruus, gruu_in
 from sbc.keepalive import NO_ANSWER
-from sbc.locations import TAKEN, Binding, Locations
+from sbc.locations import TAKEN, Locations
 from sbc.routing import CallRequest, Refusal, Target
 from sbc.users import Users
 from signaling.flow import Flow, host_port

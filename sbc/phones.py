@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from config.model import Config
 from sbc.answers import RETRY_AFTER_S, Answer
+from sbc.binding import Binding, Row, shown
 from sbc.gruu import gruu_elsewhere, gruu_in
 from sbc.keepalive import CRLF, KeepAlive, KeepAlives
-from sbc.locations import Binding, Change, Locations, Row, shown
+from sbc.locations import Change, Locations
 from sbc.phonebook import Caller, Phonebook
 from sbc.registrar import REWRITE
 from sbc.registrar_relay import digest_uri

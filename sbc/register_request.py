@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from config.frozen import frozen
 from nat.address import Kind, classify, is_behind_nat, same
-from sbc.locations import MAX_SHOWN, identity_of
+from sbc.binding import identity_of
 from signaling.errors import ParseError, PeerError
 from signaling.exchange import check_extensions
 from signaling.flow import Flow, host_port
@@ -16,6 +16,8 @@ from signaling.uri import SipUri, parse_uri, unescape
 MAX_CALL_ID = 256
 MAX_CONTACT = 512
 MAX_INSTANCE = 128
+MAX_SHOWN = 256
+"""Characters of what a phone says of itself that are kept."""
 # RFC 3261 s.20.19: a malformed Expires is read as an hour.
 MALFORMED_S = 3600
 MAX_SECONDS = 2**32 - 1

@@ -4,7 +4,8 @@ import hmac
 from collections.abc import Callable, Iterable, Sequence
 
 from sbc.answers import error_fields
-from sbc.locations import Binding, Locations, Upstream, phone_of
+from sbc.binding import Binding, Upstream, phone_of
+from sbc.locations import Locations
 from sbc.register_request import Registering, Wanted
 from sbc.registration_effects import Asking, Effect, Happened, Persist, Reply
 from sbc.registration_policy import RegistrationPolicy

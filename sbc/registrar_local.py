@@ -4,8 +4,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
 from nat.address import subscriber
+from sbc.binding import Binding
 from sbc.gruu import Gruus, gruu_params
-from sbc.locations import Binding, Locations
+from sbc.locations import Locations
 from sbc.register_request import Registering
 from sbc.register_shape import shape_of
 from sbc.registrar import Registrar

@@ -12,7 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import quote as escape
 
-from sbc.locations import Binding, Locations, Upstream
+from sbc.binding import Binding, Upstream
+from sbc.locations import Locations
 from sbc.register_request import Registering, Wanted
 from sbc.registrar import ORDER_S, Registrar
 from sbc.registration_effects import Asking, Effect, Forward, Happened, Relayed

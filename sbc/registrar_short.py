@@ -11,7 +11,8 @@ No transaction is kept (RFC 3261 s.8.2.7): a REGISTER that is repeated is known 
 from collections.abc import Callable
 
 from sbc.answers import Answer
-from sbc.locations import Binding, Locations
+from sbc.binding import Binding
+from sbc.locations import Locations
 from sbc.register_request import MAX_CALL_ID
 from sbc.register_shape import plain_shape
 from sbc.registrar import ORDER_S

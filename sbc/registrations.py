@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from sbc.admission import SOURCE_SHARE, Spread
 from sbc.answers import Answer, error_fields
-from sbc.locations import Locations, identity_of
+from sbc.binding import identity_of
+from sbc.locations import Locations
 from sbc.register_request import Registering, Wanted, read
 from sbc.registrar_local import LocalRegistrar
 from sbc.registrar_relay import RelayRegistrar

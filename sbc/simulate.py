@@ -9,9 +9,9 @@ from config.model import Config
 from media.ports import PortPool
 from media.relay import End, RelayEvent, Side, StreamCounters, StreamSpec
 from sbc.anchor import LocalAnchor
+from sbc.binding import Binding, identity_of
 from sbc.calls import Calls
 from sbc.explain import decision_lines, ending_of, section, wrapped
-from sbc.locations import Binding, identity_of
 from sbc.media_policy import MediaPolicy, simulated_ranges
 from sbc.names import Found
 from sbc.record import CallRecord

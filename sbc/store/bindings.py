@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable
 
 from config.model import Config
-from sbc.locations import Change, Row
+from sbc.binding import Row
+from sbc.locations import Change
 from sbc.registrar import REWRITE
 from sbc.store.sqlite import SqliteStore, read_users
 from sbc.users import Users

@@ -16,7 +16,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sbc.locations import COLUMNS, WIPE, Change, Row, storable
+from sbc.binding import COLUMNS, Row, storable
+from sbc.locations import WIPE, Change
 from sbc.users import User
 
 SCHEMA = 1

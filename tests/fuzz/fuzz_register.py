@@ -10,7 +10,7 @@ import random
 import sys
 import time
 
-from sbc.locations import binding_of, row_of
+from sbc.binding import binding_of, row_of
 from signaling.digest import Account, answer, parse_challenges
 from signaling.flow import Flow
 from signaling.message import Request, Response

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from sbc.binding import Binding, identity_of
 from sbc.keepalive import MISSES, NO_ANSWER, KeepAlive, KeepAlives
-from sbc.locations import Binding, Locations, identity_of
+from sbc.locations import Locations
 from signaling.flow import Flow
 
 

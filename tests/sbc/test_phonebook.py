@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from config.load import load
+from sbc.binding import Binding, identity_of
 from sbc.gruu import Gruus
 from sbc.keepalive import NO_ANSWER
-from sbc.locations import Binding, Locations, identity_of
+from sbc.locations import Locations
 from sbc.phonebook import Phonebook
 from sbc.routing import CallRequest, Source
 from sbc.users import User, Users

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sbc.locations import Binding, Change, Locations, Row, binding_of, row_of
+from sbc.binding import Binding, Row, binding_of, row_of
+from sbc.locations import Change, Locations
 from sbc.store import sqlite
 from sbc.store.sqlite import SqliteStore, StoreError, read_users, remove_user, write_user
 from sbc.users import User
