@@ -130,7 +130,7 @@ def opened(
     grants = Grants(server)
     workers: list[tuple[socket.socket, Address]] = []
     for number in range(calls):
-        gateway.send("open", number, HOST, server.getsockname(), "bench", "bench", HOST, HOST, ())
+        gateway.send("open", number, HOST, server.getsockname(), "bench", "bench", HOST, HOST, (), ())
     legs: list[Address] = []
     deadline = time.monotonic() + 20
     with selectors.DefaultSelector() as ready:
