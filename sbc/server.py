@@ -312,13 +312,13 @@ class Server:
 
     def _own_address_changed(self, network: str, address: str) -> None:
         """STUN has told another address than before: new calls have it, those in progress keep theirs."""
-        self._readdress(self.own_addresses.apply(self.config), network, address)
+        self._readdress(self.own_addresses.apply(self.config))
 
     def _relay_address_changed(self, network: str, address: str) -> None:
         """A TURN relay has given us an address."""
-        self._readdress(self.turn.apply(self.config), network, address)
+        self._readdress(self.turn.apply(self.config))
 
-    def _readdress(self, config: Config, network: str, address: str) -> None:
+    def _readdress(self, config: Config) -> None:
         self.config = config
         try:
             self.calls.reload(config, self.loop.time(), self.users)
