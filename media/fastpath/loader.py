@@ -17,7 +17,7 @@ from pathlib import Path
 from media.fastpath import bpf, elf, table
 from media.fastpath.build import OBJECT
 from media.fastpath.ipsec import Policies
-from media.fastpath.netlink import OF_INTERFACES, Changes, Interface, Netlink, canonical
+from media.fastpath.netlink import OF_INTERFACES, Changes, Interface, Netlink, owner_of
 
 NAME = "sbc_rtp"
 WORKERS_MAX = 1024
@@ -281,7 +281,7 @@ def survey(hosts: Iterable[str]) -> tuple[list[Interface], list[str]]:
     suited: dict[int, Interface] = {}
     without: list[str] = []
     for host in dict.fromkeys(hosts):
-        interface = interfaces.get(owners.get(canonical(host), 0))
+        interface = interfaces.get(owner_of(owners, host))
         if interface is None:
             without.append(f"no interface has the address {host}")
         elif not interface.ethernet:

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _HEADER = struct.Struct("=IHHII")
@@ -75,6 +75,12 @@ def canonical(host: str) -> str:
     """An address as the kernel's is written, whatever way it was configured."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.inet_ntop(family, socket.inet_pton(family, host))
+
+
+def owner_of(owners: Mapping[str, int], host: str) -> int:
+    """The index of the interface that has an address, 0 for none. Where 127.0.0.1 is, is all of 127.0.0.0/8."""
+    host = canonical(host)
+    return owners.get(host) or (owners.get("127.0.0.1", 0) if host.startswith("127.") else 0)
 
 
 # Named tuples: for data classes each worker would import four megabytes of the standard library.

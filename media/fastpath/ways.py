@@ -3,7 +3,7 @@
 import contextlib
 from itertools import islice
 
-from media.fastpath.netlink import Address, Changes, Hop, Interface, Netlink, canonical
+from media.fastpath.netlink import Address, Changes, Hop, Interface, Netlink, owner_of
 
 # A flood of peers must not make us remember them all.
 MAX_WAYS = 16384
@@ -73,7 +73,7 @@ class Ways:
         """The interface that has an address."""
         if not self._interfaces:
             self._survey()
-        return self._interfaces.get(self._owners.get(canonical(local), 0))
+        return self._interfaces.get(owner_of(self._owners, local))
 
     def _survey(self) -> bool:
         """Look at everything but routes; whether all ways are forgotten, since ports count now or no longer do."""

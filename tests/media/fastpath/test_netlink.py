@@ -8,7 +8,7 @@ import pytest
 
 from media.fastpath import ways
 from media.fastpath.loader import survey
-from media.fastpath.netlink import Address, Hop, Netlink, canonical
+from media.fastpath.netlink import Address, Hop, Netlink, canonical, owner_of
 from media.fastpath.ways import Ways
 from tests.harness.netns import inside, ip
 from tests.lab.namespaces import obstacle
@@ -206,3 +206,11 @@ def test_interfaces_are_found_by_any_spelling_of_an_address(net: int) -> None:
     suited, without = survey(["2001:DB8:0:0::1", "192.0.2.1"])
     assert ([interface.name for interface in suited], without) == (["out"], [])
     assert canonical("2001:DB8:0:0::1") == "2001:db8::1"
+
+
+def test_all_of_127_is_on_the_loopback() -> None:
+    """It lists 127.0.0.1 alone; another interface may have one of them for itself."""
+    owners = {"127.0.0.1": 1, "127.0.9.9": 4, "192.0.2.1": 2}
+    found = [owner_of(owners, host) for host in ("127.0.1.1", "127.0.9.9", "192.0.2.1", "192.0.2.2", "::1")]
+    assert found == [1, 4, 2, 0, 0]
+    assert owner_of({}, "127.0.1.1") == 0, "a namespace whose loopback is down has none of them"
