@@ -27,8 +27,8 @@ from dataclasses import replace
 from config.frozen import frozen
 from config.model import Config, Network
 from media.relay import Learn, PortPair
-from nat.address import is_credible
-from signaling.sdp.session import Connection, is_private, normal_host
+from nat.address import is_behind_nat, is_credible
+from signaling.sdp.session import Connection, normal_host
 
 
 @frozen
@@ -169,6 +169,6 @@ def trust(connection: Connection, peer: str | None, nat: bool) -> Trust:
             return Trust(Learn.PORT, host, False, "signalled address is of another network than the peer")
         return Trust(Learn.PORT, host, True, "signalled address expected")
     learn = Learn.ANY if known is None else Learn.PORT
-    if is_private(host):
+    if is_behind_nat(host):
         return Trust(learn, known, False, "signalled address is private: behind NAT")
     return Trust(learn, known, True, "signalled address is not the SIP source: maybe behind NAT")

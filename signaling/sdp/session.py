@@ -153,25 +153,3 @@ def normal_host(host: str) -> str:
         return str(IPv6Address(host))
     except AddressValueError:
         return host
-
-
-def is_private(host: str) -> bool:
-    """Whether an address literal means nothing outside its own network.
-
-    RFC 1918, RFC 6598 (carrier NAT), RFC 3927 and RFC 4291 (link local), RFC 4193, loopback. Not
-    `ipaddress.is_private`, which counts the documentation networks too.
-    """
-    if ":" in host:
-        address = IPv6Address(host)
-        return address.is_link_local or address.is_loopback or (address.packed[0] & 0xFE) == 0xFC
-    octets = host.split(".")
-    one, two = octets[0], octets[1]
-    if one in ("10", "127"):
-        return True
-    if one == "192":
-        return two == "168"
-    if one == "172":
-        return 16 <= int(two) <= 31
-    if one == "100":
-        return 64 <= int(two) <= 127
-    return one == "169" and two == "254"

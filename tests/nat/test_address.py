@@ -71,8 +71,18 @@ def test_family() -> None:
 
 
 def test_who_is_behind_nat() -> None:
-    assert all(map(is_behind_nat, ("10.0.0.1", "100.64.0.1", "169.254.0.1", "fd00::1", "127.0.0.1")))
-    assert not any(map(is_behind_nat, ("8.8.8.8", "203.0.113.1", "2606::1", "pbx.example")))
+    private = (
+        "10.0.0.1",
+        "172.16.0.1",
+        "172.31.255.1",
+        "192.168.0.1",
+        "100.64.0.1",
+        "169.254.0.1",
+        "127.0.0.1",
+    )
+    assert all(map(is_behind_nat, (*private, "fd00::1", "fe80::1", "::1")))
+    public = ("8.8.8.8", "203.0.113.1", "172.32.0.1", "192.0.2.1", "100.128.0.1", "2606::1", "2001:db8::1")
+    assert not any(map(is_behind_nat, (*public, "pbx.example")))
 
 
 def test_what_packets_can_be_sent_to() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from signaling.errors import ParseError
 from signaling.sdp.parser import SdpLimits, parse
-from signaling.sdp.session import Media, Origin, is_private, normal_host, parse_connection
+from signaling.sdp.session import Media, Origin, normal_host, parse_connection
 
 VECTORS = sorted((Path(__file__).parents[2] / "vectors" / "sdp").glob("*.sdp"))
 PLAIN = (
@@ -143,30 +143,6 @@ def test_addresses_that_nothing_may_be_sent_to(value: str) -> None:
 def test_bad_connections(value: str) -> None:
     with pytest.raises(ParseError):
         parse_connection(value)
-
-
-@pytest.mark.parametrize(
-    ("host", "private"),
-    [
-        ("10.1.2.3", True),
-        ("172.16.0.1", True),
-        ("172.31.255.1", True),
-        ("172.32.0.1", False),
-        ("192.168.0.1", True),
-        ("192.0.2.1", False),
-        ("100.64.0.1", True),
-        ("100.128.0.1", False),
-        ("169.254.3.4", True),
-        ("127.0.0.1", True),
-        ("203.0.113.5", False),
-        ("fd00::1", True),
-        ("fe80::1", True),
-        ("::1", True),
-        ("2001:db8::1", False),
-    ],
-)
-def test_private_addresses(host: str, private: bool) -> None:
-    assert is_private(host) == private
 
 
 def test_hosts_compare_in_one_form() -> None:
