@@ -283,9 +283,6 @@ class Call:
                 return self._branch_failed(branch, event, now)
             case Redirected():
                 return self._redirected(hunt, branch, event, now)
-            case Released():
-                rejected = Rejected(480, "Temporarily Unavailable", event.cause)
-                return self._branch_failed(branch, rejected, now)
             case Informed():
                 answer = InformAnswered(event.number, 480, "Temporarily Unavailable")
                 return self._to_leg(leg, answer, now)

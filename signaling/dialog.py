@@ -158,8 +158,8 @@ def usable_contact(message: Message) -> str | None:
     try:
         for value in split_commas(message.get("Contact") or "")[:1]:
             text = parse_name_addr(value).uri_text
-            uri = parse_uri(text)
-            return text if not isinstance(uri, SipUri) or uri.host else None
+            parse_uri(text)
+            return text
     except ParseError:
         pass  # what to do without one is for the caller to say
     return None
