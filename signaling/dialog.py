@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from signaling.errors import ParseError, PeerError
-from signaling.headers import parse_name_addr, split_commas
+from signaling.headers import parse_name_addr, split_commas, split_semicolons
 from signaling.message import Message, Request, Response
 from signaling.uri import SipUri, Uri, parse_uri
 
@@ -189,8 +189,10 @@ def route_uri(route: str) -> Uri:
 
 def untagged(value: str) -> str:
     """A From or To value without its tag parameter; other parameters stay (s.12.1.1 compares URIs only)."""
-    close = value.rfind(">")
-    head, params = (value[: close + 1], value[close + 1 :]) if close >= 0 else ("", value)
-    parts = params.split(";")
-    kept = [part for part in parts[1:] if not part.strip().lower().startswith("tag=")]
-    return ";".join([head + parts[0], *kept]) if head or parts[0] else value
+    before, close, behind = value.rpartition(">")
+    if '"' in behind:
+        address, *params = split_semicolons(value)
+    else:  # nearly always, and three times as fast
+        address, *params = behind.split(";")
+        address = before + close + address
+    return ";".join([address, *(one for one in params if one.partition("=")[0].strip().lower() != "tag")])

@@ -105,6 +105,11 @@ def split_commas(text: str) -> list[str]:
     return _split(text, ",")
 
 
+def split_semicolons(text: str) -> list[str]:
+    """A value and its parameters: semicolons count outside quotes and angle brackets only."""
+    return _split(text, ";") if '"' in text or "<" in text else text.split(";")
+
+
 def _split(text: str, separator: str) -> list[str]:
     parts: list[str] = []
     begin = 0
@@ -145,9 +150,8 @@ def tag_of(value: str) -> str | None:
 
 def parse_params(text: str) -> Params:
     """Header parameters `a=1;b;c="x"`: names in lower case, values as written (quotes included) or None."""
-    pieces = _split(text, ";") if '"' in text or "<" in text else text.split(";")
     params: list[tuple[str, str | None]] = []
-    for piece in pieces:
+    for piece in split_semicolons(text):
         name, equals, value = piece.partition("=")
         name = name.strip(WS)
         if name:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from signaling.dialog import MAX_ROUTES, Dialog, usable_routes
+from signaling.dialog import MAX_ROUTES, Dialog, untagged, usable_routes
 from signaling.errors import PeerError
 from signaling.message import Request
 
@@ -41,3 +41,20 @@ def test_a_route_set_without_end_is_refused_and_read_no_further_than_its_bound()
 def test_a_malformed_record_route_is_refused() -> None:
     with pytest.raises(PeerError):
         Dialog.of_request(invite("<sip:192.0.2.1;lr>, <sip:>"), "t")
+
+
+@pytest.mark.parametrize(
+    ("value", "left"),
+    [
+        ("<sip:a@h;tag=in>;tag=1;x=y", "<sip:a@h;tag=in>;x=y"),
+        ("<sip:a@h>; Tag = 1 ;x=y", "<sip:a@h>;x=y"),
+        ("sip:a@h;tag=1", "sip:a@h"),
+        ('"A;tag=2" <sip:a@h>;tag=1', '"A;tag=2" <sip:a@h>'),
+        ('<sip:a@h>;x="y;tag=2";tag=1', '<sip:a@h>;x="y;tag=2"'),
+        ('<sip:a@h>;x="y>z\\";tag=2";tag=1', '<sip:a@h>;x="y>z\\";tag=2"'),
+        ("<sip:a@h>", "<sip:a@h>"),
+        ("", ""),
+    ],
+)
+def test_only_the_tag_is_taken_from_an_address(value: str, left: str) -> None:
+    assert untagged(value) == left
