@@ -7,6 +7,7 @@ from signaling.events import Rejected
 from signaling.exchange import ALLOW, KNOWN, SDP, SUPPORTED
 from signaling.flow import host_port
 from signaling.message import Field, Request, Response, respond
+from signaling.phrases import warning
 from signaling.site import Site
 from signaling.topology import EVENTS
 
@@ -16,7 +17,7 @@ Answer = tuple[int, str, list[Field]]
 RETRY_AFTER_S = 2
 OPTIONS_ANSWER: Answer = 200, "OK", [("Allow", ALLOW), ("Accept", SDP), ("Supported", SUPPORTED)]
 """What we can do (RFC 3261 s.11.2): status, reason and fields."""
-CLOSING_ANSWER: Answer = 503, "Service Unavailable", [("Warning", '399 sbc "listener-closing -"')]
+CLOSING_ANSWER: Answer = 503, "Service Unavailable", [("Warning", warning("listener-closing -"))]
 """To OPTIONS where `closing` is the refusal: without Retry-After, since nobody will be there then."""
 INSIDE_ONLY = ("BYE", "UPDATE", "INFO", "NOTIFY", "PRACK", "CANCEL")
 """Methods that mean nothing outside a dialog."""
@@ -27,7 +28,7 @@ def error_fields(error: PeerError, reference: str, min_se_s: int) -> list[tuple[
 
     `reference` is the id of the call that it belongs to, "-" for none.
     """
-    fields = [("Warning", f'399 sbc "{error.rule} {reference}"')]
+    fields = [("Warning", warning(f"{error.rule} {reference}"))]
     match error.status:
         case 405 | 501:
             fields.append(("Allow", ALLOW))
@@ -46,7 +47,7 @@ def error_fields(error: PeerError, reference: str, min_se_s: int) -> list[tuple[
 
 def raw_fields(status: int, rule: str, retry_after_s: int = RETRY_AFTER_S) -> list[tuple[str, str]]:
     """The same for a message that is refused without having been parsed."""
-    fields = [("Warning", f'399 sbc "{rule}"')]
+    fields = [("Warning", warning(rule))]
     if status == 503:
         fields.append(("Retry-After", str(retry_after_s)))
     return fields
@@ -73,7 +74,7 @@ def rejection(refusal: Refusal) -> Rejected:
 
 def bug_answer(request: Request) -> Response:
     """What a request gets that met a bug of ours. After a final answer the transaction passes over it."""
-    fields = [("Warning", '399 sbc "bug"')]
+    fields = [("Warning", warning("bug"))]
     return respond(request, 500, "Server Internal Error", request.to_tag or "bug", fields)
 
 

@@ -24,7 +24,7 @@ from signaling.exchange import crossing_status, retry_after
 from signaling.flow import Address, host_port
 from signaling.headers import NameAddr, parse_name_addr, quote
 from signaling.message import Field, Request, Response
-from signaling.phrases import reason_phrase
+from signaling.phrases import reason_phrase, warning
 from signaling.uri import SipUri, parse_uri, unescape
 
 MAX_SERVERS = 3
@@ -286,7 +286,7 @@ class RelayRegistrar(Registrar):
             least = (response.get("Min-Expires") or "").strip()
             if least.isascii() and least.isdigit() and len(least) <= 6:
                 self._least_s = max(self._least_s, int(least))
-                fields = [("Min-Expires", least), ("Warning", '399 sbc "peer-rejected -"')]
+                fields = [("Min-Expires", least), ("Warning", warning("peer-rejected -"))]
                 return [self.answer(asking, 423, reason_phrase(423), fields)]
         if status in (403, 404):
             # He is no user any more, or the password was changed: nothing is his that this REGISTER would renew.

@@ -20,7 +20,7 @@ from signaling.guard import Guard, Secrets
 from signaling.leg import Leg
 from signaling.location import without_location
 from signaling.message import Request, Response, respond
-from signaling.phrases import reason_phrase
+from signaling.phrases import reason_phrase, warning
 from signaling.topology import Carried
 
 MAX_PAST = 256
@@ -151,6 +151,6 @@ def _named(effect: LegEffect, reference: str) -> LegEffect:
     if isinstance(event, Rejected | UpdateRejected):
         return Raise(replace(event, rule=LEAK))
     if isinstance(event, InformAnswered):
-        warning = ("Warning", f'399 sbc "{LEAK} {reference}"')
-        return Raise(replace(event, carried=Carried((warning,))))
+        carried = Carried((("Warning", warning(f"{LEAK} {reference}")),))
+        return Raise(replace(event, carried=carried))
     return effect

@@ -1,4 +1,4 @@
-"""Standard texts of the numbers that cross the border in place of a peer's own words."""
+"""Standard texts of the numbers that cross the border in place of a peer's own words, and how a Warning is written."""
 
 SIP: dict[int, str] = {
     100: "Trying", 180: "Ringing", 181: "Call Is Being Forwarded", 182: "Queued", 183: "Session Progress",
@@ -77,3 +77,8 @@ WARNINGS: dict[int, str] = {
 def reason_phrase(status: int) -> str:
     """The phrase for a status line that crosses: a peer's own text may name its machines."""
     return SIP.get(status) or SIP[status // 100 * 100]
+
+
+def warning(text: str, code: int = 399) -> str:
+    """A Warning of ours (RFC 3261 s.20.43): in a refusal the reason id, and the call's (design.md s.4.2)."""
+    return f'{code} sbc "{text}"'

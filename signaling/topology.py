@@ -20,7 +20,7 @@ from signaling.guard import clean_text, hosts_of, without_hosts
 from signaling.headers import parse_name_addr, parse_params, split_commas, unquote
 from signaling.identity import Identity, Party, carry_identity
 from signaling.message import KEYS, Message, Request, Response, key_of
-from signaling.phrases import Q850, SIP, WARNINGS, reason_phrase
+from signaling.phrases import Q850, SIP, WARNINGS, reason_phrase, warning
 from signaling.site import Site
 from signaling.uri import Params, SipUri, parse_uri, unescape
 
@@ -202,7 +202,7 @@ def _warning(value: str, hosts: Collection[str]) -> CarriedValue | None:
     code = value[:3]
     if not (code.isascii() and code.isdigit()) or value[3:4] != " " or int(code) not in WARNINGS:
         return None
-    return f'{code} sbc "{WARNINGS[int(code)]}"'
+    return warning(WARNINGS[int(code)], int(code))
 
 
 def _text(value: str, hosts: Collection[str]) -> CarriedValue | None:

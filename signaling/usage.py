@@ -23,6 +23,7 @@ from signaling.exchange import (
 from signaling.flow import Flow, host_port
 from signaling.informs import Informs
 from signaling.message import Field, Request, Response, respond
+from signaling.phrases import warning
 from signaling.session_timer import SessionClock
 from signaling.site import Site
 from signaling.topology import Carried, render
@@ -177,8 +178,7 @@ class Usage:
         return f"<sip:{user or site.gruu or 'sbc'}@{host_port(site.contact)}{transport}{gr}>"
 
     def _warning(self, rule: str) -> Field:
-        """The reason id of a refusal (design.md s.4.2), as RFC 3261 s.20.43 lets a server say it."""
-        return "Warning", f'399 sbc "{rule} {self.reference}"'
+        return "Warning", warning(f"{rule} {self.reference}")
 
     def _own(self, name: str) -> list[Field]:
         agent = self.site.user_agent
