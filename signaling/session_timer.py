@@ -9,8 +9,8 @@ from signaling.headers import parse_params
 from signaling.message import Message, Request, Response
 
 Refresher = Literal["local", "remote"]
-# A peer that wants longer sessions than this is not asked again.
 MAX_MIN_SE_S = 86_400
+"""The longest Min-SE that we go along with, a day: a 422 with more is not tried again, a request gets no timer."""
 
 
 @frozen
@@ -69,23 +69,35 @@ def supports_timer(message: Message) -> bool:
 
 
 def serve(request: Request, ours_s: int, min_se_s: int) -> SessionTimer | None:
-    """What we answer to `request` (s.9): the agreement, or None. 422 when theirs is too small."""
+    """What we answer to `request` (s.9): the agreement, or None. 422 when theirs is too small.
+
+    None also where we would have less than its Min-SE and that is above `MAX_MIN_SE_S`: s.9 forbids less, and what it
+    asks for would find no call that is lost.
+    """
     wanted = session_expires(request)
     knows = supports_timer(request)
     if wanted is None:
-        if not ours_s:
-            return None
-        return SessionTimer(max(ours_s, min_se(request) or 0), "remote" if knows else "local")
+        interval_s = _not_below_theirs(request, ours_s) if ours_s else None
+        return None if interval_s is None else SessionTimer(interval_s, "remote" if knows else "local")
     seconds, refresher = wanted
     if seconds < min_se_s:
         if knows:
             raise PeerError(422, "Session Interval Too Small", "session-interval-too-small")
         seconds = min_se_s
     if ours_s and ours_s < seconds:
-        seconds = max(ours_s, min_se(request) or 0, min_se_s)
+        interval_s = _not_below_theirs(request, max(ours_s, min_se_s))
+        if interval_s is None:
+            return None
+        seconds = interval_s
     if not knows:
         return SessionTimer(seconds, "local")
     return SessionTimer(seconds, "local" if refresher == "uas" else "remote")
+
+
+def _not_below_theirs(request: Request, seconds: int) -> int | None:
+    """`seconds`, or the Min-SE of a request that wants more; None where that is too much."""
+    least_s = min_se(request) or 0
+    return None if least_s > MAX_MIN_SE_S else max(seconds, least_s)
 
 
 def served_fields(timer: SessionTimer | None, request: Request) -> list[tuple[str, str]]:
