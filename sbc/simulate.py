@@ -196,10 +196,11 @@ def simulate(
 def flow_from(config: Config, network: str, source: str | None, transport: str) -> Flow:
     """The way that a call from `source`, or from an address for documentation, comes by."""
     if network not in config.networks:
-        there_are = ", ".join(config.networks)
-        raise PeerError(
-            404, f"no network {network!r} in the configuration; there are: {there_are}", "no-network"
-        )
+        why = f"no network {network!r} in the configuration; there are: {', '.join(config.networks)}"
+        if network in config.trunks:
+            there = config.trunks[network].network
+            why = f"{network!r} is a trunk: give its network, --from {there}, and --source with its address"
+        raise PeerError(404, why, "no-network")
     listeners = [
         one for one in Sites(config).listeners if one.network == network and one.transport == transport
     ]

@@ -146,6 +146,10 @@ def test_help_says_what_the_exit_status_means(command: list[str]) -> None:
     ("arguments", "words"),
     [
         (["--from", "publix", "--to", "sip:1@x"], "no network 'publix'"),
+        (
+            ["--from", "pbx", "--to", "sip:1@x"],
+            "'pbx' is a trunk: give its network, --from private, and --source",
+        ),
         (["--from", "public", "--to", "http://x"], "'http://x' is no sip:, sips: or tel: URI"),
         (["--from", "public", "--to", "sip:1@x", "--source", "1.2.3.4:x"], "the port must be 1 to 65535"),
     ],
