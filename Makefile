@@ -19,7 +19,9 @@ TREE := build/compiled
 SOURCES := setup.py tests/compiled.sh $(shell find sbc signaling media nat config tests -name '*.py' -o -name '*.c')
 IN_TREE = cd $(TREE) && $(abspath $(BIN))/python
 
-PHONES := $(patsubst %,tests/lab/test_%.py,homes registration_lab diagnosis stun turn carrier tcp_phones phone_features challenging_pbx)
+LAB = $(patsubst %,tests/lab/test_%.py,$(1))
+PHONES := $(call LAB,homes registration_lab diagnosis stun carrier tcp_phones phone_features challenging_pbx)
+CALLS := $(call LAB,calls turn)
 
 .PHONY: help run test check bench lab load install packages compiled clean
 
@@ -37,10 +39,11 @@ else
 	@# relays, three tests at a time: they wait for packets most of the time.
 	@mkdir -p build; nice $(MAKE) --no-print-directory compiled >build/compile.log 2>&1 & compiling=$$!; \
 	status=0; $(PYTEST) -m "not lab" || status=$$?; wait $$compiling || status=$$?; cat build/compile.log; exit $$status
-	@($(IN_TREE) -m pytest tests/scenario $(PHONES) -m "not source") >build/phones.log 2>&1 & phones=$$!; status=0; \
-	($(IN_TREE) -m pytest tests/contract -m "not source and not slow") >build/contract.log 2>&1 & contract=$$!; \
-	($(IN_TREE) -m pytest tests/lab $(PHONES:%=--ignore=%) -m "not source") || status=$$?; \
-	wait $$phones || status=$$?; wait $$contract || status=$$?; cat build/phones.log build/contract.log; exit $$status
+	@($(IN_TREE) -m pytest $(PHONES) -m "not source") >build/phones.log 2>&1 & phones=$$!; status=0; \
+	(($(IN_TREE) -m pytest tests/contract -m "not source and not slow") && \
+	($(IN_TREE) -m pytest tests/scenario $(CALLS) -m "not source")) >build/calls.log 2>&1 & calls=$$!; \
+	($(IN_TREE) -m pytest tests/lab $(PHONES:%=--ignore=%) $(CALLS:%=--ignore=%) -m "not source") || status=$$?; \
+	wait $$phones || status=$$?; wait $$calls || status=$$?; cat build/phones.log build/calls.log; exit $$status
 endif
 
 check: $(READY) packages ## Lint, format, types, import contracts, the C of the kernel program and of the bench

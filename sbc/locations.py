@@ -13,8 +13,6 @@ from sbc.binding import Binding, FlowKey, Row, Upstream, binding_of, row_of, tex
 from sbc.wakeups import Wakeups
 from signaling.flow import Address, Flow
 
-__all__ = ["Binding", "Locations", "Row", "row_of"]
-
 MAX_BINDINGS = 200_000
 """Bindings in all. A phone costs about 2 KiB here; beyond it a new one gets 503."""
 SLACK_S = 120.0

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from config.load import load
-from sbc.locations import Change, Row, row_of
+from sbc.binding import Row, row_of
+from sbc.locations import Change
 from sbc.registration_effects import Happened
 from signaling.digest import Account, answer, parse_challenges
 from signaling.message import Request

@@ -3,7 +3,7 @@
 import pytest
 
 from config.load import load
-from sbc.locations import row_of
+from sbc.binding import row_of
 from sbc.registration_effects import Happened
 from signaling.digest import Account, answer, parse_challenges
 from signaling.message import Request

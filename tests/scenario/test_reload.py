@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from config.load import load
 from config.model import Config
-from sbc.locations import Change, Row
+from sbc.binding import Row
+from sbc.locations import Change
 from sbc.media_policy import media_ranges
 from signaling.message import Request, Response
 from tests.harness.border import CONFIG, Agent, Border, audio, pair, picked_up, talking

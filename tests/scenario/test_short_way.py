@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from config.load import load
-from sbc.locations import SLACK_S, WRITE_S, Change, Row
+from sbc.binding import Row
+from sbc.locations import SLACK_S, WRITE_S, Change
 from signaling.digest import Account, Challenge, answer, parse_challenges
 from signaling.flow import Flow
 from signaling.message import Response

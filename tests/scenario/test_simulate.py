@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from config.problems import ConfigError
-from sbc.locations import Binding
+from sbc.binding import Binding
 from sbc.simulate import flow_from, invite_from, phone_of, simulate, stand_ins
 from signaling.digest import Account, parse_challenges
 from signaling.digest import answer as digest
