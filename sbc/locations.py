@@ -232,6 +232,12 @@ class Locations:
         A NAT that has forgotten us may give its port to another phone, which would get the calls of the first and
         could call in its name: what that has registered is nothing until it registers again.
         """
+        nat = registered.nat
+        for one in self._by_flow.get(registered.flow_key, ()):
+            if one.dead or one.nat != nat:
+                break
+        else:
+            return  # as nearly always: behind a proxy of their own that are thousands
         for binding in self.on_flow(registered.flow):
             binding.dead = TAKEN if _is_another(binding, registered) else ""
 
