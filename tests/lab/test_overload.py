@@ -159,7 +159,8 @@ def test_twice_what_it_can_do(lab: Lab) -> None:
     # source, interpreted, gave 77 % to 188 % there.
     assert twice.clean >= 0.65 * best
     assert border.stats()["refused:overload"] > 0
-    assert memory(border) < before + 8192
+    # What it has held at once at worst stays with the process: hundreds of calls in set-up, 30 KiB each.
+    assert memory(border) < before + 24576
 
 
 def fairly(lab: Lab, rate: float) -> Trial:
