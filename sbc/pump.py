@@ -79,10 +79,10 @@ class Pump:
 
     def receive(self, data: bytes, flow: Flow, age_s: float) -> None:
         """A message came, and has waited for us at most so long. `rearm` follows when a row of datagrams is done."""
-        self._turning = True
         if data[0] < 4 and is_stun(data):
             self._attendant.stun(data, flow)
             return
+        self._turning = True
         debugging = self._journal.debugging
         if debugging:
             self._journal.begin(data, flow, age_s)
@@ -99,32 +99,25 @@ class Pump:
 
     def failed(self, flow: Flow) -> None:
         """What was sent on a flow did not arrive."""
-        self._turning = True
-        try:
-            self._calls.transport_failed(flow, time.monotonic())
-        except Exception as error:
-            self.broken("transport failure", error, flow)
-        self.rearm()
+        self._turn("transport failure", lambda: self._calls.transport_failed(flow, time.monotonic()), flow)
 
     def refused(self, quoted: bytes, flow: Flow) -> None:
         """The network says that a datagram did not arrive, and quotes the beginning of it."""
-        self._turning = True
-        try:
-            self._calls.unreachable(quoted, flow, time.monotonic())
-        except Exception as error:
-            self.broken("ICMP error", error, flow)
-        self.rearm()
+        self._turn("ICMP error", lambda: self._calls.unreachable(quoted, flow, time.monotonic()), flow)
 
     def relay_event(self, event: RelayEvent) -> None:
         """The relay tells what happened to a stream."""
-        self._turning = True
         if isinstance(event, WorkerRestarted):
             self._attendant.restarted(event)
+        self._turn(type(event).__name__, lambda: self._calls.relay_event(event, time.monotonic()))
+
+    def _turn(self, what: str, work: Callable[[], None], flow: Flow | None = None) -> None:
+        """A turn that is no row of datagrams."""
+        self._turning = True
         try:
-            self._calls.relay_event(event, time.monotonic())
+            work()
         except Exception as error:
-            self._journal.bug(error, met_by="relay event", event=type(event).__name__)
-            self._count(error)
+            self.broken(what, error, flow)
         self.rearm()
 
     def _known(self) -> list[CallRecord]:
@@ -159,12 +152,7 @@ class Pump:
     def _on_timer(self) -> None:
         self._timer = None
         self._armed = math.inf
-        self._turning = True
-        try:
-            self._calls.handle_timer(time.monotonic())
-        except Exception as error:
-            self.broken("timer", error)
-        self.rearm()
+        self._turn("timer", lambda: self._calls.handle_timer(time.monotonic()))
 
     def stop(self) -> None:
         """No timer follows."""
@@ -180,7 +168,4 @@ class Pump:
         if flow is not None:
             where = {"network": flow.network, "transport": flow.transport, "peer": host_port(flow.remote)}
         self._journal.bug(error, met_by=what, **where)
-        self._count(error)
-
-    def _count(self, error: Exception) -> None:
         self._calls.stats[f"bug:{type(error).__name__}"] += 1

@@ -128,9 +128,11 @@ class UdpListener:
             self._socket = None
 
     def _drain(self) -> None:
-        self._read()
-        if self._glance is not None:
-            self._glance.after()
+        try:
+            self._read()
+        finally:
+            if self._glance is not None:
+                self._glance.after()
 
     def _read(self) -> None:
         """Read what is there, a bounded number of datagrams so that timers and other sockets get their turn.
